@@ -25,6 +25,7 @@ from wrenn.guest import (
     Processes,
     Started,
     initialise,
+    read_figures,
 )
 from wrenn.guest import connect as guest_connect
 from wrenn.guest import ready as guest_ready
@@ -335,3 +336,35 @@ async def test_a_hostile_text_is_an_error_of_ours_that_can_be_shown(
         error = await error_of(answer, call)
         assert error.message.isprintable()
         assert error.message.encode()
+
+
+FIGURES = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says(FIGURES, b"[" * 100_000),
+        says(FIGURES, b'{"mem_total": 1, "mem_used": -1, "disk_used": 1, "disk_total": 1}'),
+        says(FIGURES, b'{"mem_total": 1e99, "mem_used": 1, "disk_used": 1, "disk_total": 1}'),
+        says(FIGURES, b'{"mem_total": true, "mem_used": 1, "disk_used": 1, "disk_total": 1}'),
+        says(FIGURES, b'{"mem_total": %d, "mem_used": 1, "disk_used": 1, "disk_total": 1}' % (1 << 60)),
+        says(FIGURES, b"{}"),
+        says(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nConnection: close\r\n\r\n"),
+    ],
+)
+async def test_figures_that_are_not_possible_are_refused(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hostile_guest(answer, monkeypatch) as guest:
+        with pytest.raises(e.AgentFailure):
+            await read_figures(guest, timeout_s=5)
+
+
+async def test_figures_that_do_not_come_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    async with hostile_guest(silent, monkeypatch) as guest:
+        with pytest.raises(e.Unavailable):
+            await read_figures(guest, timeout_s=0.1)

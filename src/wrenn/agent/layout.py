@@ -74,6 +74,11 @@ class Layout:
         return self.data_dir / "control-outage.json"
 
     @property
+    def metrics(self) -> Path:
+        """Folder of samples that the control plane has not stored yet."""
+        return self.data_dir / "metrics"
+
+    @property
     def socket(self) -> Path:
         """Socket of the host API for programs on this machine."""
         return self.data_dir / SOCKET

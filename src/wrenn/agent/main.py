@@ -34,6 +34,8 @@ from wrenn.telemetry import Metrics, RequestMetrics, serving_metrics
 
 _GRACE_S = 5
 """How long calls in flight may go on at shutdown."""
+_LAST_SAMPLES_S = 3.0
+"""How long the control plane may take for the last samples; what it has not taken then is sent by the next agent."""
 _END_LIMIT_S = 30
 """How long the clean-up may take after that."""
 
@@ -67,7 +69,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
         tls = ServerTls(credentials)
-        link, loss = control_link(agent, settings, credentials, tls, SystemClock())
+        link, loss, sender = control_link(agent, settings, credentials, tls, SystemClock())
         local = serving_locally(agent.app, agent.layout.socket)
         server = _Server(server_config(app, tls.context, settings), local, link)
         # Its clean-up gives the free network slots back.
@@ -76,11 +78,14 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         tasks = OwnedTasks()
         tasks.start("warm up", agent.warm_up.run())
         tasks.start("pause without control plane", loss.run())
+        tasks.start("send samples of sandboxes", sender.run())
         try:
             await server.serve()
         finally:
             limit_end(_END_LIMIT_S)
             await tasks.close()
+            await agent.sampler.close()
+            await sender.finish(timeout_s=_LAST_SAMPLES_S)
         if link.deleted.is_set():
             await remove_everything(agent.sandboxes)
             for image_id in agent.images.ids():

@@ -43,6 +43,7 @@ class Settings:
         control_ca: CA certificates for that URL; None: those of the system.
         heartbeat_s: time between two heartbeats.
         control_lost_after_s: when no heartbeat was accepted for so long, all running sandboxes are paused; 0: never.
+        sample_interval_s: time between two samples of what sandboxes use; 0: none are taken.
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
@@ -68,6 +69,7 @@ class Settings:
     control_ca: Path | None
     heartbeat_s: float
     control_lost_after_s: float
+    sample_interval_s: float
     ready_slots: int
     disk_reserve_b: int
     image_cache_b: int
@@ -121,6 +123,7 @@ class Settings:
             control_ca=Path(ca_file) if (ca_file := environment.get("WRENN_CP_CA_FILE")) else None,
             heartbeat_s=float(environment.get("WRENN_HEARTBEAT_S", "30")),
             control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
+            sample_interval_s=_seconds(environment, "WRENN_SAMPLE_INTERVAL_S", "0.5"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             image_cache_b=int(environment.get("WRENN_IMAGE_CACHE_MB", "51200")) * MIB,

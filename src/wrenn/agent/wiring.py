@@ -18,6 +18,7 @@ from wrenn.agent.images import Cache, FlattenDisk, Images, Preparation
 from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
 from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
+from wrenn.agent.metrics import MetricsSender, Outbox, Sampler, SamplerSettings
 from wrenn.agent.parts import Host, Parts, QemuHost
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
@@ -25,6 +26,7 @@ from wrenn.agent.sandboxes import Operations, Sandboxes
 from wrenn.agent.sandboxes.adopt_state import AdoptState
 from wrenn.agent.sandboxes.bring_up import BringUp, FetchImage
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
+from wrenn.agent.sandboxes.disk_usage import DiskUsage
 from wrenn.agent.sandboxes.export_state import ExportState
 from wrenn.agent.sandboxes.fetch_snapshot import FetchSnapshot
 from wrenn.agent.sandboxes.fetch_state import FetchState
@@ -59,6 +61,8 @@ class Agent:
     parts: Parts
     warm_up: WarmUp
     inventory: Inventory
+    sampler: Sampler
+    outbox: Outbox
 
 
 @asynccontextmanager
@@ -92,8 +96,8 @@ async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGe
 
 def control_link(
     agent: Agent, settings: Settings, credentials: Credentials, tls: ServerTls, clock: Clock
-) -> tuple[ControlLink, ControlLoss]:
-    """Build what keeps contact with the control plane, and what acts when there was none for long. The caller runs both.
+) -> tuple[ControlLink, ControlLoss, MetricsSender]:
+    """Build what keeps contact with the control plane, what acts when there was none for long, and what sends samples. The caller runs them.
 
     From now on the agent exchanges images with the store.
     """
@@ -107,7 +111,13 @@ def control_link(
     link = ControlLink(settings, credentials, tls, inventory=agent.inventory, clock=clock, loss=loss)
     transfer = TransferSettings(settings.control_url, settings.control_ca, settings.disk_reserve_b)
     agent.preparation.connect(ImageTransfer(transfer, lambda: link.credentials))
-    return link, loss
+    sender = MetricsSender(
+        agent.outbox,
+        lambda: link.credentials,
+        control_url=settings.control_url,
+        control_ca=settings.control_ca,
+    )
+    return link, loss, sender
 
 
 @asynccontextmanager
@@ -160,14 +170,24 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
         owned_slots=lambda: sorted(parts.slots.held),
         warm_up=warm_up,
     )
+    outbox = Outbox(layout.metrics)
+    sampler = Sampler(
+        sandboxes=sandboxes.list,
+        counters=parts.slots.counters,
+        disk_usage=DiskUsage(layout, parts.driver.disks),
+        outbox=outbox,
+        clock=parts.clock,
+        settings=SamplerSettings(settings.sample_interval_s),
+    )
     recovery = Recovery(layout, parts.driver, parts.slots, parts.confiner, tokens, sandboxes, operations)
     try:
         complete = await recovery.run()
         await sandboxes.start(collect=complete)
         # Recovery has killed the programs that wrote into drafts.
         await images.sweep()
+        await sampler.start()
         yield Agent(
-            app=App(sandboxes=sandboxes, images=images, facts=facts),
+            app=App(sandboxes=sandboxes, images=images, facts=facts, sampler=sampler),
             sandboxes=sandboxes,
             images=images,
             preparation=preparation,
@@ -176,8 +196,11 @@ async def _built(settings: Settings, layout: Layout, tokens: Tokens, parts: Part
             parts=parts,
             warm_up=warm_up,
             inventory=Inventory(sandboxes, images, facts, activity_step_s=settings.heartbeat_s / 2),
+            sampler=sampler,
+            outbox=outbox,
         )
     finally:
+        await sampler.close()
         await images.close()
         preparation.close()
         await bases.close()

@@ -15,6 +15,7 @@ from wrenn.control.guests import Commands, Files, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.images import HostImages
 from wrenn.control.keys import Keys
+from wrenn.control.metrics import ReceivedSamples, SandboxMetrics
 from wrenn.control.oauth import SignIn
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
@@ -61,6 +62,8 @@ class Services:
     keys: Keys
     administration: Administration
     lookup: Lookup
+    sandbox_metrics: SandboxMetrics
+    received_samples: ReceivedSamples
     creations: Creations
     pauses: Pauses
     resumes: Resumes

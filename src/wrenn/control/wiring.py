@@ -21,6 +21,7 @@ from wrenn.control import (
     enrolment,
     fleet,
     keys,
+    metrics,
     oauth,
     password_reset,
     profile,
@@ -69,6 +70,7 @@ from wrenn.control.keys import Keys
 from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
+from wrenn.control.metrics import ReceivedSamples, SampleRetention, SandboxMetrics
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
@@ -158,8 +160,9 @@ from wrenn.telemetry import Metrics, RequestMetrics
 
 # Requests are compared with the endpoints in this order. Heartbeats are the requests that never cease.
 ROUTERS: Final = {
-    HOSTS_PREFIX: (enrolment.router, fleet.router, image_router),
-    SANDBOXES_PREFIX: (*sandbox_routers, *guest_routers, *port_routers),
+    HOSTS_PREFIX: (enrolment.router, fleet.router, image_router, metrics.host_router),
+    # Before those that take any word for the id of a sandbox.
+    SANDBOXES_PREFIX: (metrics.router, *sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     TEMPLATES_PREFIX: template_routers,
     BUILDS_PREFIX: build_routers,
@@ -359,6 +362,10 @@ def _build(
         keys=Keys(database=database, clock=base.clock),
         administration=accounts.administration,
         lookup=sandboxes.lookup,
+        sandbox_metrics=SandboxMetrics(
+            database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
+        ),
+        received_samples=ReceivedSamples(database=database, tokens=auth.tokens, clock=base.clock),
         creations=sandboxes.creations,
         pauses=sandboxes.pauses,
         resumes=sandboxes.resumes,
@@ -417,6 +424,7 @@ def _build(
         EventRetention(base.loops_database, keep_s=settings.event_retention_h * 3600),
         AuditRetention(base.loops_database, days=settings.audit_retention_days),
         Cleanup(base.loops_database),
+        SampleRetention(base.loops_database),
         renewal,
         replica,
     ]

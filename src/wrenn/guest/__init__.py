@@ -2,12 +2,13 @@
 
 `connect.py` implements Connect RPC, `commands.py` runs programs, `processes.py` streams their input and
 output, `files.py` transfers files, `ports.py` connects to ports of the guest, `watch.py` streams file events,
-and `ready.py` freezes a guest's processes for a snapshot and gives a restored guest its identity.
+`figures.py` asks what the guest says about its memory and disk, and `ready.py` freezes a guest's processes for a snapshot and gives a restored guest its identity.
 """
 
 from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo, failed_to_start
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import Exited
+from wrenn.guest.figures import GuestFigures, read_figures
 from wrenn.guest.files import Download, Files, Part, WriteOptions
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
@@ -25,6 +26,7 @@ __all__ = [
     "Files",
     "FollowedProcess",
     "GuestConnection",
+    "GuestFigures",
     "GuestPorts",
     "Identity",
     "Output",
@@ -38,6 +40,7 @@ __all__ = [
     "freeze_processes",
     "grow_root",
     "initialise",
+    "read_figures",
     "settle_disk",
     "thaw_processes",
     "watch",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from wrenn.linux.link_counters import LinkCounters
 from wrenn.network.policy import EgressPolicy
 
 
@@ -55,6 +56,10 @@ class SlotPool(Protocol):
 
     def reset_connections(self, address: str) -> None:
         """Reset this host's connections to the sandbox at `address`. Blocking."""
+        ...
+
+    def counters(self, index: int) -> LinkCounters | None:
+        """Return what the host received from and sent to the sandbox in this slot; None: that is not counted, or the slot is gone."""
         ...
 
     async def close(self) -> None:

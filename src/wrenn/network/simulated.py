@@ -15,6 +15,7 @@ from typing import Final
 from wrenn.base.errors import Conflict, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.connections import reset_connections
+from wrenn.linux.link_counters import LinkCounters
 from wrenn.network.policy import EgressPolicy
 
 _SLOTS: Final = 254
@@ -95,6 +96,10 @@ class LoopbackSlots:
         if self._taken.get(index) == owner:
             del self._taken[index]
             self.policies.pop(index, None)
+
+    def counters(self, index: int) -> LinkCounters | None:
+        """Return None: there is no link that counts."""
+        del index
 
     def reset_connections(self, address: str) -> None:
         """Reset this host's connections to the address. Without root they end together with the guest agent."""

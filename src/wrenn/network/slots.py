@@ -17,6 +17,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.connections import reset_connections
+from wrenn.linux.link_counters import LinkCounters, read_counters
 from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import open_tap
 from wrenn.network.apply import bring_up, remove_slot
@@ -139,6 +140,10 @@ class Slots:
     def reset_connections(self, address: str) -> None:
         """Reset this host's connections to the sandbox at `address`. Blocking."""
         reset_connections(address)
+
+    def counters(self, index: int) -> LinkCounters | None:
+        """Return the counters of the slot's link in the root namespace."""
+        return read_counters(self._block.host_link(index))
 
     async def set_egress(self, index: int, policy: EgressPolicy) -> None:
         """Apply `policy` to a taken slot, atomically and to established connections too.

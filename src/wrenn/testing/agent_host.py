@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wrenn.agent.enrolment import ControlLink, ServerTls, enrolled, register
 from wrenn.agent.main import server_config
+from wrenn.agent.metrics import MetricsSender
 from wrenn.agent.rpc.execs import EXEC
 from wrenn.agent.rpc.files import PREFIX
 from wrenn.agent.rpc.ports import PortStreams
@@ -233,10 +234,16 @@ class AgentHost(Installation):
         config = server_config(app, tls.context, self._settings)
         config.timeout_graceful_shutdown = _GRACE_S
         await self._stack.enter_async_context(served(config))
-        self._link, _ = control_link(self.agent, self._settings, credentials, tls, SystemClock())
+        self._link, _, sender = control_link(self.agent, self._settings, credentials, tls, SystemClock())
         self._tasks = OwnedTasks()
+        self._stack.push_async_callback(self._finish, sender)
         self._stack.push_async_callback(self._tasks.close)
+        self._tasks.start("send samples", sender.run())
         self._send_heartbeats()
+
+    async def _finish(self, sender: MetricsSender) -> None:
+        await self.agent.sampler.close()
+        await sender.finish(timeout_s=_GRACE_S)
 
     def _send_heartbeats(self) -> None:
         self._heartbeats = self._tasks.start("heartbeats", self._link.run())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wrenn.linux.process import ProcessRef
+from wrenn.linux.process_usage import ProcessUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,17 @@ class Machine(Protocol):
 
         With `may_unsuspend`, a VM that has stopped, as it does on a full disk, continues; returns whether it had stopped. Must
         not be called while it is suspended on purpose.
+        """
+        ...
+
+    def usage(self) -> ProcessUsage | None:
+        """Return CPU time and resident memory of the VM's processes; None if it has ended. Takes microseconds, and may be called in any thread."""
+        ...
+
+    def proportional_b(self) -> int | None:
+        """Return the memory of the VM's processes in bytes, with shared pages divided among those who share them; None if it has ended.
+
+        Blocking: takes about a millisecond for each gigabyte. May be called in any thread.
         """
         ...
 

@@ -93,6 +93,10 @@ class ControlClient:
         )
         return HOST_RENEWAL_HEADER in answered
 
+    async def send_metrics(self, host_id: str, token: str, body: bytes) -> None:
+        """Send samples of sandboxes to be stored. May be repeated. Raises InvalidRequest, TooLarge: it would be refused again."""
+        await self._send("POST", f"{HOSTS_PREFIX}/{host_id}/metrics", body, {HOST_CREDENTIAL_HEADER: token})
+
     async def image(self, host_id: str, token: str, image_id: str) -> Mapping[str, Any]:
         """Return where the manifest of an image is. Raises NotFound if there is none that this host may have."""
         headers = {HOST_CREDENTIAL_HEADER: token}

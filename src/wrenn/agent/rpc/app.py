@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.images import Images
+from wrenn.agent.metrics import Sampler
 from wrenn.agent.rpc.execs import Execs
 from wrenn.agent.rpc.files import PREFIX, FileStreams, Receive, Scope, Send
 from wrenn.agent.rpc.ports import PortStreams
@@ -35,9 +36,9 @@ _METHODS: Final = frozenset(
 class App:
     """Routes requests by path to process streams, ports, file streams or RPCs."""
 
-    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts) -> None:
+    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts, sampler: Sampler) -> None:
         self._rpc = HostAgentASGIApplication(
-            HostAgentService(sandboxes=sandboxes, images=images, facts=facts),
+            HostAgentService(sandboxes=sandboxes, images=images, facts=facts, sampler=sampler),
             interceptors=[Translate()],
             compressions=[],
         )

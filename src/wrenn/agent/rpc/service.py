@@ -14,6 +14,7 @@ from wrenn.agent.host_facts import HostFacts
 from wrenn.agent.host_report import host_message, platform_message
 from wrenn.agent.images import Images
 from wrenn.agent.inventory import reason_of
+from wrenn.agent.metrics import Sampler
 from wrenn.agent.rpc.image_messages import WAIT_LIMIT_MS, image_message, source_of
 from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.rpc.network_messages import policy_of
@@ -28,6 +29,7 @@ from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, connect_code
 from wrenn.protocol.host.host_connect import HostAgent
+from wrenn.protocol.samples import NEWEST_LIMIT, Tier
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import Shape
 
@@ -90,10 +92,11 @@ class Translate:
 class HostAgentService(HostAgent):
     """The RPC service; `host.proto` documents each call."""
 
-    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts) -> None:
+    def __init__(self, *, sandboxes: Sandboxes, images: Images, facts: HostFacts, sampler: Sampler) -> None:
         self._sandboxes = sandboxes
         self._images = images
         self._facts = facts
+        self._sampler = sampler
         self._budget = OutputBudget(OutputLimits())
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
@@ -211,6 +214,30 @@ class HostAgentService(HostAgent):
     async def list_images(self, request: pb.ListImagesRequest, ctx: Any, /) -> pb.ListImagesResponse:
         """Return all images of this host."""
         return pb.ListImagesResponse(images=[image_message(status) for status in self._images.list()])
+
+    async def get_samples(self, request: pb.GetSamplesRequest, ctx: Any, /) -> pb.GetSamplesResponse:
+        """Return the samples of a sandbox that are in memory."""
+        try:
+            tier = Tier(request.tier)
+        except ValueError as error:
+            raise InvalidRequest("There is no such tier of samples.") from error
+        samples = self._sampler.since(SandboxId.parse(request.sandbox_id), tier, request.since_ms)
+        return pb.GetSamplesResponse(samples=samples)
+
+    async def get_newest_samples(
+        self, request: pb.GetNewestSamplesRequest, ctx: Any, /
+    ) -> pb.GetNewestSamplesResponse:
+        """Return the newest sample of each of these sandboxes that runs."""
+        if len(request.sandbox_ids) > NEWEST_LIMIT:
+            raise InvalidRequest(f"At most {NEWEST_LIMIT} sandboxes at once.")
+        found = ((text_id, self._sampler.newest(SandboxId.parse(text_id))) for text_id in request.sandbox_ids)
+        return pb.GetNewestSamplesResponse(
+            samples=[
+                pb.NewestSample(sandbox_id=text_id, sample=newest.pack())
+                for text_id, newest in found
+                if newest is not None
+            ]
+        )
 
     async def ping_sandbox(self, request: pb.PingSandboxRequest, ctx: Any, /) -> pb.PingSandboxResponse:
         """Reset a sandbox's idle timer."""

@@ -28,13 +28,20 @@ class DiskUsage:
         self._forget_all_but(records)
         return {record.spec.sandbox_id: self._of(record) for record in records}
 
-    def _of(self, record: Record) -> int:
-        """Return the bytes in the layers that it wrote, its memory at its last pause, its journal and logs."""
+    def measure_layers(self, records: Sequence[Record]) -> dict[SandboxId, int]:
+        """Return what the layers take that each of these running sandboxes wrote. Blocks on the disk; must not run concurrently."""
+        self._forget_all_but(records)
+        return {record.spec.sandbox_id: self._of_layers(record) for record in records}
+
+    def _of_layers(self, record: Record) -> int:
         written, *frozen = record.layers
         own = [layer for layer in frozen if layer not in record.origin_layers]
+        return self._disks.allocated_b(written) + sum(self._of_frozen(layer) for layer in own)
+
+    def _of(self, record: Record) -> int:
+        """Return the bytes in the layers that it wrote, its memory at its last pause, its journal and logs."""
         return (
-            self._disks.allocated_b(written)
-            + sum(self._of_frozen(layer) for layer in own)
+            self._of_layers(record)
             + sum(self._of_snapshot(name) for name in (record.snapshot, record.former_snapshot) if name)
             + _allocated_in_b(self._layout.sandbox(record.spec.sandbox_id))
         )

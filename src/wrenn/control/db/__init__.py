@@ -3,6 +3,7 @@
 from wrenn.control.db.batches import in_batches
 from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.leases import RELEASED, HeldLeases, Leases
+from wrenn.control.db.loop_leases import LoopLease
 from wrenn.control.db.metadata import metadata
 from wrenn.control.db.moments import in_s, span_s
 from wrenn.control.db.notifications import CHANNEL, Hints, Listener, NotificationHandler
@@ -17,6 +18,7 @@ __all__ = [
     "Hints",
     "Leases",
     "Listener",
+    "LoopLease",
     "NotificationHandler",
     "RowQuery",
     "Transaction",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,6 +196,29 @@ class HostClient:
         """
         request = pb.SettleDiskRequest(sandbox_id=str(sandbox_id))
         await self._rpc.call("SettleDisk", request, pb.SettleDiskResponse, timeout_s=timeout_s)
+
+    async def samples(self, sandbox_id: SandboxId, tier: str, *, since_ms: int, timeout_s: float) -> bytes:
+        """Return the samples of a sandbox that the host has in memory, packed; an agent that takes none has none."""
+        request = pb.GetSamplesRequest(sandbox_id=str(sandbox_id), tier=tier, since_ms=since_ms)
+        try:
+            answer = await self._rpc.call("GetSamples", request, pb.GetSamplesResponse, timeout_s=timeout_s)
+        except MethodUnknown:
+            return b""
+        return answer.samples
+
+    async def newest_samples(self, ids: Sequence[SandboxId], *, timeout_s: float) -> dict[SandboxId, bytes]:
+        """Return the newest sample of each of these sandboxes that runs, packed, as the host says it."""
+        request = pb.GetNewestSamplesRequest(sandbox_ids=[str(sandbox_id) for sandbox_id in ids])
+        try:
+            answer = await self._rpc.call(
+                "GetNewestSamples", request, pb.GetNewestSamplesResponse, timeout_s=timeout_s
+            )
+        except MethodUnknown:
+            return {}
+        by_text = {str(sandbox_id): sandbox_id for sandbox_id in ids}
+        return {
+            by_text[each.sandbox_id]: each.sample for each in answer.samples if each.sandbox_id in by_text
+        }
 
     async def ping_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
         """Reset the sandbox's idle timer."""

@@ -2,7 +2,7 @@
 
 from wrenn.control.sandboxes import operation_routes, routes
 from wrenn.control.sandboxes.changes import ChangeNotifier
-from wrenn.control.sandboxes.lookup import Lookup, snapshot_source_of
+from wrenn.control.sandboxes.lookup import LocatedSandbox, Lookup, snapshot_source_of
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.change_description import DescriptionChanges
@@ -29,7 +29,14 @@ from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
 from wrenn.control.sandboxes.state import State
-from wrenn.control.sandboxes.store import count_by_status, find_location, images_in_use
+from wrenn.control.sandboxes.store import (
+    count_by_status,
+    find_location,
+    images_in_use,
+    is_live,
+    running_of_team,
+)
+from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText
 
 routers = (routes.router, operation_routes.router)
@@ -53,6 +60,7 @@ __all__ = [
     "GuestText",
     "HostDrains",
     "InternalSandboxes",
+    "LocatedSandbox",
     "Lookup",
     "MoveStep",
     "Moves",
@@ -73,7 +81,10 @@ __all__ = [
     "count_by_status",
     "find_location",
     "images_in_use",
+    "is_live",
     "pause_all",
     "routers",
+    "running_of_team",
+    "sandboxes",
     "snapshot_source_of",
 ]

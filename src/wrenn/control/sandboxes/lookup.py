@@ -68,7 +68,7 @@ class Lookup:
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound.
         """
-        return (await self._find(credential, text_id)).sandbox
+        return (await self.find(credential, text_id)).sandbox
 
     async def locate(self, credential: Credential, text_id: str) -> LocatedSandbox:
         """Return one sandbox of the caller that the caller may use and change, in any state, with its host; one query.
@@ -76,7 +76,7 @@ class Lookup:
         Raises:
             Unauthorized, Forbidden, InvalidRequest, NotFound. SandboxOfBuild: only its build may.
         """
-        found = await self._find(credential, text_id)
+        found = await self.find(credential, text_id)
         await self.require_build_ended(found.sandbox)
         return found
 
@@ -94,7 +94,12 @@ class Lookup:
                 " To end both, cancel the build."
             )
 
-    async def _find(self, credential: Credential, text_id: str) -> LocatedSandbox:
+    async def find(self, credential: Credential, text_id: str) -> LocatedSandbox:
+        """Return one sandbox of the caller to look at, in any state, with its host; one query.
+
+        Raises:
+            Unauthorized, Forbidden, InvalidRequest, NotFound.
+        """
         try:
             sandbox_id = SandboxId.parse(text_id)
         except InvalidRequest:

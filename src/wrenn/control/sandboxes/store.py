@@ -273,6 +273,25 @@ def _sort_column(sort: Sort) -> ColumnElement[Any]:
     return sandboxes.c[sort.key.value]
 
 
+async def running_of_team(
+    database: Database, team_id: TeamId, ids: Sequence[SandboxId] | None, *, most: int
+) -> list[tuple[SandboxId, HostEndpoint]]:
+    """Return the running sandboxes of the team and their hosts, newest first and at most so many; with `ids` only those."""
+    c = sandboxes.c
+    conditions = [c.team_id == team_id.value, c.status == State.RUNNING, is_live()]
+    if ids is not None:
+        conditions.append(c.id.in_([sandbox_id.value for sandbox_id in ids]))
+    found = await database.execute(
+        select(c.id, c.host_id, hosts.c.address)
+        .select_from(sandboxes.join(hosts, hosts.c.id == c.host_id))
+        .where(*conditions)
+        .order_by(c.created_at.desc(), c.id)
+        .limit(most),
+        repeatable=True,
+    )
+    return [(SandboxId(row.id), HostEndpoint(HostId(row.host_id), row.address)) for row in found]
+
+
 async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:
     """Count the live sandboxes of these teams; teams without any are left out."""
     found = await database.execute(

@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -147,6 +147,19 @@ class HostAgent(Protocol):
     async def list_images(self, request: ListImagesRequest, ctx: RequestContext[ListImagesRequest, ListImagesResponse], /) -> ListImagesResponse:
         """
         Returns the images of this host, with those that are being prepared.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_samples(self, request: GetSamplesRequest, ctx: RequestContext[GetSamplesRequest, GetSamplesResponse], /) -> GetSamplesResponse:
+        """
+        Returns samples of what a sandbox used, as far as they are in memory: those since it was started or resumed, and for a
+        minute those before that. An unknown sandbox has none.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_newest_samples(self, request: GetNewestSamplesRequest, ctx: RequestContext[GetNewestSamplesRequest, GetNewestSamplesResponse], /) -> GetNewestSamplesResponse:
+        """
+        Returns the newest sample of each of these sandboxes that runs and has one.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -396,6 +409,26 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.list_images,
+                ),
+                "/wrenn.host.v1.HostAgent/GetSamples": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetSamples",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetSamplesRequest,
+                        output=GetSamplesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.get_samples,
+                ),
+                "/wrenn.host.v1.HostAgent/GetNewestSamples": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetNewestSamples",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetNewestSamplesRequest,
+                        output=GetNewestSamplesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.get_newest_samples,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": Endpoint.unary(
                     method=MethodInfo(
@@ -946,6 +979,53 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def get_samples(
+        self,
+        request: GetSamplesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetSamplesResponse:
+        """
+        Returns samples of what a sandbox used, as far as they are in memory: those since it was started or resumed, and for a
+        minute those before that. An unknown sandbox has none.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetSamples",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetSamplesRequest,
+                output=GetSamplesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def get_newest_samples(
+        self,
+        request: GetNewestSamplesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetNewestSamplesResponse:
+        """
+        Returns the newest sample of each of these sandboxes that runs and has one.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetNewestSamples",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetNewestSamplesRequest,
+                output=GetNewestSamplesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def exec(
         self,
         request: ExecRequest,
@@ -1261,6 +1341,19 @@ class HostAgentSync(Protocol):
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def get_samples(self, request: GetSamplesRequest, ctx: RequestContext[GetSamplesRequest, GetSamplesResponse], /) -> GetSamplesResponse:
+        """
+        Returns samples of what a sandbox used, as far as they are in memory: those since it was started or resumed, and for a
+        minute those before that. An unknown sandbox has none.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def get_newest_samples(self, request: GetNewestSamplesRequest, ctx: RequestContext[GetNewestSamplesRequest, GetNewestSamplesResponse], /) -> GetNewestSamplesResponse:
+        """
+        Returns the newest sample of each of these sandboxes that runs and has one.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def exec(self, request: ExecRequest, ctx: RequestContext[ExecRequest, ExecResponse], /) -> ExecResponse:
         """
         Runs a command to its end and returns its output. For control planes older than `POST /sandboxes/{id}/exec`.
@@ -1505,6 +1598,26 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.list_images,
+                ),
+                "/wrenn.host.v1.HostAgent/GetSamples": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="GetSamples",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetSamplesRequest,
+                        output=GetSamplesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.get_samples,
+                ),
+                "/wrenn.host.v1.HostAgent/GetNewestSamples": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="GetNewestSamples",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetNewestSamplesRequest,
+                        output=GetNewestSamplesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.get_newest_samples,
                 ),
                 "/wrenn.host.v1.HostAgent/Exec": EndpointSync.unary(
                     method=MethodInfo(
@@ -2031,6 +2144,51 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=ListImagesRequest,
                 output=ListImagesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def get_samples(
+        self,
+        request: GetSamplesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetSamplesResponse:
+        """
+        Returns samples of what a sandbox used, as far as they are in memory: those since it was started or resumed, and for a
+        minute those before that. An unknown sandbox has none.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetSamples",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetSamplesRequest,
+                output=GetSamplesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def get_newest_samples(
+        self,
+        request: GetNewestSamplesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetNewestSamplesResponse:
+        """
+        Returns the newest sample of each of these sandboxes that runs and has one.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetNewestSamples",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetNewestSamplesRequest,
+                output=GetNewestSamplesResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

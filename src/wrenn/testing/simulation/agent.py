@@ -78,6 +78,8 @@ class SimulatedAgent(Program[Agent]):
                 "WRENN_AGENT_METRICS_LISTEN": "off",
                 "WRENN_WARM_TEMPLATE": "",
                 "WRENN_DISK_RESERVE_MB": "1",
+                # Hours of virtual time would be spent on samples.
+                "WRENN_SAMPLE_INTERVAL_S": "0",
                 **self._environment,
                 "WRENN_DATA_DIR": str(self.data_dir),
             }

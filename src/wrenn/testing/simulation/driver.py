@@ -19,6 +19,7 @@ from wrenn.base.errors import AgentFailure
 from wrenn.base.undo import Undo
 from wrenn.base.units import GIB, KIB, MIB
 from wrenn.linux.process import ProcessRef
+from wrenn.linux.process_usage import ProcessUsage
 from wrenn.linux.spawn import Confinement
 from wrenn.storage.errors import DamagedBase, DamagedSnapshot
 from wrenn.storage.folders import Folders
@@ -36,6 +37,7 @@ from wrenn.vm.simulated import FolderBaseMaker, FolderBases
 
 _IMAGE_B: Final = 5 * GIB
 _STATE: Final = "state"
+_RESIDENT_B: Final = 64 * MIB
 _LOG_LIMIT_B: Final = MIB
 _LOG_TAIL_B: Final = 2000
 _CONSOLE_LIMIT_B: Final = 64 * KIB
@@ -292,6 +294,14 @@ class InProcessMachine:
             return False
         await self.unsuspend()
         return True
+
+    def usage(self) -> ProcessUsage | None:
+        """Return the memory that a guest of this world has, and no CPU time."""
+        return None if self._machine.ended.is_set() else ProcessUsage(0.0, _RESIDENT_B)
+
+    def proportional_b(self) -> int | None:
+        """Return the same memory: nothing is shared."""
+        return None if self._machine.ended.is_set() else _RESIDENT_B
 
     def disconnect(self) -> None:
         """Do nothing: there is no connection."""

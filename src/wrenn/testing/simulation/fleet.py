@@ -228,7 +228,7 @@ class SimulatedHost(SimulatedAgent):
         file = CredentialsFile(settings.data_dir)
         credentials = file.load()
         assert credentials is not None, "it is registered"
-        link, loss = control_link(agent, settings, credentials, ServerTls(credentials), self.clock)
+        link, loss, _ = control_link(agent, settings, credentials, ServerTls(credentials), self.clock)
 
         async def beat() -> None:
             await link.run()

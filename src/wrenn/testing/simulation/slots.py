@@ -7,6 +7,7 @@ from typing import Final
 
 from wrenn.base.errors import Conflict, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
+from wrenn.linux.link_counters import LinkCounters
 from wrenn.network.policy import EgressPolicy
 from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.world import World
@@ -80,6 +81,10 @@ class MemorySlots:
         if self._taken.get(index) == owner:
             del self._taken[index]
             self.policies.pop(index, None)
+
+    def counters(self, index: int) -> LinkCounters | None:
+        """Return None: there is no link that counts."""
+        del index
 
     def reset_connections(self, address: str) -> None:
         """Abort this host's connections to the address."""

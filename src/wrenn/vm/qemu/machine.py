@@ -15,6 +15,7 @@ from wrenn.base.on_failure import on_failure
 from wrenn.base.units import MIB
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_memory import ProcessMemory, find_mapping
+from wrenn.linux.process_usage import ProcessUsage, read_proportional_b, read_usage
 from wrenn.vm.machine import MachineHandle
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.disks import Qcow2Disks
@@ -203,6 +204,14 @@ class QemuMachine:
             return False
         await self._execute("cont")
         return True
+
+    def usage(self) -> ProcessUsage | None:
+        """Return CPU time and resident memory of QEMU."""
+        return read_usage(self._handle.process)
+
+    def proportional_b(self) -> int | None:
+        """Return QEMU's share of the memory that it uses; base memory is shared with other VMs."""
+        return read_proportional_b(self._handle.process)
 
     def disconnect(self) -> None:
         """Close the control connection; QEMU runs on."""

@@ -12,6 +12,12 @@ from wrenn.base.errors import AgentFailure
 from wrenn.linux.container import continue_container, is_stopped, root_of, stop_container
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
+from wrenn.linux.process_usage import (
+    ProcessUsage,
+    read_proportional_b,
+    total_usage,
+    with_descendants,
+)
 from wrenn.linux.threads import run_to_end
 from wrenn.linux.trees import copy_tree, exchange
 from wrenn.vm.machine import MachineHandle
@@ -122,6 +128,18 @@ class SimulatedMachine:
             return False
         await self.unsuspend()
         return True
+
+    def usage(self) -> ProcessUsage | None:
+        """Return CPU time and resident memory of the guest agent and what it started."""
+        if not self._handle.process.is_alive():
+            return None
+        return total_usage(with_descendants(self._handle.process))
+
+    def proportional_b(self) -> int | None:
+        """Return their share of the memory that they use."""
+        if not self._handle.process.is_alive():
+            return None
+        return sum(read_proportional_b(each) or 0 for each in with_descendants(self._handle.process))
 
     def disconnect(self) -> None:
         """Do nothing: there is no connection."""

@@ -1,0 +1,268 @@
+"""Takes samples of all running sandboxes of this host, in one task.
+
+CPU time, resident memory and network counters are read twice a second. What costs more is read every ten seconds: the
+share of memory, the disk, and what the guest says itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from wrenn.agent.metrics.outbox import Outbox
+from wrenn.agent.metrics.series import Batch, Series
+from wrenn.agent.sandboxes.disk_usage import DiskUsage
+from wrenn.agent.sandboxes.journal import Record
+from wrenn.agent.sandboxes.running import RunningSandbox
+from wrenn.base.clock import Clock
+from wrenn.base.errors import WrennError
+from wrenn.base.ids import SandboxId
+from wrenn.base.loops import Loop
+from wrenn.base.tasks import OwnedTasks
+from wrenn.guest import GuestFigures, read_figures
+from wrenn.linux.link_counters import LinkCounters
+from wrenn.linux.process_usage import ProcessUsage
+from wrenn.linux.threads import run_to_end
+from wrenn.protocol.samples import Sample, Tier, merge_samples
+
+_log = logging.getLogger(__name__)
+
+_READ_AT_ONCE: Final = 32
+"""Up to so many sandboxes are read by the event loop itself, within a millisecond: a thread would cost more CPU time than that."""
+_SLOW_TICKS: Final = 20
+"""A slow reading is taken once in so many samples: every ten seconds."""
+_SENT_TICKS: Final = 600
+"""The means are given to the control plane once in so many samples, every five minutes: an agent that is killed loses no more."""
+_GUEST_TIMEOUT_S: Final = 2.0
+_GUESTS: Final = 8
+"""Guests that are asked at the same time."""
+_ENDED_RETENTION_S: Final = 60.0
+_ENDED: Final = 256
+"""Series of sandboxes that run no more stay in memory until the control plane has surely stored them: so long, and so many."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSettings:
+    """`interval_s`: between two samples; 0: none are taken. All longer times are multiples of it."""
+
+    interval_s: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What the machine says about a sandbox at one moment; `at_s` by a clock that never goes back."""
+
+    at_s: float
+    usage: ProcessUsage
+    counters: LinkCounters | None
+
+
+@dataclass(slots=True, eq=False)
+class _Tracked:
+    """A sandbox that runs, from its start or resume on.
+
+    Attributes:
+        last: the reading before; None: there was none yet.
+        mem_pss_b, disk_b, guest: from the last slow reading; None: not known.
+    """
+
+    record: Record
+    running: RunningSandbox
+    series: Series
+    last: _Reading | None = None
+    mem_pss_b: int | None = None
+    disk_b: int | None = None
+    guest: GuestFigures | None = None
+
+
+class Sampler:
+    """Samples all sandboxes and keeps their series. Series of sandboxes that were paused, removed or lost go to the outbox."""
+
+    def __init__(
+        self,
+        *,
+        sandboxes: Callable[[], Sequence[tuple[Record, RunningSandbox | None]]],
+        counters: Callable[[int], LinkCounters | None],
+        disk_usage: DiskUsage,
+        outbox: Outbox,
+        clock: Clock,
+        settings: SamplerSettings,
+    ) -> None:
+        self._sandboxes = sandboxes
+        self._counters = counters
+        self._disk_usage = disk_usage
+        self._outbox = outbox
+        self._clock = clock
+        self._settings = settings
+        self._tracked: dict[SandboxId, _Tracked] = {}
+        self._ended: deque[tuple[float, Series]] = deque(maxlen=_ENDED)
+        self._ticks = 0
+        self._guests = asyncio.Semaphore(_GUESTS)
+        self._tasks = OwnedTasks()
+        self._slow: asyncio.Task[object] | None = None
+        self._is_open = False
+        self.loop = Loop("sample sandboxes")
+
+    async def start(self) -> None:
+        """Begin to take samples, unless the interval is 0."""
+        if not self._settings.interval_s:
+            return
+        await run_to_end(self._outbox.open)
+        self._is_open = True
+        self._tasks.start("sample sandboxes", self.loop.run(self._tick, every_s=self._settings.interval_s))
+
+    async def close(self) -> None:
+        """Take no more samples, and put all that the control plane lacks into the outbox. Idempotent."""
+        await self._tasks.close()
+        if self._is_open:
+            self._is_open = False
+            batches = [batch for tracked in self._tracked.values() for batch in _whole(tracked.series)]
+            self._tracked.clear()
+            await self._put_into_outbox(batches)
+
+    def newest(self, sandbox_id: SandboxId) -> Sample | None:
+        """Return the newest sample of a running sandbox; None: it has none yet, or does not run."""
+        tracked = self._tracked.get(sandbox_id)
+        return None if tracked is None else tracked.series.newest
+
+    def since(self, sandbox_id: SandboxId, tier: Tier, at_ms: int) -> bytes:
+        """Return the samples of a sandbox that are in memory, packed; of one that runs no more only those that were sent lately."""
+        parts = [series.since(tier, at_ms) for _, series in self._ended if series.sandbox_id == sandbox_id]
+        if (tracked := self._tracked.get(sandbox_id)) is not None:
+            parts.append(tracked.series.since(tier, at_ms))
+        return parts[0] if len(parts) == 1 else merge_samples(parts, since_ms=at_ms)
+
+    async def _tick(self) -> None:
+        self._ticks += 1
+        known = self._sandboxes()
+        present = {record.spec.sandbox_id: (record, running) for record, running in known}
+        batches = self._end_those_that_stopped(present)
+        for sandbox_id, (record, running) in present.items():
+            if running is None:
+                continue
+            tracked = self._tracked.get(sandbox_id)
+            if tracked is None:
+                tracked = self._tracked[sandbox_id] = _Tracked(record, running, Series(sandbox_id))
+            tracked.record = record
+        sampled = list(self._tracked.values())
+        if sampled:
+            if len(sampled) > _READ_AT_ONCE:
+                readings = await run_to_end(partial(self._read, sampled))
+            else:
+                readings = self._read(sampled)
+            at_ms = int(self._clock.now().timestamp() * 1000)
+            for tracked, reading in zip(sampled, readings, strict=True):
+                _add(tracked, reading, at_ms)
+        self._begin_slow(sampled)
+        if self._ticks % _SENT_TICKS == 0:
+            for tracked in sampled:
+                batches += tracked.series.take_unsent(Tier.MEDIUM, Tier.COARSE)
+        await self._put_into_outbox(batches)
+
+    def _end_those_that_stopped(
+        self, present: dict[SandboxId, tuple[Record, RunningSandbox | None]]
+    ) -> list[Batch]:
+        """Forget the sandboxes that run no more, or again on another VM; return what the control plane lacks of them."""
+        now = self._clock.monotonic()
+        while self._ended and now - self._ended[0][0] > _ENDED_RETENTION_S:
+            self._ended.popleft()
+        batches: list[Batch] = []
+        for sandbox_id, tracked in list(self._tracked.items()):
+            found = present.get(sandbox_id)
+            if found is not None and found[1] is tracked.running:
+                continue
+            del self._tracked[sandbox_id]
+            # Of one that was removed nobody looks at the last ten minutes any more.
+            batches += _whole(tracked.series, *((Tier.COARSE,) if found is None else Tier))
+            self._ended.append((now, tracked.series))
+        return batches
+
+    def _read(self, sampled: Sequence[_Tracked]) -> list[_Reading | None]:
+        """Read what the machine says about these sandboxes; None for those whose VM has ended. Runs in a thread."""
+        return [self._reading(tracked) for tracked in sampled]
+
+    def _reading(self, tracked: _Tracked) -> _Reading | None:
+        usage = tracked.running.vm.usage()
+        if usage is None:
+            return None
+        slot = tracked.record.slot
+        counters = None if slot is None else self._counters(slot)
+        return _Reading(self._clock.monotonic(), usage, counters)
+
+    def _begin_slow(self, sampled: Sequence[_Tracked]) -> None:
+        """Take the slow readings beside the others: of all sandboxes at their time, and of new ones at once."""
+        if self._slow is not None and not self._slow.done():
+            return
+        is_due = self._ticks % _SLOW_TICKS == 0
+        due = [tracked for tracked in sampled if is_due or tracked.disk_b is None]
+        if due:
+            self._slow = self._tasks.start("slow samples", self._read_slowly(due))
+
+    async def _read_slowly(self, due: Sequence[_Tracked]) -> None:
+        await run_to_end(partial(self._read_disks_and_shares, due))
+        await asyncio.gather(*(self._ask_guest(tracked) for tracked in due))
+
+    def _read_disks_and_shares(self, due: Sequence[_Tracked]) -> None:
+        disks = self._disk_usage.measure_layers([tracked.record for tracked in due])
+        for tracked in due:
+            tracked.disk_b = disks[tracked.record.spec.sandbox_id]
+            tracked.mem_pss_b = tracked.running.vm.proportional_b()
+
+    async def _ask_guest(self, tracked: _Tracked) -> None:
+        """Ask a guest for its own figures. This is no activity, and a guest that does not answer costs nothing but its figures."""
+        running = tracked.running
+        async with self._guests:
+            if running.closed or running.suspend_reason or running.guest_frozen or running.being_removed:
+                return  # its figures are those of before
+            try:
+                tracked.guest = await read_figures(running.guest, timeout_s=_GUEST_TIMEOUT_S)
+            except WrennError as error:
+                tracked.guest = None
+                fields = {"sandbox_id": str(tracked.series.sandbox_id), "cause": error.message}
+                _log.debug("no figures of the guest", extra=fields)
+
+    async def _put_into_outbox(self, batches: Sequence[Batch]) -> None:
+        if batches:
+            await run_to_end(partial(self._outbox.add, batches))
+            self._outbox.on_added()
+
+
+def _whole(series: Series, *tiers: Tier) -> list[Batch]:
+    """Return what was not sent of a series that is over; by default of all tiers."""
+    series.finish()
+    return series.take_unsent(*(tiers or Tier))
+
+
+def _add(tracked: _Tracked, reading: _Reading | None, at_ms: int) -> None:
+    """Add the sample that follows from a reading and the one before."""
+    before, tracked.last = tracked.last, reading
+    if before is None or reading is None or reading.at_s <= before.at_s:
+        return  # rates need two readings of the same VM
+    elapsed_s = reading.at_s - before.at_s
+    used_s = max(0.0, reading.usage.cpu_s - before.usage.cpu_s)
+    net_in = net_out = 0.0
+    if reading.counters is not None and before.counters is not None:
+        # The host sends what the guest receives.
+        net_in = max(0, reading.counters.sent_b - before.counters.sent_b) / elapsed_s
+        net_out = max(0, reading.counters.received_b - before.counters.received_b) / elapsed_s
+    guest = tracked.guest
+    tracked.series.add(
+        Sample(
+            at_ms=at_ms,
+            cpu_pct=min(100.0, used_s / (elapsed_s * tracked.record.spec.shape.vcpus) * 100),
+            net_in_b_per_s=net_in,
+            net_out_b_per_s=net_out,
+            mem_b=reading.usage.resident_b,
+            mem_pss_b=tracked.mem_pss_b,
+            disk_b=tracked.disk_b,
+            guest_mem_used_b=guest.mem_used_b if guest else None,
+            guest_mem_available_b=guest.mem_available_b if guest else None,
+            guest_disk_used_b=guest.disk_used_b if guest else None,
+            guest_disk_total_b=guest.disk_total_b if guest else None,
+        )
+    )

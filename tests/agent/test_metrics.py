@@ -1,0 +1,190 @@
+"""The sampler of a real agent over the simulated driver: what sandboxes use, and where their samples go."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.agent.kit import created, output, until
+from wrenn.agent.metrics import sampler as sampler_module
+from wrenn.agent.rpc.service import HostAgentService
+from wrenn.agent.settings import Settings
+from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.errors import InvalidRequest
+from wrenn.base.ids import SandboxId
+from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.samples import Sample, Tier, unpack_samples
+from wrenn.testing.simulated_agent import ProcessHost
+
+INTERVAL_S = 0.05
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Ten times as fast."""
+    return replace(settings, sample_interval_s=INTERVAL_S)
+
+
+@pytest.fixture
+async def quick(settings: Settings) -> AsyncIterator[Agent]:
+    async with running_agent(settings, ProcessHost()) as agent:
+        yield agent
+
+
+def samples(agent: Agent, sandbox_id: SandboxId, tier: Tier = Tier.FINE) -> list[Sample]:
+    return list(unpack_samples(agent.sampler.since(sandbox_id, tier, 0)))
+
+
+async def sampled(agent: Agent, sandbox_id: SandboxId, count: int) -> list[Sample]:
+    """The samples of a sandbox once there are so many."""
+    await until(lambda: len(samples(agent, sandbox_id)) >= count)
+    return samples(agent, sandbox_id)
+
+
+def outbox(agent: Agent) -> dict[tuple[str, str], list[Sample]]:
+    """What waits for the control plane, by sandbox and tier."""
+    found: dict[tuple[str, str], list[Sample]] = {}
+    for path in agent.outbox.files():
+        for series in json.loads(path.read_bytes())["series"]:
+            key = (series["sandbox_id"], series["tier"])
+            found.setdefault(key, []).extend(unpack_samples(base64.b64decode(series["samples"])))
+    return found
+
+
+async def test_a_busy_sandbox_uses_more_cpu_than_an_idle_one(quick: Agent):
+    busy, running = await created(quick.sandboxes)
+    idle, _ = await created(quick.sandboxes)
+    await output(running, "(setsid sh -c 'while :; do :; done' >/dev/null 2>&1 &)")
+    await sampled(quick, busy.sandbox_id, 40)
+    found = samples(quick, busy.sandbox_id)[-20:]
+    still = (await sampled(quick, idle.sandbox_id, 40))[-20:]
+    assert sum(each.cpu_pct for each in found) / 20 > 20
+    assert sum(each.cpu_pct for each in still) / 20 < 15
+    assert all(0 <= each.cpu_pct <= 100 for each in found)
+    assert all(each.mem_b > 0 for each in found)
+    assert abs(found[-1].at_ms / 1000 - time.time()) < 5
+
+
+async def test_slow_figures_are_there_soon_and_the_guest_is_believed_for_its_own_only(quick: Agent):
+    spec, running = await created(quick.sandboxes)
+    before = running.last_active_at
+    await until(
+        lambda: (n := quick.sampler.newest(spec.sandbox_id)) is not None and n.guest_disk_total_b is not None
+    )
+    newest = quick.sampler.newest(spec.sandbox_id)
+    assert newest is not None
+    assert newest.mem_pss_b is not None
+    assert newest.mem_pss_b > 0
+    assert newest.disk_b is not None
+    assert newest.guest_mem_used_b is not None
+    assert newest.guest_mem_available_b is not None
+    # Samples are no activity: a sandbox that is only looked at falls asleep.
+    assert running.last_active_at == before
+
+
+async def test_a_pause_puts_all_tiers_into_the_outbox_and_a_resume_begins_without_a_jump(quick: Agent):
+    spec, running = await created(quick.sandboxes)
+    await output(running, "(setsid sh -c 'while :; do :; done' >/dev/null 2>&1 &)")
+    await sampled(quick, spec.sandbox_id, 10)
+    await quick.sandboxes.pause(spec.sandbox_id)
+    await until(lambda: bool(outbox(quick)))
+    stored = outbox(quick)
+    assert {tier for _, tier in stored} == {"10m", "2h", "24h"}
+    fine = stored[(str(spec.sandbox_id), "10m")]
+    assert len(fine) >= 10
+    # What was sent is readable here too, until it surely is in the database.
+    assert [each.at_ms for each in samples(quick, spec.sandbox_id)] == [each.at_ms for each in fine]
+    assert quick.sampler.newest(spec.sandbox_id) is None
+    await quick.sandboxes.resume(spec.sandbox_id)
+    await sampled(quick, spec.sandbox_id, len(fine) + 10)
+    after = samples(quick, spec.sandbox_id)[len(fine) :]
+    # Its programs did not survive (simulated driver): whoever counted from the former VM's CPU time would see a jump.
+    assert sum(each.cpu_pct for each in after[2:]) / len(after[2:]) < 40
+    times = [each.at_ms for each in samples(quick, spec.sandbox_id)]
+    assert times == sorted(set(times))
+
+
+async def test_of_a_removed_sandbox_the_coarse_samples_are_stored(quick: Agent):
+    spec, _ = await created(quick.sandboxes)
+    await sampled(quick, spec.sandbox_id, 5)
+    await quick.sandboxes.remove(spec.sandbox_id)
+    await until(lambda: bool(outbox(quick)))
+    assert {tier for _, tier in outbox(quick)} == {"24h"}
+
+
+async def test_a_vm_that_ends_by_itself_and_a_failed_pause_lose_no_samples(quick: Agent):
+    spec, running = await created(quick.sandboxes)
+    await sampled(quick, spec.sandbox_id, 5)
+    running.vm.handle.process.kill()
+    await until(lambda: bool(outbox(quick)))
+    assert (str(spec.sandbox_id), "10m") in outbox(quick)
+
+
+async def test_an_agent_that_ends_leaves_everything_to_the_next_one(settings: Settings):
+    async with running_agent(settings, ProcessHost()) as agent:
+        spec, _ = await created(agent.sandboxes)
+        count = len(await sampled(agent, spec.sandbox_id, 10))
+    async with running_agent(settings, ProcessHost()) as later:
+        fine = outbox(later)[(str(spec.sandbox_id), "10m")]
+        assert len(fine) >= count
+        await sampled(later, spec.sandbox_id, 3)
+        again = samples(later, spec.sandbox_id)
+        assert again[0].at_ms > fine[-1].at_ms
+        # The CPU time of the machine since it began is not taken for that of the first sample.
+        assert again[0].cpu_pct < 50
+
+
+async def test_a_guest_that_does_not_answer_costs_its_own_figures_only(
+    quick: Agent, monkeypatch: pytest.MonkeyPatch
+):
+    # Shorter than the time after which a VM that stands still is made to go on.
+    monkeypatch.setattr(sampler_module, "_GUEST_TIMEOUT_S", 0.1)
+    spec, running = await created(quick.sandboxes)
+    other, _ = await created(quick.sandboxes)
+    await until(
+        lambda: (n := quick.sampler.newest(spec.sandbox_id)) is not None and n.guest_mem_used_b is not None
+    )
+    await running.vm.suspend()
+    before = len(samples(quick, other.sandbox_id))
+    await until(
+        lambda: (n := quick.sampler.newest(spec.sandbox_id)) is not None and n.guest_mem_used_b is None
+    )
+    # All the time the others were sampled as usual.
+    assert len(samples(quick, other.sandbox_id)) >= before + 10
+    await running.vm.unsuspend()
+
+
+async def test_samples_can_be_asked_for_by_tier_and_of_many_at_once(quick: Agent):
+    spec, _ = await created(quick.sandboxes)
+    await sampled(quick, spec.sandbox_id, 5)
+    facts: Any = None
+    service = HostAgentService(
+        sandboxes=quick.sandboxes, images=quick.images, facts=facts, sampler=quick.sampler
+    )
+    text_id = str(spec.sandbox_id)
+    answer = await service.get_samples(pb.GetSamplesRequest(sandbox_id=text_id, tier="2h"), None)
+    assert len(list(unpack_samples(answer.samples))) >= 1
+    nobody = str(SandboxId.new())
+    unknown = await service.get_samples(pb.GetSamplesRequest(sandbox_id=nobody, tier="10m"), None)
+    assert unknown.samples == b""
+    newest = await service.get_newest_samples(pb.GetNewestSamplesRequest(sandbox_ids=[text_id, nobody]), None)
+    assert [each.sandbox_id for each in newest.samples] == [text_id]
+    with pytest.raises(InvalidRequest):
+        await service.get_samples(pb.GetSamplesRequest(sandbox_id=text_id, tier="1y"), None)
+    with pytest.raises(InvalidRequest):
+        await service.get_newest_samples(pb.GetNewestSamplesRequest(sandbox_ids=[text_id] * 2001), None)
+
+
+async def test_no_samples_are_taken_where_that_is_switched_off(settings: Settings):
+    async with running_agent(replace(settings, sample_interval_s=0.0), ProcessHost()) as agent:
+        spec, _ = await created(agent.sandboxes)
+        await asyncio.sleep(INTERVAL_S * 4)
+        assert samples(agent, spec.sandbox_id) == []
+        assert not agent.layout.metrics.exists()
