@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 
 from playwright.async_api import Browser, expect
@@ -57,11 +58,15 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
     await page.get_by_role("button", name="Resume").click()
     await expect(page.get_by_role("button", name="Pause")).to_be_enabled()
 
+    # The page's clock stands still, so that this machine may be slow to press Undo.
+    await page.clock.install()
+    await page.clock.pause_at(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1))
     await page.get_by_role("button", name="Destroy").click()
     row = page.get_by_role("row").filter(has_text="builder")
     await expect(row).to_contain_text("destroying")
     await page.get_by_role("button", name="Undo: 1 sandbox will be destroyed.").click()
     await expect(row).to_contain_text("running")
+    await page.clock.resume()
     await row.get_by_role("checkbox").check()
     await (
         page.get_by_role("group", name="Actions on the selection")

@@ -23,6 +23,7 @@ class Live {
 	/** When they stopped arriving; null before the first connection. */
 	lostAt = $state<Date | null>(null);
 	#listeners = new Set<(event: LiveEvent) => void>();
+	#retries = new Set<() => void>();
 	#end: AbortController | null = null;
 	#teamId = '';
 
@@ -30,6 +31,11 @@ class Live {
 	subscribe(listener: (event: LiveEvent) => void): () => void {
 		this.#listeners.add(listener);
 		return () => this.#listeners.delete(listener);
+	}
+
+	/** Call `retry` once, when changes arrive again: for what failed because the control plane did not answer. */
+	whenBack(retry: () => void): void {
+		this.#retries.add(retry);
 	}
 
 	/** Follow the team's events, and no other team's. */
@@ -130,8 +136,13 @@ class Live {
 
 	#setLive(value: boolean): void {
 		if (this.isLive && !value) this.lostAt = new Date();
+		const isBack = value && this.lostAt !== null;
 		this.isLive = value;
 		if (value) this.lostAt = null;
+		if (!isBack) return;
+		const retries = [...this.#retries];
+		this.#retries.clear();
+		for (const retry of retries) retry();
 	}
 
 	#deliver(event: LiveEvent): void {

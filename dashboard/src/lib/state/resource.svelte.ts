@@ -1,8 +1,10 @@
 /**
  * Data of a page: loaded, kept while it is loaded again, with the error of the last attempt beside it. A page shows a
- * skeleton only as long as `value` is undefined, and never replaces what it has by an error.
+ * skeleton only as long as `value` is undefined, and never replaces what it has by an error. What failed because the
+ * control plane did not answer is loaded again when it does.
  */
 import { ApiError } from '$lib/api/errors';
+import { live } from './live.svelte';
 
 export class Resource<T> {
 	value = $state.raw<T | undefined>(undefined);
@@ -28,6 +30,7 @@ export class Resource<T> {
 			if (round !== this.#round) return;
 			if (!(error instanceof ApiError)) throw error;
 			this.error = error;
+			if (error.isTemporary) live.whenBack(this.reload);
 		} finally {
 			if (round === this.#round) this.isLoading = false;
 		}

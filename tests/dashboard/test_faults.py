@@ -1,0 +1,176 @@
+"""What a browser meets in practice: many tabs, a plain HTTP address, thousands of sandboxes, an end of the session, an outage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.integration.conftest import Platform, control_process, environment_of, own_database, run_sql
+from tests.integration.people import PASSWORD, sign_up
+from wrenn.testing.agent_host import AgentHost, agent_host
+from wrenn.testing.server import free_port
+
+from .conftest import CHROMIUM, DESKTOP, QUIET, Visitor, visit, watch
+
+
+async def test_eight_tabs_share_one_event_stream(visitor: Visitor):
+    streams: list[Page] = []
+    pages = [visitor.page, *[await visitor.new_page() for _ in range(7)]]
+    for page in pages:
+        page.on(
+            "request",
+            lambda request, page=page: streams.append(page) if "/v1/events" in request.url else None,
+        )
+    for page in pages:
+        await page.goto(visitor.url("sandboxes"))
+        await page.get_by_role("heading", name="Start your first sandbox").wait_for()
+    await visitor.create(name="seen by all")
+    for page in pages:
+        await expect(page.get_by_role("link", name="seen by all")).to_be_visible()
+    assert len(streams) == 1
+    # The tab that reads the stream is closed: another one takes over, and nothing is missed.
+    await streams[0].close()
+    await visitor.create(name="seen by the others")
+    for page in pages:
+        if page is not streams[0]:
+            await expect(page.get_by_role("link", name="seen by the others")).to_be_visible()
+    assert len(streams) == 2
+
+
+async def test_it_works_over_plain_http_under_a_host_name(platform: Platform):
+    """There the browser has neither Web Locks nor a clipboard, so two tabs agree by messages, and each visible one is live."""
+    person = await sign_up(platform.url)
+    url = platform.url.replace("127.0.0.1", "wrenn.test")
+    async with async_playwright() as playwright:
+        resolve = "--host-resolver-rules=MAP wrenn.test 127.0.0.1"
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, resolve])
+        context = await browser.new_context(viewport=DESKTOP)
+        errors: list[str] = []
+        first, second = await context.new_page(), await context.new_page()
+        for page in (first, second):
+            watch(page, errors)
+        await first.goto(f"{url}/login")
+        assert await first.evaluate("navigator.locks === undefined")
+        await first.get_by_label("E-mail address").fill(person.email)
+        await first.get_by_label("Password").fill(PASSWORD)
+        await first.keyboard.press("Enter")
+        await first.get_by_role("heading", name="Start your first sandbox").wait_for()
+        # Both refresh at once: if both used the same refresh token, the session would end.
+        for _ in range(3):
+            reloads = [page.goto(f"{url}/") for page in (first, second)]
+            for reload in reloads:
+                await reload
+            for page in (first, second):
+                await page.get_by_role("heading", name="Start your first sandbox").wait_for()
+        assert (await person.post("/v1/sandboxes", {"name": "plain"})).status_code == 201
+        for page in (first, second):
+            await expect(page.get_by_role("link", name="plain")).to_be_visible()
+        await first.get_by_role("row").nth(1).get_by_title("Copy the id").click()
+        await expect(first.get_by_text("Copied.")).to_be_visible()
+        assert errors == []
+        await browser.close()
+
+
+async def test_a_list_of_two_thousand(visitor: Visitor, platform: Platform):
+    """They are of a host that does not respond, so no loop looks for them."""
+    one = await visitor.create(name="real")
+    url = str(platform.settings.database_url)
+    # PostgreSQL's catalogue names no sandbox by the id of the API, so the row is found by its name.
+    copy = "jsonb_populate_record(s, jsonb_build_object('id', gen_random_uuid()"
+    await run_sql(
+        url,
+        "INSERT INTO hosts SELECT (jsonb_populate_record(h, jsonb_build_object('id', '11111111-1111-4111-8111-111111111111',"
+        " 'address', '[100::1]:1', 'name', 'silent', 'status', 'unreachable'))).* FROM hosts h LIMIT 1",
+        f"INSERT INTO sandboxes SELECT ({copy}, 'host_id', '11111111-1111-4111-8111-111111111111', 'status', 'missing',"
+        " 'name', 'copy ' || n, 'idempotency_key', null))).* FROM sandboxes s, generate_series(1, 1999) n"
+        " WHERE s.name = 'real' AND s.status = 'running'",
+    )
+    try:
+        page = visitor.page
+        await visitor.open("sandboxes?sort=name")
+        await expect(page.get_by_text("2,000 sandboxes, 1 running")).to_be_visible()
+        assert await page.get_by_role("row").count() < 100, (
+            "only what is near the visible part is in the document"
+        )
+        await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        await expect(page.get_by_role("link", name="real")).to_be_visible()
+        await page.get_by_label("Search").fill("copy 1234")
+        await expect(page.get_by_role("row")).to_have_count(2)
+        await page.get_by_label("Search").fill(one)
+        await expect(page.get_by_role("link", name="real")).to_be_visible()
+    finally:
+        await run_sql(
+            url,
+            "DELETE FROM sandboxes WHERE host_id = '11111111-1111-4111-8111-111111111111'",
+            "DELETE FROM hosts WHERE id = '11111111-1111-4111-8111-111111111111'",
+        )
+
+
+async def test_a_session_that_ends_loses_nothing_that_was_typed(visitor: Visitor, platform: Platform):
+    page = visitor.page
+    await visitor.open("sandboxes/new")
+    await page.get_by_label("Name", exact=True).fill("typed before")
+    await run_sql(
+        str(platform.settings.database_url),
+        f"DELETE FROM sessions WHERE user_id = (SELECT id FROM users WHERE email = '{visitor.person.email}')",
+    )
+    await page.get_by_role("button", name="Create", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("Your session has ended")
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_be_visible()
+    await dialog.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await expect(dialog).to_be_hidden()
+    await expect(page.get_by_label("Name", exact=True)).to_have_value("typed before")
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await expect(page.get_by_role("heading", name="typed before")).to_be_visible()
+    assert all("401" in error for error in visitor.errors), visitor.errors
+    visitor.errors.clear()
+
+
+@dataclass
+class Outages:
+    """A control plane as a process, to be killed."""
+
+    environment: dict[str, str]
+    port: int
+    host: AgentHost
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def outages(data_dir: Path, pki: Path, template_url: str, tmp_path: Path) -> AsyncIterator[Outages]:
+    async with own_database(template_url) as url, agent_host(tmp_path / "agent") as host:
+        yield Outages(environment_of(data_dir, url), free_port(), host)
+
+
+async def test_a_control_plane_that_is_killed_comes_back(browser: Browser, outages: Outages):
+    url = f"http://127.0.0.1:{outages.port}"
+    async with control_process(outages.environment, outages.port, outages.host) as process:
+        person = await sign_up(url)
+        async with visit(browser, person) as visitor:
+            page = visitor.page
+            first = await visitor.create(name="before")
+            await visitor.open("sandboxes")
+            await page.get_by_role("link", name="before").wait_for()
+            process.kill()
+            await process.wait_ended()
+            await expect(page.get_by_text(re.compile("Not live since"))).to_be_visible()
+            await expect(page.get_by_role("link", name="before")).to_be_visible()
+            await page.get_by_role("checkbox", name="Select before").check()
+            await page.get_by_role("button", name="Pause", exact=True).click()
+            await expect(
+                page.get_by_text("1 of 1 not paused: The control plane cannot be reached")
+            ).to_be_visible()
+            async with control_process(outages.environment, outages.port, outages.host):
+                await expect(page.get_by_text(re.compile("Not live since"))).to_be_hidden()
+                await person.post(f"/v1/sandboxes/{first}/pause")
+                await expect(page.get_by_role("row").nth(1)).to_contain_text("paused")
+                await expect(page.get_by_text("could not be loaded")).to_have_count(0)
+                await expect(page.get_by_role("checkbox", name="Select before")).to_be_checked()
+            visitor.errors.clear()  # the browser reports each call that found no server
