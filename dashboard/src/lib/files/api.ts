@@ -1,0 +1,117 @@
+/** Calls about the files of one sandbox. */
+import { answer, api, type Schemas } from '$lib/api/client';
+import { ApiError } from '$lib/api/errors';
+
+export type FileEntry = Schemas['FileEntry'];
+
+const READ_TIMEOUT_MS = 30_000;
+
+export class Files {
+	#params: { path: { sandbox_id: string } };
+
+	constructor(readonly sandboxId: string) {
+		this.#params = { path: { sandbox_id: sandboxId } };
+	}
+
+	/** The entries of a directory: directories first, then by name. */
+	async list(path: string): Promise<FileEntry[]> {
+		const { entries } = await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/list', { params: this.#params, body: { path } }));
+		const order = new Intl.Collator('en', { numeric: true }).compare;
+		const rank = (entry: FileEntry) => (entry.type === 'directory' ? 0 : 1);
+		return entries.sort((a, b) => rank(a) - rank(b) || order(a.name, b.name));
+	}
+
+	/** What is known of a path; null if there is nothing. */
+	async find(path: string): Promise<FileEntry | null> {
+		try {
+			return (await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/stat', { params: this.#params, body: { path } }))).entry;
+		} catch (error) {
+			if (error instanceof ApiError && error.status === 404) return null;
+			throw error;
+		}
+	}
+
+	async makeDirectory(path: string): Promise<void> {
+		await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/mkdir', { params: this.#params, body: { path } }));
+	}
+
+	/** Give a file or directory another path, at which there must be nothing. */
+	async move(source: string, destination: string): Promise<void> {
+		await this.#mustBeFree(destination);
+		await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/move', { params: this.#params, body: { source, destination } }));
+	}
+
+	async remove(path: string): Promise<void> {
+		await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/remove', { params: this.#params, body: { path } }));
+	}
+
+	/** Make an empty file at a path at which there must be nothing. */
+	async create(path: string): Promise<void> {
+		await this.#mustBeFree(path);
+		await this.write(path, new Uint8Array());
+	}
+
+	/** Replace the content of a file as a whole. Its owner and mode stay. */
+	async write(path: string, content: Uint8Array<ArrayBuffer>): Promise<void> {
+		await answer(
+			api.POST('/v1/sandboxes/{sandbox_id}/files/write', {
+				params: this.#params,
+				body: { path, atomic: 'true', file: '' },
+				bodySerializer: () => {
+					const form = new FormData();
+					form.append('path', path);
+					form.append('atomic', 'true');
+					form.append('file', new Blob([content]), 'file');
+					return form;
+				}
+			})
+		);
+	}
+
+	/** The content of a file; null if it is longer than `limit`, whatever its size says: files of the kernel have none. */
+	async read(path: string, limit: number): Promise<Uint8Array<ArrayBuffer> | null> {
+		const stream = await answer(
+			api.POST('/v1/sandboxes/{sandbox_id}/files/read', {
+				params: this.#params,
+				body: { path },
+				parseAs: 'stream',
+				signal: AbortSignal.timeout(READ_TIMEOUT_MS)
+			})
+		);
+		const parts: Uint8Array<ArrayBuffer>[] = [];
+		let size = 0;
+		const reader = (stream as unknown as ReadableStream<Uint8Array<ArrayBuffer>> | null)?.getReader();
+		while (reader !== undefined) {
+			const { value, done } = await reader.read();
+			if (done) break;
+			parts.push(value);
+			size += value.length;
+			if (size <= limit) continue;
+			void reader.cancel().catch(() => {});
+			return null;
+		}
+		return new Uint8Array(await new Blob(parts).arrayBuffer());
+	}
+
+	/** Have the browser save a file, or a directory as a tar archive. */
+	async download(entry: FileEntry): Promise<void> {
+		const isDirectory = entry.type === 'directory';
+		const options = { params: this.#params, body: { path: entry.path }, parseAs: 'blob' } as const;
+		const content = await answer<unknown>(
+			isDirectory
+				? api.POST('/v1/sandboxes/{sandbox_id}/files/tar/read', options)
+				: api.POST('/v1/sandboxes/{sandbox_id}/files/read', options)
+		);
+		// Without its own type, so that no browser shows it as a page of this origin.
+		const url = URL.createObjectURL(new Blob([content as Blob], { type: 'application/octet-stream' }));
+		const link = document.createElement('a');
+		link.href = url;
+		link.download = isDirectory ? `${entry.name}.tar` : entry.name;
+		link.click();
+		setTimeout(() => URL.revokeObjectURL(url), 60_000);
+	}
+
+	async #mustBeFree(path: string): Promise<void> {
+		if ((await this.find(path)) !== null) throw new ApiError(409, 'conflict', 'There is something of this name already.');
+	}
+}
