@@ -164,6 +164,8 @@ TABLE: Final[dict[str, Row]] = {
     "PATCH " + SANDBOX + "/timeout": in_sandbox({}),
     "POST " + SANDBOX + "/exec": in_sandbox({"cmd": "true"}),
     "GET " + SANDBOX + "/processes": in_sandbox(sees=True),
+    "GET " + SANDBOX + "/processes/all": in_sandbox(sees=True),
+    "GET " + SANDBOX + "/ports": in_sandbox(sees=True),
     "DELETE " + SANDBOX + "/processes/{selector}": in_sandbox(),
     "POST " + SANDBOX + "/files/write": in_sandbox(),
     "POST " + SANDBOX + "/files/stream/write": in_sandbox(),

@@ -79,6 +79,31 @@ async def test_what_is_attached_is_activity_only_while_it_moves(sandbox: Running
     assert sandbox.idle_s(cast("Clock", clock)) == 5, "to leave is none"
 
 
+async def test_who_only_looks_is_no_activity_and_is_cut_off_by_a_pause(
+    sandbox: RunningSandbox, clock: StoppedClock
+):
+    begun = asyncio.Event()
+
+    async def look() -> None:
+        async with sandbox.observe(cast("Clock", clock)):
+            begun.set()
+            await asyncio.Event().wait()
+
+    clock.go(7)
+    looking = asyncio.create_task(look())
+    await begun.wait()
+    clock.go(5)
+    assert sandbox.idle_s(cast("Clock", clock)) == 12
+    async with asyncio.timeout(10):
+        await sandbox.drain("It is being paused.", grace_s=1000)
+        await sandbox.disconnect("It was paused.")
+        with pytest.raises(InvalidState, match="It was paused"):
+            await looking
+    with pytest.raises(InvalidState, match="being paused"):
+        async with sandbox.observe(cast("Clock", clock)):
+            pass
+
+
 async def test_a_call_beside_what_is_attached_counts(sandbox: RunningSandbox, clock: StoppedClock):
     async with sandbox.open_stream(cast("Clock", clock)) as stream:
         stream.mark_open(is_finite=False)

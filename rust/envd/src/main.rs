@@ -4,7 +4,7 @@
 //! - [`pid1`]: what only process 1 does: console, limits, power-off.
 //! - [`server`]: connections, access, dispatch to [`process`] (`process.Process`), [`filesystem`]
 //!   (`filesystem.Filesystem`), [`files`] (`/files`), [`init`] (`/init`), [`snapshot`] (`/snapshot/…`),
-//!   [`connect`] (`/connect`), [`metrics`].
+//!   [`connect`] (`/connect`), [`metrics`], [`inspect`] (`/listeners`, `/processes`).
 //! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: shared
 //!   helpers.
 
@@ -16,6 +16,7 @@ mod environment;
 mod files;
 mod filesystem;
 mod init;
+mod inspect;
 mod metrics;
 mod paths;
 mod pid1;

@@ -50,7 +50,7 @@ from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.fleet import Drains, Fleet
-from wrenn.control.guests import Commands, Files, Streams
+from wrenn.control.guests import Commands, Files, Inspection, Streams
 from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import (
     Authority,
@@ -379,6 +379,7 @@ def _build(
         running_sandboxes=sandboxes.running_sandboxes,
         commands=Commands(sandboxes.running_sandboxes, OutputBudget(OutputLimits())),
         files=Files(sandboxes.running_sandboxes),
+        inspection=Inspection(sandboxes.running_sandboxes),
         streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,
         templates=sandboxes.templates,

@@ -1,6 +1,6 @@
 """Client of the guest agent `envd`. The guest is hostile: every response is limited in size and time and validated.
 
-`connect.py` implements Connect RPC, `commands.py` runs programs, `processes.py` streams their input and
+`connect.py` implements Connect RPC, `inspection.py` reads what runs and listens, `commands.py` runs programs, `processes.py` streams their input and
 output, `files.py` transfers files, `ports.py` connects to ports of the guest, `watch.py` streams file events,
 `figures.py` asks what the guest says about its memory and disk, and `ready.py` freezes a guest's processes for a snapshot and gives a restored guest its identity.
 """
@@ -10,6 +10,7 @@ from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import Exited
 from wrenn.guest.figures import GuestFigures, read_figures
 from wrenn.guest.files import Download, Files, Part, WriteOptions
+from wrenn.guest.inspection import GuestProcess, GuestProcesses, Listener, list_all_processes, list_listeners
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
 from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, settle_disk, thaw_processes
@@ -28,7 +29,10 @@ __all__ = [
     "GuestConnection",
     "GuestFigures",
     "GuestPorts",
+    "GuestProcess",
+    "GuestProcesses",
     "Identity",
+    "Listener",
     "Output",
     "Part",
     "ProcessInfo",
@@ -40,6 +44,8 @@ __all__ = [
     "freeze_processes",
     "grow_root",
     "initialise",
+    "list_all_processes",
+    "list_listeners",
     "read_figures",
     "settle_disk",
     "thaw_processes",

@@ -71,6 +71,8 @@ _CODES: Final[dict[str, type[e.WrennError]]] = {
 _REASONS: Final[dict[str, type[e.WrennError]]] = {"storage_full": e.StorageFull}
 """By reason, which has precedence over the code."""
 _REASON_LIMIT: Final = 200
+_OK: Final = 200
+_NOT_FOUND: Final = 404
 
 
 class GuestConnection:
@@ -149,6 +151,33 @@ class GuestConnection:
                     return await run_to_end(decode)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise unreachable(error) from error
+
+    async def get(self, path: str, *, timeout_s: float, limit_b: int) -> bytes:
+        """Return what one of the guest agent's plain HTTP endpoints answers.
+
+        Raises:
+            InvalidState: the guest agent does not know the path, as it is of an older release.
+            Unavailable: no response, or none in time. AgentFailure: another status, or too many bytes.
+        """
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.get(
+                    f"{self.base_url}{path}", headers=self.headers("root"), allow_redirects=False
+                ) as response,
+            ):
+                body = await read_bounded(response, limit_b, sender="sandbox")
+                status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
+            # RuntimeError: a pause has closed the session.
+            raise unreachable(error) from error
+        if status == _NOT_FOUND:
+            raise e.InvalidState(
+                "The guest agent of this sandbox is of an older release, which cannot do this. Create the sandbox anew."
+            )
+        if status != _OK:
+            raise e.AgentFailure(f"The sandbox answered with status {status}.")
+        return body
 
     @asynccontextmanager
     async def stream(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-import aiohttp
-
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import KIB
-from wrenn.guest.connect import GuestConnection, unreachable
+from wrenn.guest.connect import GuestConnection
 from wrenn.guest.values import json_object
-from wrenn.relay import read_bounded
 
 _ANSWER_LIMIT_B: Final = 16 * KIB
 _SIZE_LIMIT_B: Final = 1 << 42
@@ -35,19 +31,7 @@ async def read_figures(guest: GuestConnection, *, timeout_s: float) -> GuestFigu
     Raises:
         Unavailable: no answer in time. AgentFailure: an answer that makes no sense.
     """
-    try:
-        async with (
-            asyncio.timeout(timeout_s),
-            guest.session.get(
-                f"{guest.base_url}/metrics", headers=guest.headers("root"), allow_redirects=False
-            ) as response,
-        ):
-            body = await read_bounded(response, _ANSWER_LIMIT_B, sender="sandbox")
-            if response.status != 200:
-                raise AgentFailure(f"The sandbox answered with status {response.status}.")
-    except (aiohttp.ClientError, TimeoutError, OSError, RuntimeError) as error:
-        # RuntimeError: a pause has closed the session.
-        raise unreachable(error) from error
+    body = await guest.get("/metrics", timeout_s=timeout_s, limit_b=_ANSWER_LIMIT_B)
     found = json_object(body)
     mem_total_b, mem_used_b = _size(found, "mem_total"), _size(found, "mem_used")
     return GuestFigures(

@@ -61,6 +61,7 @@ class RpcFaults:
         lose_answer: calls that are carried out and whose response is then lost.
         hold: calls that wait until the event is set before they are carried out.
         plant: bytes that follow the first part of the body of a response.
+        unknown: calls that the agent does not know, as one of a former version.
         lacks_streamed_exec: whether the agent answers commands only by RPC, as agents of former versions.
     """
 
@@ -69,6 +70,7 @@ class RpcFaults:
     lose_answer: set[str] = field(default_factory=set[str])
     hold: dict[str, asyncio.Event] = field(default_factory=dict[str, asyncio.Event])
     plant: dict[str, bytes] = field(default_factory=dict[str, bytes])
+    unknown: set[str] = field(default_factory=set[str])
     lacks_streamed_exec: bool = False
 
     def failure_of(self, name: str) -> WrennError | None:
@@ -95,6 +97,10 @@ class _FaultInjector:
         faults = self._host.switches
         if name == "exec" and faults.lacks_streamed_exec and not scope["path"].startswith(_SERVICE):
             await _refuse(NotFound("There is no such path."), send, status=404)
+            return
+        if name in faults.unknown:
+            await send({"type": "http.response.start", "status": 404, "headers": []})
+            await send({"type": "http.response.body", "body": b"Not Found"})
             return
         await self._host.note(name)
         if (held := faults.hold.get(name)) is not None:

@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::process::input::InputStream;
 use crate::rpc::{client_stream, error_answer, server_stream, unary};
 use crate::server::{Ends, access, reply, request_log};
-use crate::{connect, disk, files, filesystem, init, metrics, process, snapshot};
+use crate::{connect, disk, files, filesystem, init, inspect, metrics, process, snapshot};
 
 /// Handles a request.
 pub async fn answer(agent: Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
@@ -49,6 +49,8 @@ async fn dispatch(
         (&Method::GET | &Method::HEAD, "/health") => reply::empty(StatusCode::NO_CONTENT),
         (&Method::POST, "/init") => init::answer(&agent, request, ends).await,
         (&Method::GET, "/metrics") => metrics::answer(&agent),
+        (&Method::GET, "/listeners") => inspect::listeners().await,
+        (&Method::GET, "/processes") => inspect::processes(&agent).await,
         (&Method::GET, "/envs") => reply::json(StatusCode::OK, &init::sandbox_env(&agent)),
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
         (&Method::POST, "/files") => files::write::answer(&agent, request).await,
@@ -61,8 +63,8 @@ async fn dispatch(
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
             _,
-            "/health" | "/init" | "/metrics" | "/envs" | "/files" | "/files/tar" | "/connect" | "/snapshot/prepare"
-            | "/snapshot/finish" | "/disk/grow" | "/disk/settle",
+            "/health" | "/init" | "/metrics" | "/listeners" | "/processes" | "/envs" | "/files" | "/files/tar"
+            | "/connect" | "/snapshot/prepare" | "/snapshot/finish" | "/disk/grow" | "/disk/settle",
         ) => reply::error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method"),
         _ => reply::error(StatusCode::NOT_FOUND, "there is nothing at this path"),
     }

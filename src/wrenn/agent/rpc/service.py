@@ -23,7 +23,7 @@ from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
-from wrenn.guest import CommandLine, settle_disk
+from wrenn.guest import CommandLine, list_all_processes, list_listeners, settle_disk
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
@@ -266,6 +266,40 @@ class HostAgentService(HostAgent):
             processes = await sandbox.commands.list()
         return pb.ListProcessesResponse(
             processes=[pb.Process(pid=p.pid, tag=p.tag, cmd=p.cmd, args=list(p.args)) for p in processes]
+        )
+
+    async def list_listeners(self, request: pb.ListListenersRequest, ctx: Any, /) -> pb.ListListenersResponse:
+        """Return the sockets that accept TCP connections in a sandbox."""
+        async with self._sandboxes.observe(SandboxId.parse(request.sandbox_id)) as sandbox:
+            found = await list_listeners(sandbox.guest)
+        return pb.ListListenersResponse(
+            listeners=[pb.Listener(port=o.port, address=o.address, pid=o.pid, name=o.name) for o in found]
+        )
+
+    async def list_all_processes(
+        self, request: pb.ListAllProcessesRequest, ctx: Any, /
+    ) -> pb.ListAllProcessesResponse:
+        """Return all programs that run in a sandbox."""
+        async with self._sandboxes.observe(SandboxId.parse(request.sandbox_id)) as sandbox:
+            found = await list_all_processes(sandbox.guest)
+            tags = {process.pid: process.tag for process in await sandbox.commands.list()}
+        return pb.ListAllProcessesResponse(
+            at_ms=found.at_ms,
+            processes=[
+                pb.GuestProcess(
+                    pid=p.pid,
+                    ppid=p.ppid,
+                    user=p.user,
+                    state=p.state,
+                    command=p.command,
+                    cpu_ms=p.cpu_ms,
+                    memory_bytes=p.memory_b,
+                    threads=p.threads,
+                    managed=p.pid in tags,
+                    tag=tags.get(p.pid, ""),
+                )
+                for p in found.processes
+            ],
         )
 
     async def signal_process(self, request: pb.SignalProcessRequest, ctx: Any, /) -> pb.SignalProcessResponse:

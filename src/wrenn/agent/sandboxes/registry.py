@@ -753,6 +753,16 @@ class Sandboxes:
             yield running
 
     @asynccontextmanager
+    async def observe(self, sandbox_id: SandboxId) -> AsyncGenerator[RunningSandbox]:
+        """Make a short call in the running sandbox that only looks: it is no activity, and a pause cuts it off.
+
+        Raises:
+            as `use`.
+        """
+        async with self.get(sandbox_id).observe(self._operations.clock) as running:
+            yield running
+
+    @asynccontextmanager
     async def open_stream(self, sandbox_id: SandboxId) -> AsyncGenerator[GuestStream]:
         """Open a caller's stream to a program in the running sandbox. A pause ends it.
 

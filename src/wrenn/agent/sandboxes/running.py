@@ -2,7 +2,7 @@
 
 What counts as activity: a call, from its begin to its end, even if no data flows. The exception is a stream whose process or
 server continues without it (a terminal, a background process's output, a port's response or WebSocket): it counts when it begins,
-and then only when bytes pass. A forgotten terminal therefore does not keep its sandbox awake.
+and then only when bytes pass. A forgotten terminal therefore does not keep its sandbox awake, nor does a call that only looks.
 """
 
 from __future__ import annotations
@@ -127,6 +127,21 @@ class RunningSandbox:
             InvalidState: no call may begin; or the call was cut off, for the reason that `disconnect` was given.
             StorageFull: the sandbox is suspended because of its disk use.
         """
+        async with self._call(clock, None):
+            yield self
+
+    @asynccontextmanager
+    async def observe(self, clock: Clock) -> AsyncGenerator[RunningSandbox]:
+        """Make a short call that only looks: it is no activity, and a pause cuts it off.
+
+        Raises:
+            as `use`.
+        """
+        async with self._call(clock, GuestStream(self, clock, counts_as_active=False, is_finite=False)):
+            yield self
+
+    @asynccontextmanager
+    async def _call(self, clock: Clock, stream: GuestStream | None) -> AsyncGenerator[None]:
         if self.suspend_reason:
             raise StorageFull(f"The sandbox is suspended. {self.suspend_reason}")
         if self.closed:
@@ -134,11 +149,12 @@ class RunningSandbox:
         task = asyncio.current_task()
         assert task is not None, "calls are made by tasks"
         cancelling = task.cancelling()
-        self._users[task] = None
+        self._users[task] = stream
         self._unused.clear()
-        self.last_active_at = clock.now().timestamp()
+        if stream is None or stream.counts_as_active:
+            self.last_active_at = clock.now().timestamp()
         try:
-            yield self
+            yield
         except (asyncio.CancelledError, WrennError) as error:
             if task not in self._cut:
                 raise
@@ -146,7 +162,7 @@ class RunningSandbox:
                 raise  # somebody else cancelled it too
             raise InvalidState(self._cut[task]) from error
         finally:
-            stream = self._users.pop(task)
+            del self._users[task]
             self._cut.pop(task, None)
             if stream is None or stream.counts_as_active:
                 self.last_active_at = clock.now().timestamp()
@@ -160,10 +176,8 @@ class RunningSandbox:
         Raises:
             as `use`.
         """
-        task = asyncio.current_task()
-        assert task is not None, "connections are served by tasks"
-        async with self.use(clock):
-            stream = self._users[task] = GuestStream(self, clock)
+        stream = GuestStream(self, clock)
+        async with self._call(clock, stream):
             yield stream
 
     def _has_calls_to_drain(self) -> bool:

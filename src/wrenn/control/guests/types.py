@@ -146,6 +146,49 @@ class ProcessList(BaseModel):
     processes: list[ProcessView]
 
 
+class GuestProcessView(BaseModel):
+    """A program that runs in a sandbox."""
+
+    pid: int
+    ppid: int
+    user: str
+    state: str = Field(
+        description="Letter of the guest's kernel: R runs, S sleeps, D waits for a disk, T stopped, Z ended"
+    )
+    command: str = Field(description="Command line, cut at 512 characters")
+    cpu_ms: int = Field(description="CPU time that it has used")
+    memory_bytes: int = Field(description="Resident memory; what processes share counts for each")
+    threads: int
+    managed: bool = Field(description="Started through the API, so that `DELETE …/processes/{pid}` works")
+    tag: str | None = None
+
+
+class AllProcesses(BaseModel):
+    """All programs of a sandbox."""
+
+    at_ms: int = Field(description="When they were read, in Unix milliseconds of the guest's clock")
+    processes: list[GuestProcessView]
+
+
+class PortView(BaseModel):
+    """A port on which programs of a sandbox accept connections."""
+
+    port: int
+    addresses: list[str] = Field(
+        description="`0.0.0.0` and `::` are all; ports on loopback can be visited too"
+    )
+    pid: int | None = Field(None, description="A process that has it, as far as that is known")
+    name: str | None = Field(None, description="Name of the program")
+    public: bool = Field(description="Anybody may visit it without a credential")
+    host: str = Field(description="Host name under which it is visited")
+
+
+class PortList(BaseModel):
+    """Ports, in ascending order."""
+
+    ports: list[PortView]
+
+
 class _FileRequest(RequestBody):
     user: GuestUser = "root"
 

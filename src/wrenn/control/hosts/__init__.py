@@ -39,6 +39,8 @@ from wrenn.control.hosts.types import (
     ContainerSource,
     DrainPolicy,
     FileInfo,
+    GuestProcess,
+    GuestProcesses,
     Host,
     HostContainerConfig,
     HostEndpoint,
@@ -56,11 +58,12 @@ from wrenn.control.hosts.types import (
     HostTransferState,
     HostType,
     ImageSource,
+    Listener,
     RunningProcess,
 )
 from wrenn.control.hosts.views import HostView, host_json
 from wrenn.control.hosts.visits import Visits
-from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
+from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, MethodUnknown
 from wrenn.protocol.host.streams import (
     OUTPUTS,
     AttachProcess,
@@ -96,6 +99,8 @@ __all__ = [
     "DrainPolicy",
     "FileInfo",
     "FirstMet",
+    "GuestProcess",
+    "GuestProcesses",
     "Heartbeats",
     "Host",
     "HostAddress",
@@ -127,7 +132,9 @@ __all__ = [
     "HostView",
     "ImageSource",
     "Kind",
+    "Listener",
     "Machine",
+    "MethodUnknown",
     "Monitor",
     "NewHost",
     "PortPlace",

@@ -17,9 +17,11 @@ from wrenn.control.hosts.execs import EXEC_MARGIN_S, ExecNotSupported, Execs
 from wrenn.control.hosts.messages import (
     command_message,
     file_of,
+    guest_processes_of,
     image_of,
     image_request,
     images_of,
+    listener_of,
     network_message,
     process_of,
     report_of,
@@ -38,6 +40,7 @@ from wrenn.control.hosts.transport import HostConnection, HostTransport
 from wrenn.control.hosts.types import (
     Command,
     FileInfo,
+    GuestProcesses,
     HostEndpoint,
     HostImage,
     HostNetworkPolicy,
@@ -47,6 +50,7 @@ from wrenn.control.hosts.types import (
     HostSnapshot,
     HostTransfer,
     ImageSource,
+    Listener,
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
@@ -315,6 +319,28 @@ class HostClient:
         request = pb.ListProcessesRequest(sandbox_id=str(sandbox_id))
         answer = await self._rpc.call("ListProcesses", request, pb.ListProcessesResponse, timeout_s=timeout_s)
         return [process_of(process) for process in answer.processes]
+
+    async def list_listeners(self, sandbox_id: SandboxId, *, timeout_s: float) -> list[Listener]:
+        """Return the sockets that accept TCP connections in a sandbox. Not an activity.
+
+        Raises:
+            MethodUnknown: the host is of an earlier version. InvalidState: the sandbox is.
+        """
+        request = pb.ListListenersRequest(sandbox_id=str(sandbox_id))
+        answer = await self._rpc.call("ListListeners", request, pb.ListListenersResponse, timeout_s=timeout_s)
+        return [listener_of(listener) for listener in answer.listeners]
+
+    async def list_all_processes(self, sandbox_id: SandboxId, *, timeout_s: float) -> GuestProcesses:
+        """Return all programs that run in a sandbox. Not an activity.
+
+        Raises:
+            As `list_listeners`.
+        """
+        request = pb.ListAllProcessesRequest(sandbox_id=str(sandbox_id))
+        answer = await self._rpc.call(
+            "ListAllProcesses", request, pb.ListAllProcessesResponse, timeout_s=timeout_s
+        )
+        return guest_processes_of(answer)
 
     async def signal_process(
         self, sandbox_id: SandboxId, selector: int | str, signal: int, *, timeout_s: float

@@ -20,6 +20,8 @@ from wrenn.control.hosts.types import (
     ContainerSource,
     FileInfo,
     FileKind,
+    GuestProcess,
+    GuestProcesses,
     HostContainerConfig,
     HostHeartbeat,
     HostImage,
@@ -33,6 +35,7 @@ from wrenn.control.hosts.types import (
     HostTransfer,
     HostTransferState,
     ImageSource,
+    Listener,
     RunningProcess,
 )
 from wrenn.protocol.host import host_pb as pb
@@ -75,6 +78,12 @@ _KINDS: Final[dict[pb.FileKind, FileKind]] = {
 
 _LIST_LIMIT: Final = 20_000
 """Sandboxes, or snapshots, of one host. A statement has at most 32,767 parameters."""
+_PORT_LIMIT: Final = 65_535
+_PID_LIMIT: Final = 2**22
+_EXACT_LIMIT: Final = 2**53
+"""The largest whole number that JSON is read exactly with everywhere."""
+_IP_TEXT_LIMIT: Final = 45
+_GUEST_TEXT_LIMIT: Final = 512
 _FIELDS_LIMIT: Final = 500_000
 """Of an answer, nested messages included: an empty entry has two bytes on the wire, and hundreds in memory."""
 _ACTIVE_LIMIT: Final = 1_000
@@ -406,6 +415,39 @@ def command_message(command: Command) -> pb.Command:
 def process_of(process: pb.Process) -> RunningProcess:
     """Convert a process that a guest reports."""
     return RunningProcess(process.pid, process.tag, process.cmd, tuple(process.args))
+
+
+def listener_of(listener: pb.Listener) -> Listener:
+    """Convert a socket that a guest reports. Raises AgentFailure if a number is not possible."""
+    return Listener(
+        _number(listener.port, _PORT_LIMIT, "a port"),
+        clean_text(listener.address, _IP_TEXT_LIMIT),
+        _number(listener.pid, _PID_LIMIT, "a process"),
+        clean_text(listener.name, _GUEST_TEXT_LIMIT),
+    )
+
+
+def guest_processes_of(answer: pb.ListAllProcessesResponse) -> GuestProcesses:
+    """Convert all programs that a guest reports. Raises AgentFailure if a number is not possible, or they are too many."""
+    _check_count(answer.processes, _LIST_LIMIT, "processes")
+    return GuestProcesses(
+        _number(answer.at_ms, _EXACT_LIMIT, "a time"),
+        [
+            GuestProcess(
+                pid=_number(process.pid, _PID_LIMIT, "a process"),
+                ppid=_number(process.ppid, _PID_LIMIT, "a process"),
+                user=clean_text(process.user, _GUEST_TEXT_LIMIT),
+                state=clean_text(process.state, 1),
+                command=clean_text(process.command, _GUEST_TEXT_LIMIT),
+                cpu_ms=_number(process.cpu_ms, _EXACT_LIMIT, "a CPU time"),
+                memory_b=_number(process.memory_bytes, _EXACT_LIMIT, "a size"),
+                threads=_number(process.threads, _PID_LIMIT, "threads"),
+                is_managed=process.managed,
+                tag=clean_text(process.tag, _GUEST_TEXT_LIMIT),
+            )
+            for process in answer.processes
+        ],
+    )
 
 
 def selector_message(selector: int | str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:

@@ -357,6 +357,46 @@ class RunningProcess:
 
 
 @dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that accepts TCP connections in a sandbox. `pid` 0: it is not known whose it is."""
+
+    port: int
+    address: str
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProcess:
+    """A program that runs in a sandbox, whoever started it.
+
+    Attributes:
+        state: the letter that the guest's kernel prints.
+        cpu_ms: CPU time that it has used so far.
+        is_managed: it was started through the API, so signals can be sent to it; `tag` is its tag, which may be empty.
+    """
+
+    pid: int
+    ppid: int
+    user: str
+    state: str
+    command: str
+    cpu_ms: int
+    memory_b: int
+    threads: int
+    is_managed: bool
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProcesses:
+    """All programs of a sandbox, and when they were read, by the guest's clock."""
+
+    at_ms: int
+    processes: Sequence[GuestProcess]
+
+
+@dataclass(frozen=True, slots=True)
 class FileInfo:
     """What is known about a path.
 

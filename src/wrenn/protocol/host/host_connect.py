@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, Host, Image, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, Host, Image, ListAllProcessesRequest, ListAllProcessesResponse, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListListenersRequest, ListListenersResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -176,6 +176,18 @@ class HostAgent(Protocol):
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def list_processes(self, request: ListProcessesRequest, ctx: RequestContext[ListProcessesRequest, ListProcessesResponse], /) -> ListProcessesResponse:
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def list_listeners(self, request: ListListenersRequest, ctx: RequestContext[ListListenersRequest, ListListenersResponse], /) -> ListListenersResponse:
+        """
+        Returns the sockets that accept TCP connections in a sandbox. Not an activity: whoever looks keeps no sandbox awake.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def list_all_processes(self, request: ListAllProcessesRequest, ctx: RequestContext[ListAllProcessesRequest, ListAllProcessesResponse], /) -> ListAllProcessesResponse:
+        """
+        Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def signal_process(self, request: SignalProcessRequest, ctx: RequestContext[SignalProcessRequest, SignalProcessResponse], /) -> SignalProcessResponse:
@@ -459,6 +471,26 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.list_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/ListListeners": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ListListeners",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListListenersRequest,
+                        output=ListListenersResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.list_listeners,
+                ),
+                "/wrenn.host.v1.HostAgent/ListAllProcesses": Endpoint.unary(
+                    method=MethodInfo(
+                        name="ListAllProcesses",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListAllProcessesRequest,
+                        output=ListAllProcessesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.list_all_processes,
                 ),
                 "/wrenn.host.v1.HostAgent/SignalProcess": Endpoint.unary(
                     method=MethodInfo(
@@ -1092,6 +1124,52 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def list_listeners(
+        self,
+        request: ListListenersRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListListenersResponse:
+        """
+        Returns the sockets that accept TCP connections in a sandbox. Not an activity: whoever looks keeps no sandbox awake.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListListeners",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListListenersRequest,
+                output=ListListenersResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
+    async def list_all_processes(
+        self,
+        request: ListAllProcessesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListAllProcessesResponse:
+        """
+        Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListAllProcesses",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListAllProcessesRequest,
+                output=ListAllProcessesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def signal_process(
         self,
         request: SignalProcessRequest,
@@ -1367,6 +1445,18 @@ class HostAgentSync(Protocol):
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def list_processes(self, request: ListProcessesRequest, ctx: RequestContext[ListProcessesRequest, ListProcessesResponse], /) -> ListProcessesResponse:
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def list_listeners(self, request: ListListenersRequest, ctx: RequestContext[ListListenersRequest, ListListenersResponse], /) -> ListListenersResponse:
+        """
+        Returns the sockets that accept TCP connections in a sandbox. Not an activity: whoever looks keeps no sandbox awake.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def list_all_processes(self, request: ListAllProcessesRequest, ctx: RequestContext[ListAllProcessesRequest, ListAllProcessesResponse], /) -> ListAllProcessesResponse:
+        """
+        Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     def signal_process(self, request: SignalProcessRequest, ctx: RequestContext[SignalProcessRequest, SignalProcessResponse], /) -> SignalProcessResponse:
@@ -1648,6 +1738,26 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.list_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/ListListeners": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="ListListeners",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListListenersRequest,
+                        output=ListListenersResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.list_listeners,
+                ),
+                "/wrenn.host.v1.HostAgent/ListAllProcesses": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="ListAllProcesses",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=ListAllProcessesRequest,
+                        output=ListAllProcessesResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.list_all_processes,
                 ),
                 "/wrenn.host.v1.HostAgent/SignalProcess": EndpointSync.unary(
                     method=MethodInfo(
@@ -2252,6 +2362,50 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=ListProcessesRequest,
                 output=ListProcessesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def list_listeners(
+        self,
+        request: ListListenersRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListListenersResponse:
+        """
+        Returns the sockets that accept TCP connections in a sandbox. Not an activity: whoever looks keeps no sandbox awake.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListListeners",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListListenersRequest,
+                output=ListListenersResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def list_all_processes(
+        self,
+        request: ListAllProcessesRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> ListAllProcessesResponse:
+        """
+        Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="ListAllProcesses",
+                service_name="wrenn.host.v1.HostAgent",
+                input=ListAllProcessesRequest,
+                output=ListAllProcessesResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

@@ -2112,6 +2112,264 @@ class ListProcessesResponse(Message[_ListProcessesResponseFields]):
 
         processes: list[Process]
 
+_ListListenersRequestFields: TypeAlias = Literal["sandbox_id"]
+
+class ListListenersRequest(Message[_ListListenersRequestFields]):
+    """
+    ```proto
+    message wrenn.host.v1.ListListenersRequest
+    ```
+
+    Attributes:
+        sandbox_id:
+            ```proto
+            string sandbox_id = 1;
+            ```
+    """
+
+    __slots__ = ("sandbox_id",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            sandbox_id: str = "",
+        ) -> None:
+            pass
+
+        sandbox_id: str
+
+_ListenerFields: TypeAlias = Literal["port", "address", "pid", "name"]
+
+class Listener(Message[_ListenerFields]):
+    """
+    ```proto
+    message wrenn.host.v1.Listener
+    ```
+
+    Attributes:
+        port:
+            ```proto
+            uint32 port = 1;
+            ```
+        address:
+            ```proto
+            string address = 2;
+            ```
+        pid:
+            0: not known
+
+            ```proto
+            uint32 pid = 3;
+            ```
+        name:
+            of the program
+
+            ```proto
+            string name = 4;
+            ```
+    """
+
+    __slots__ = ("port", "address", "pid", "name")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            port: int = 0,
+            address: str = "",
+            pid: int = 0,
+            name: str = "",
+        ) -> None:
+            pass
+
+        port: int
+        address: str
+        pid: int
+        name: str
+
+_ListListenersResponseFields: TypeAlias = Literal["listeners"]
+
+class ListListenersResponse(Message[_ListListenersResponseFields]):
+    """
+    ```proto
+    message wrenn.host.v1.ListListenersResponse
+    ```
+
+    Attributes:
+        listeners:
+            ```proto
+            repeated wrenn.host.v1.Listener listeners = 1;
+            ```
+    """
+
+    __slots__ = ("listeners",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            listeners: list[Listener] | None = None,
+        ) -> None:
+            pass
+
+        listeners: list[Listener]
+
+_ListAllProcessesRequestFields: TypeAlias = Literal["sandbox_id"]
+
+class ListAllProcessesRequest(Message[_ListAllProcessesRequestFields]):
+    """
+    ```proto
+    message wrenn.host.v1.ListAllProcessesRequest
+    ```
+
+    Attributes:
+        sandbox_id:
+            ```proto
+            string sandbox_id = 1;
+            ```
+    """
+
+    __slots__ = ("sandbox_id",)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            sandbox_id: str = "",
+        ) -> None:
+            pass
+
+        sandbox_id: str
+
+_GuestProcessFields: TypeAlias = Literal["pid", "ppid", "user", "state", "command", "cpu_ms", "memory_bytes", "threads", "managed", "tag"]
+
+class GuestProcess(Message[_GuestProcessFields]):
+    """
+    ```proto
+    message wrenn.host.v1.GuestProcess
+    ```
+
+    Attributes:
+        pid:
+            ```proto
+            uint32 pid = 1;
+            ```
+        ppid:
+            ```proto
+            uint32 ppid = 2;
+            ```
+        user:
+            ```proto
+            string user = 3;
+            ```
+        state:
+            the letter that the kernel prints
+
+            ```proto
+            string state = 4;
+            ```
+        command:
+            ```proto
+            string command = 5;
+            ```
+        cpu_ms:
+            ```proto
+            uint64 cpu_ms = 6;
+            ```
+        memory_bytes:
+            ```proto
+            uint64 memory_bytes = 7;
+            ```
+        threads:
+            ```proto
+            uint32 threads = 8;
+            ```
+        managed:
+            started through the API: it can be named in SignalProcess
+
+            ```proto
+            bool managed = 9;
+            ```
+        tag:
+            of such a one
+
+            ```proto
+            string tag = 10;
+            ```
+    """
+
+    __slots__ = ("pid", "ppid", "user", "state", "command", "cpu_ms", "memory_bytes", "threads", "managed", "tag")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            pid: int = 0,
+            ppid: int = 0,
+            user: str = "",
+            state: str = "",
+            command: str = "",
+            cpu_ms: int = 0,
+            memory_bytes: int = 0,
+            threads: int = 0,
+            managed: bool = False,
+            tag: str = "",
+        ) -> None:
+            pass
+
+        pid: int
+        ppid: int
+        user: str
+        state: str
+        command: str
+        cpu_ms: int
+        memory_bytes: int
+        threads: int
+        managed: bool
+        tag: str
+
+_ListAllProcessesResponseFields: TypeAlias = Literal["at_ms", "processes"]
+
+class ListAllProcessesResponse(Message[_ListAllProcessesResponseFields]):
+    """
+    ```proto
+    message wrenn.host.v1.ListAllProcessesResponse
+    ```
+
+    Attributes:
+        at_ms:
+            when it was read, by the guest's clock
+
+            ```proto
+            int64 at_ms = 1;
+            ```
+        processes:
+            ```proto
+            repeated wrenn.host.v1.GuestProcess processes = 2;
+            ```
+    """
+
+    __slots__ = ("at_ms", "processes")
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            at_ms: int = 0,
+            processes: list[GuestProcess] | None = None,
+        ) -> None:
+            pass
+
+        at_ms: int
+        processes: list[GuestProcess]
+
 _SignalProcessRequestFields: TypeAlias = Literal["sandbox_id", "pid", "tag", "signal"]
 
 class SignalProcessRequest(Message[_SignalProcessRequestFields]):
@@ -2866,7 +3124,7 @@ class FileKind(Enum):
 
 
 _DESC = file_desc(
-    b'\n\x18wrenn/host/v1/host.proto\x12\rwrenn.host.v1"\x10\n\x0eGetHostRequest"\xfd\x04\n\x04Host\x12#\n\ragent_version\x18\x01 \x01(\tR\x0cagentVersion\x12\x10\n\x03vmm\x18\x02 \x01(\tR\x03vmm\x12 \n\x0baccelerator\x18\x03 \x01(\tR\x0baccelerator\x12%\n\x0ekernel_version\x18\x04 \x01(\tR\rkernelVersion\x12!\n\x0cenvd_version\x18\x05 \x01(\tR\x0benvdVersion\x12\x1b\n\tcpu_cores\x18\x06 \x01(\rR\x08cpuCores\x12\x19\n\x08memory_b\x18\x07 \x01(\x04R\x07memoryB\x12,\n\x12memory_available_b\x18\x08 \x01(\x04R\x10memoryAvailableB\x12\x15\n\x06disk_b\x18\t \x01(\x04R\x05diskB\x12(\n\x10disk_available_b\x18\n \x01(\x04R\x0ediskAvailableB\x12#\n\rsandbox_limit\x18\x0b \x01(\rR\x0csandboxLimit\x12#\n\rsandbox_count\x18\x0c \x01(\rR\x0csandboxCount\x12\x1c\n\ttemplates\x18\r \x03(\tR\ttemplates\x12\x1f\n\x0bowned_slots\x18\x0e \x03(\rR\nownedSlots\x12\x1d\n\nwarming_up\x18\x0f \x01(\x08R\twarmingUp\x12$\n\x0esandbox_disk_b\x18\x11 \x01(\x04R\x0csandboxDiskB\x12&\n\x0fwarm_up_failure\x18\x10 \x01(\tR\rwarmUpFailure\x125\n\x08platform\x18\x12 \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform"\x80\x01\n\nVmPlatform\x12\x12\n\x04arch\x18\x01 \x01(\tR\x04arch\x12\x10\n\x03vmm\x18\x02 \x01(\tR\x03vmm\x12 \n\x0baccelerator\x18\x03 \x01(\tR\x0baccelerator\x12\x18\n\x07devices\x18\x04 \x01(\tR\x07devices\x12\x10\n\x03cpu\x18\x05 \x01(\tR\x03cpu"x\n\x14EnsureSandboxRequest\x124\n\x07sandbox\x18\x01 \x01(\x0b2\x1a.wrenn.host.v1.SandboxSpecR\x07sandbox\x12*\n\x11snapshot_image_id\x18\x02 \x01(\tR\x0fsnapshotImageId"\xe8\x03\n\x0bSandboxSpec\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x17\n\x07team_id\x18\x02 \x01(\tR\x06teamId\x12\x1a\n\x08template\x18\x03 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x04 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x05 \x01(\rR\x08memoryMb\x12 \n\x0cdisk_size_mb\x18\x06 \x01(\rR\ndiskSizeMb\x128\n\x04envs\x18\x07 \x03(\x0b2$.wrenn.host.v1.SandboxSpec.EnvsEntryR\x04envs\x12\x1f\n\x0bsnapshot_id\x18\x08 \x01(\tR\nsnapshotId\x12#\n\rtemplate_name\x18\t \x01(\tR\x0ctemplateName\x126\n\x07network\x18\n \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network\x12\x1e\n\ngeneration\x18\x0b \x01(\x04R\ngeneration\x12\x1f\n\x0btemplate_id\x18\x0c \x01(\tR\ntemplateId\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"|\n\rNetworkPolicy\x12%\n\x0eallow_internet\x18\x01 \x01(\x08R\rallowInternet\x12\x14\n\x05allow\x18\x02 \x03(\tR\x05allow\x12\x12\n\x04deny\x18\x03 \x03(\tR\x04deny\x12\x1a\n\x08revision\x18\x04 \x01(\x04R\x08revision"\x88\x01\n\x13StoreSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x19\n\x08image_id\x18\x03 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x04 \x01(\rR\x06waitMs"k\n\x14StoreSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x19\n\x08image_id\x18\x02 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x03 \x01(\rR\x06waitMs"\x7f\n\x13AdoptSandboxRequest\x124\n\x07sandbox\x18\x01 \x01(\x0b2\x1a.wrenn.host.v1.SandboxSpecR\x07sandbox\x12\x19\n\x08image_id\x18\x02 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x03 \x01(\rR\x06waitMs"\xba\x01\n\x08Transfer\x122\n\x05state\x18\x01 \x01(\x0e2\x1c.wrenn.host.v1.TransferStateR\x05state\x12\x15\n\x06done_b\x18\x02 \x01(\x04R\x05doneB\x12\x17\n\x07total_b\x18\x03 \x01(\x04R\x06totalB\x12\x15\n\x06sent_b\x18\x04 \x01(\x04R\x05sentB\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x14\n\x05error\x18\x06 \x01(\tR\x05error"j\n\x11SetNetworkRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x126\n\x07network\x18\x02 \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network"Q\n\x0eSetDiskRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12 \n\x0cdisk_size_mb\x18\x02 \x01(\rR\ndiskSizeMb"2\n\x11SettleDiskRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\x14\n\x12SettleDiskResponse"\xc9\x04\n\x07Sandbox\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x121\n\x05state\x18\x02 \x01(\x0e2\x1b.wrenn.host.v1.SandboxStateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n\x07host_ip\x18\x04 \x01(\tR\x06hostIp\x12\x1a\n\x08template\x18\x05 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x06 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x07 \x01(\rR\x08memoryMb\x12&\n\x0fstarted_at_unix\x18\x08 \x01(\x01R\rstartedAtUnix\x12-\n\x13last_active_at_unix\x18\t \x01(\x01R\x10lastActiveAtUnix\x12@\n\x08metadata\x18\n \x03(\x0b2$.wrenn.host.v1.Sandbox.MetadataEntryR\x08metadata\x12)\n\x10network_revision\x18\x0b \x01(\x04R\x0fnetworkRevision\x12\x14\n\x05cause\x18\x0c \x01(\tR\x05cause\x12\x1e\n\ngeneration\x18\r \x01(\x04R\ngeneration\x125\n\x08platform\x18\x0e \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"U\n\x14RemoveSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration"\x17\n\x15RemoveSandboxResponse"\x16\n\x14ListSandboxesRequest"M\n\x15ListSandboxesResponse\x124\n\tsandboxes\x18\x01 \x03(\x0b2\x16.wrenn.host.v1.SandboxR\tsandboxes"m\n\x13PauseSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x17\n\x07idle_ms\x18\x02 \x01(\x04R\x06idleMs\x12\x1e\n\ngeneration\x18\x03 \x01(\x04R\ngeneration"U\n\x14ResumeSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration"W\n\x15EnsureSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x1d\n\nsandbox_id\x18\x02 \x01(\tR\tsandboxId"\xc1\x02\n\x08Snapshot\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x1d\n\nsandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1a\n\x08template\x18\x03 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x04 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x05 \x01(\rR\x08memoryMb\x12\x15\n\x06size_b\x18\x06 \x01(\x04R\x05sizeB\x12&\n\x0fcreated_at_unix\x18\x07 \x01(\x01R\rcreatedAtUnix\x125\n\x08platform\x18\x08 \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform\x120\n\x06layers\x18\t \x03(\x0b2\x18.wrenn.host.v1.DiskLayerR\x06layers"=\n\tDiskLayer\x12\x19\n\x08layer_id\x18\x01 \x01(\tR\x07layerId\x12\x15\n\x06size_b\x18\x02 \x01(\x04R\x05sizeB"8\n\x15RemoveSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId"\x18\n\x16RemoveSnapshotResponse"\x16\n\x14ListSnapshotsRequest"N\n\x15ListSnapshotsResponse\x125\n\tsnapshots\x18\x01 \x03(\x0b2\x17.wrenn.host.v1.SnapshotR\tsnapshots"\x96\x02\n\x12EnsureImageRequest\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x02 \x01(\rR\x06waitMs\x12\x16\n\x06upload\x18\x03 \x01(\x08R\x06upload\x124\n\x06stored\x18\n \x01(\x0b2\x1a.wrenn.host.v1.StoredImageH\x00R\x06stored\x125\n\x07disk_of\x18\x0b \x01(\x0b2\x1a.wrenn.host.v1.SandboxDiskH\x00R\x06diskOf\x12=\n\tcontainer\x18\x0c \x01(\x0b2\x1d.wrenn.host.v1.ContainerImageH\x00R\tcontainerB\x08\n\x06source"\r\n\x0bStoredImage",\n\x0bSandboxDisk\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\xed\x01\n\x0eContainerImage\x12\x1c\n\treference\x18\x01 \x01(\tR\treference\x12\x1a\n\x08username\x18\x02 \x01(\tR\x08username\x12\x1a\n\x08password\x18\x03 \x01(\tR\x08password\x12 \n\x0cdisk_size_mb\x18\x04 \x01(\rR\ndiskSizeMb\x126\n\x07network\x18\x05 \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network\x12+\n\x11insecure_registry\x18\x06 \x01(\x08R\x10insecureRegistry"\xfc\x02\n\x05Image\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12/\n\x05state\x18\x02 \x01(\x0e2\x19.wrenn.host.v1.ImageStateR\x05state\x12\x14\n\x05phase\x18\x03 \x01(\tR\x05phase\x12\x15\n\x06done_b\x18\x04 \x01(\x04R\x05doneB\x12\x17\n\x07total_b\x18\x05 \x01(\x04R\x06totalB\x12\x1d\n\nerror_code\x18\x06 \x01(\tR\terrorCode\x12\x14\n\x05error\x18\x07 \x01(\tR\x05error\x12 \n\x0cdisk_size_mb\x18\x08 \x01(\rR\ndiskSizeMb\x12\x15\n\x06size_b\x18\t \x01(\x04R\x05sizeB\x12\x1d\n\nuploaded_b\x18\n \x01(\x04R\tuploadedB\x126\n\x06config\x18\x0b \x01(\x0b2\x1e.wrenn.host.v1.ContainerConfigR\x06config\x12\x1c\n\treference\x18\x0c \x01(\tR\treference"\xc6\x02\n\x0fContainerConfig\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12 \n\x0benvironment\x18\x02 \x03(\tR\x0benvironment\x12\x1f\n\x0bworking_dir\x18\x03 \x01(\tR\nworkingDir\x12\x1e\n\nentrypoint\x18\x04 \x03(\tR\nentrypoint\x12\x18\n\x07command\x18\x05 \x03(\tR\x07command\x12#\n\rexposed_ports\x18\x06 \x03(\tR\x0cexposedPorts\x12B\n\x06labels\x18\x07 \x03(\x0b2*.wrenn.host.v1.ContainerConfig.LabelsEntryR\x06labels\x1a9\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"/\n\x12RemoveImageRequest\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId"\x15\n\x13RemoveImageResponse"\x13\n\x11ListImagesRequest"B\n\x12ListImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b2\x14.wrenn.host.v1.ImageR\x06images"3\n\x12PingSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\x15\n\x13PingSandboxResponse"\xc4\x01\n\x07Command\x12\x10\n\x03cmd\x18\x01 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x02 \x03(\tR\x04args\x124\n\x04envs\x18\x03 \x03(\x0b2 .wrenn.host.v1.Command.EnvsEntryR\x04envs\x12\x10\n\x03cwd\x18\x04 \x01(\tR\x03cwd\x12\x12\n\x04user\x18\x05 \x01(\tR\x04user\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"}\n\x0bExecRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x120\n\x07command\x18\x02 \x01(\x0b2\x16.wrenn.host.v1.CommandR\x07command\x12\x1d\n\ntimeout_ms\x18\x03 \x01(\rR\ttimeoutMs"[\n\x0cExecResponse\x12\x16\n\x06stdout\x18\x01 \x01(\x0cR\x06stdout\x12\x16\n\x06stderr\x18\x02 \x01(\x0cR\x06stderr\x12\x1b\n\texit_code\x18\x03 \x01(\x11R\x08exitCode"x\n\x13StartProcessRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x120\n\x07command\x18\x02 \x01(\x0b2\x16.wrenn.host.v1.CommandR\x07command\x12\x10\n\x03tag\x18\x03 \x01(\tR\x03tag":\n\x14StartProcessResponse\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n\x03tag\x18\x02 \x01(\tR\x03tag"5\n\x14ListProcessesRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"S\n\x07Process\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n\x03tag\x18\x02 \x01(\tR\x03tag\x12\x10\n\x03cmd\x18\x03 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x04 \x03(\tR\x04args"M\n\x15ListProcessesResponse\x124\n\tprocesses\x18\x01 \x03(\x0b2\x16.wrenn.host.v1.ProcessR\tprocesses"\x98\x01\n\x14SignalProcessRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x03pid\x18\x02 \x01(\rH\x00R\x03pid\x12\x12\n\x03tag\x18\x03 \x01(\tH\x00R\x03tag\x12-\n\x06signal\x18\x04 \x01(\x0e2\x15.wrenn.host.v1.SignalR\x06signalB\n\n\x08selector"\x17\n\x15SignalProcessResponse"T\n\x0bPathRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n\x04user\x18\x03 \x01(\tR\x04user"m\n\x0eListDirRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n\x05depth\x18\x03 \x01(\rR\x05depth\x12\x12\n\x04user\x18\x04 \x01(\tR\x04user"z\n\x0bMoveRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12 \n\x0bdestination\x18\x03 \x01(\tR\x0bdestination\x12\x12\n\x04user\x18\x04 \x01(\tR\x04user"\x8c\x03\n\tFileEntry\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12+\n\x04type\x18\x02 \x01(\x0e2\x17.wrenn.host.v1.FileTypeR\x04type\x12\x12\n\x04path\x18\x03 \x01(\tR\x04path\x12\x15\n\x06size_b\x18\x04 \x01(\x03R\x05sizeB\x12\x12\n\x04mode\x18\x05 \x01(\rR\x04mode\x12 \n\x0bpermissions\x18\x06 \x01(\tR\x0bpermissions\x12\x14\n\x05owner\x18\x07 \x01(\tR\x05owner\x12\x14\n\x05group\x18\x08 \x01(\tR\x05group\x12(\n\x10modified_at_unix\x18\t \x01(\x03R\x0emodifiedAtUnix\x12*\n\x0esymlink_target\x18\n \x01(\tH\x00R\rsymlinkTarget\x88\x01\x01\x12+\n\x04kind\x18\x0b \x01(\x0e2\x17.wrenn.host.v1.FileKindR\x04kind\x12\x1b\n\tis_broken\x18\x0c \x01(\x08R\x08isBrokenB\x11\n\x0f_symlink_target"E\n\x0fListDirResponse\x122\n\x07entries\x18\x01 \x03(\x0b2\x18.wrenn.host.v1.FileEntryR\x07entries"\x14\n\x12RemovePathResponse"a\n\x11GetSamplesRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04tier\x18\x02 \x01(\tR\x04tier\x12\x19\n\x08since_ms\x18\x03 \x01(\x03R\x07sinceMs".\n\x12GetSamplesResponse\x12\x18\n\x07samples\x18\x01 \x01(\x0cR\x07samples":\n\x17GetNewestSamplesRequest\x12\x1f\n\x0bsandbox_ids\x18\x01 \x03(\tR\nsandboxIds"E\n\x0cNewestSample\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x16\n\x06sample\x18\x02 \x01(\x0cR\x06sample"Q\n\x18GetNewestSamplesResponse\x125\n\x07samples\x18\x01 \x03(\x0b2\x1b.wrenn.host.v1.NewestSampleR\x07samples*\x7f\n\rTransferState\x12\x1e\n\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRANSFER_STATE_RUNNING\x10\x01\x12\x17\n\x13TRANSFER_STATE_DONE\x10\x02\x12\x19\n\x15TRANSFER_STATE_FAILED\x10\x03*\xe9\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x01\x12\x19\n\x15SANDBOX_STATE_RUNNING\x10\x02\x12\x16\n\x12SANDBOX_STATE_LOST\x10\x03\x12\x1a\n\x16SANDBOX_STATE_REMOVING\x10\x04\x12\x18\n\x14SANDBOX_STATE_PAUSED\x10\x05\x12\x19\n\x15SANDBOX_STATE_PAUSING\x10\x06\x12\x1a\n\x16SANDBOX_STATE_RESUMING\x10\x07*s\n\nImageState\x12\x1b\n\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15IMAGE_STATE_PREPARING\x10\x01\x12\x15\n\x11IMAGE_STATE_READY\x10\x02\x12\x16\n\x12IMAGE_STATE_FAILED\x10\x03*\xd2\x01\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x11\n\rSIGNAL_SIGHUP\x10\x01\x12\x11\n\rSIGNAL_SIGINT\x10\x02\x12\x12\n\x0eSIGNAL_SIGQUIT\x10\x03\x12\x12\n\x0eSIGNAL_SIGKILL\x10\t\x12\x12\n\x0eSIGNAL_SIGUSR1\x10\n\x12\x12\n\x0eSIGNAL_SIGUSR2\x10\x0c\x12\x12\n\x0eSIGNAL_SIGTERM\x10\x0f\x12\x12\n\x0eSIGNAL_SIGCONT\x10\x12\x12\x12\n\x0eSIGNAL_SIGSTOP\x10\x13*i\n\x08FileType\x12\x19\n\x15FILE_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eFILE_TYPE_FILE\x10\x01\x12\x17\n\x13FILE_TYPE_DIRECTORY\x10\x02\x12\x15\n\x11FILE_TYPE_SYMLINK\x10\x03*\xca\x01\n\x08FileKind\x12\x19\n\x15FILE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eFILE_KIND_FILE\x10\x01\x12\x17\n\x13FILE_KIND_DIRECTORY\x10\x02\x12\x15\n\x11FILE_KIND_SYMLINK\x10\x03\x12\x14\n\x10FILE_KIND_SOCKET\x10\x04\x12\x12\n\x0eFILE_KIND_FIFO\x10\x05\x12\x19\n\x15FILE_KIND_CHAR_DEVICE\x10\x06\x12\x1a\n\x16FILE_KIND_BLOCK_DEVICE\x10\x072\xe1\x12\n\tHostAgent\x12=\n\x07GetHost\x12\x1d.wrenn.host.v1.GetHostRequest\x1a\x13.wrenn.host.v1.Host\x12L\n\rEnsureSandbox\x12#.wrenn.host.v1.EnsureSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12Z\n\rRemoveSandbox\x12#.wrenn.host.v1.RemoveSandboxRequest\x1a$.wrenn.host.v1.RemoveSandboxResponse\x12Z\n\rListSandboxes\x12#.wrenn.host.v1.ListSandboxesRequest\x1a$.wrenn.host.v1.ListSandboxesResponse\x12J\n\x0cPauseSandbox\x12".wrenn.host.v1.PauseSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12L\n\rResumeSandbox\x12#.wrenn.host.v1.ResumeSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12F\n\nSetNetwork\x12 .wrenn.host.v1.SetNetworkRequest\x1a\x16.wrenn.host.v1.Sandbox\x12@\n\x07SetDisk\x12\x1d.wrenn.host.v1.SetDiskRequest\x1a\x16.wrenn.host.v1.Sandbox\x12Q\n\nSettleDisk\x12 .wrenn.host.v1.SettleDiskRequest\x1a!.wrenn.host.v1.SettleDiskResponse\x12T\n\x0bPingSandbox\x12!.wrenn.host.v1.PingSandboxRequest\x1a".wrenn.host.v1.PingSandboxResponse\x12K\n\x0cStoreSandbox\x12".wrenn.host.v1.StoreSandboxRequest\x1a\x17.wrenn.host.v1.Transfer\x12K\n\x0cAdoptSandbox\x12".wrenn.host.v1.AdoptSandboxRequest\x1a\x17.wrenn.host.v1.Transfer\x12O\n\x0eEnsureSnapshot\x12$.wrenn.host.v1.EnsureSnapshotRequest\x1a\x17.wrenn.host.v1.Snapshot\x12M\n\rStoreSnapshot\x12#.wrenn.host.v1.StoreSnapshotRequest\x1a\x17.wrenn.host.v1.Transfer\x12]\n\x0eRemoveSnapshot\x12$.wrenn.host.v1.RemoveSnapshotRequest\x1a%.wrenn.host.v1.RemoveSnapshotResponse\x12Z\n\rListSnapshots\x12#.wrenn.host.v1.ListSnapshotsRequest\x1a$.wrenn.host.v1.ListSnapshotsResponse\x12F\n\x0bEnsureImage\x12!.wrenn.host.v1.EnsureImageRequest\x1a\x14.wrenn.host.v1.Image\x12T\n\x0bRemoveImage\x12!.wrenn.host.v1.RemoveImageRequest\x1a".wrenn.host.v1.RemoveImageResponse\x12Q\n\nListImages\x12 .wrenn.host.v1.ListImagesRequest\x1a!.wrenn.host.v1.ListImagesResponse\x12Q\n\nGetSamples\x12 .wrenn.host.v1.GetSamplesRequest\x1a!.wrenn.host.v1.GetSamplesResponse\x12c\n\x10GetNewestSamples\x12&.wrenn.host.v1.GetNewestSamplesRequest\x1a\'.wrenn.host.v1.GetNewestSamplesResponse\x12?\n\x04Exec\x12\x1a.wrenn.host.v1.ExecRequest\x1a\x1b.wrenn.host.v1.ExecResponse\x12W\n\x0cStartProcess\x12".wrenn.host.v1.StartProcessRequest\x1a#.wrenn.host.v1.StartProcessResponse\x12Z\n\rListProcesses\x12#.wrenn.host.v1.ListProcessesRequest\x1a$.wrenn.host.v1.ListProcessesResponse\x12Z\n\rSignalProcess\x12#.wrenn.host.v1.SignalProcessRequest\x1a$.wrenn.host.v1.SignalProcessResponse\x12<\n\x04Stat\x12\x1a.wrenn.host.v1.PathRequest\x1a\x18.wrenn.host.v1.FileEntry\x12H\n\x07ListDir\x12\x1d.wrenn.host.v1.ListDirRequest\x1a\x1e.wrenn.host.v1.ListDirResponse\x12?\n\x07MakeDir\x12\x1a.wrenn.host.v1.PathRequest\x1a\x18.wrenn.host.v1.FileEntry\x12<\n\x04Move\x12\x1a.wrenn.host.v1.MoveRequest\x1a\x18.wrenn.host.v1.FileEntry\x12K\n\nRemovePath\x12\x1a.wrenn.host.v1.PathRequest\x1a!.wrenn.host.v1.RemovePathResponseb\x06proto3',
+    b'\n\x18wrenn/host/v1/host.proto\x12\rwrenn.host.v1"\x10\n\x0eGetHostRequest"\xfd\x04\n\x04Host\x12#\n\ragent_version\x18\x01 \x01(\tR\x0cagentVersion\x12\x10\n\x03vmm\x18\x02 \x01(\tR\x03vmm\x12 \n\x0baccelerator\x18\x03 \x01(\tR\x0baccelerator\x12%\n\x0ekernel_version\x18\x04 \x01(\tR\rkernelVersion\x12!\n\x0cenvd_version\x18\x05 \x01(\tR\x0benvdVersion\x12\x1b\n\tcpu_cores\x18\x06 \x01(\rR\x08cpuCores\x12\x19\n\x08memory_b\x18\x07 \x01(\x04R\x07memoryB\x12,\n\x12memory_available_b\x18\x08 \x01(\x04R\x10memoryAvailableB\x12\x15\n\x06disk_b\x18\t \x01(\x04R\x05diskB\x12(\n\x10disk_available_b\x18\n \x01(\x04R\x0ediskAvailableB\x12#\n\rsandbox_limit\x18\x0b \x01(\rR\x0csandboxLimit\x12#\n\rsandbox_count\x18\x0c \x01(\rR\x0csandboxCount\x12\x1c\n\ttemplates\x18\r \x03(\tR\ttemplates\x12\x1f\n\x0bowned_slots\x18\x0e \x03(\rR\nownedSlots\x12\x1d\n\nwarming_up\x18\x0f \x01(\x08R\twarmingUp\x12$\n\x0esandbox_disk_b\x18\x11 \x01(\x04R\x0csandboxDiskB\x12&\n\x0fwarm_up_failure\x18\x10 \x01(\tR\rwarmUpFailure\x125\n\x08platform\x18\x12 \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform"\x80\x01\n\nVmPlatform\x12\x12\n\x04arch\x18\x01 \x01(\tR\x04arch\x12\x10\n\x03vmm\x18\x02 \x01(\tR\x03vmm\x12 \n\x0baccelerator\x18\x03 \x01(\tR\x0baccelerator\x12\x18\n\x07devices\x18\x04 \x01(\tR\x07devices\x12\x10\n\x03cpu\x18\x05 \x01(\tR\x03cpu"x\n\x14EnsureSandboxRequest\x124\n\x07sandbox\x18\x01 \x01(\x0b2\x1a.wrenn.host.v1.SandboxSpecR\x07sandbox\x12*\n\x11snapshot_image_id\x18\x02 \x01(\tR\x0fsnapshotImageId"\xe8\x03\n\x0bSandboxSpec\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x17\n\x07team_id\x18\x02 \x01(\tR\x06teamId\x12\x1a\n\x08template\x18\x03 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x04 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x05 \x01(\rR\x08memoryMb\x12 \n\x0cdisk_size_mb\x18\x06 \x01(\rR\ndiskSizeMb\x128\n\x04envs\x18\x07 \x03(\x0b2$.wrenn.host.v1.SandboxSpec.EnvsEntryR\x04envs\x12\x1f\n\x0bsnapshot_id\x18\x08 \x01(\tR\nsnapshotId\x12#\n\rtemplate_name\x18\t \x01(\tR\x0ctemplateName\x126\n\x07network\x18\n \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network\x12\x1e\n\ngeneration\x18\x0b \x01(\x04R\ngeneration\x12\x1f\n\x0btemplate_id\x18\x0c \x01(\tR\ntemplateId\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"|\n\rNetworkPolicy\x12%\n\x0eallow_internet\x18\x01 \x01(\x08R\rallowInternet\x12\x14\n\x05allow\x18\x02 \x03(\tR\x05allow\x12\x12\n\x04deny\x18\x03 \x03(\tR\x04deny\x12\x1a\n\x08revision\x18\x04 \x01(\x04R\x08revision"\x88\x01\n\x13StoreSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration\x12\x19\n\x08image_id\x18\x03 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x04 \x01(\rR\x06waitMs"k\n\x14StoreSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x19\n\x08image_id\x18\x02 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x03 \x01(\rR\x06waitMs"\x7f\n\x13AdoptSandboxRequest\x124\n\x07sandbox\x18\x01 \x01(\x0b2\x1a.wrenn.host.v1.SandboxSpecR\x07sandbox\x12\x19\n\x08image_id\x18\x02 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x03 \x01(\rR\x06waitMs"\xba\x01\n\x08Transfer\x122\n\x05state\x18\x01 \x01(\x0e2\x1c.wrenn.host.v1.TransferStateR\x05state\x12\x15\n\x06done_b\x18\x02 \x01(\x04R\x05doneB\x12\x17\n\x07total_b\x18\x03 \x01(\x04R\x06totalB\x12\x15\n\x06sent_b\x18\x04 \x01(\x04R\x05sentB\x12\x1d\n\nerror_code\x18\x05 \x01(\tR\terrorCode\x12\x14\n\x05error\x18\x06 \x01(\tR\x05error"j\n\x11SetNetworkRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x126\n\x07network\x18\x02 \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network"Q\n\x0eSetDiskRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12 \n\x0cdisk_size_mb\x18\x02 \x01(\rR\ndiskSizeMb"2\n\x11SettleDiskRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\x14\n\x12SettleDiskResponse"\xc9\x04\n\x07Sandbox\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x121\n\x05state\x18\x02 \x01(\x0e2\x1b.wrenn.host.v1.SandboxStateR\x05state\x12\x16\n\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n\x07host_ip\x18\x04 \x01(\tR\x06hostIp\x12\x1a\n\x08template\x18\x05 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x06 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x07 \x01(\rR\x08memoryMb\x12&\n\x0fstarted_at_unix\x18\x08 \x01(\x01R\rstartedAtUnix\x12-\n\x13last_active_at_unix\x18\t \x01(\x01R\x10lastActiveAtUnix\x12@\n\x08metadata\x18\n \x03(\x0b2$.wrenn.host.v1.Sandbox.MetadataEntryR\x08metadata\x12)\n\x10network_revision\x18\x0b \x01(\x04R\x0fnetworkRevision\x12\x14\n\x05cause\x18\x0c \x01(\tR\x05cause\x12\x1e\n\ngeneration\x18\r \x01(\x04R\ngeneration\x125\n\x08platform\x18\x0e \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform\x1a;\n\rMetadataEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"U\n\x14RemoveSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration"\x17\n\x15RemoveSandboxResponse"\x16\n\x14ListSandboxesRequest"M\n\x15ListSandboxesResponse\x124\n\tsandboxes\x18\x01 \x03(\x0b2\x16.wrenn.host.v1.SandboxR\tsandboxes"m\n\x13PauseSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x17\n\x07idle_ms\x18\x02 \x01(\x04R\x06idleMs\x12\x1e\n\ngeneration\x18\x03 \x01(\x04R\ngeneration"U\n\x14ResumeSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x1e\n\ngeneration\x18\x02 \x01(\x04R\ngeneration"W\n\x15EnsureSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x1d\n\nsandbox_id\x18\x02 \x01(\tR\tsandboxId"\xc1\x02\n\x08Snapshot\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId\x12\x1d\n\nsandbox_id\x18\x02 \x01(\tR\tsandboxId\x12\x1a\n\x08template\x18\x03 \x01(\tR\x08template\x12\x14\n\x05vcpus\x18\x04 \x01(\rR\x05vcpus\x12\x1b\n\tmemory_mb\x18\x05 \x01(\rR\x08memoryMb\x12\x15\n\x06size_b\x18\x06 \x01(\x04R\x05sizeB\x12&\n\x0fcreated_at_unix\x18\x07 \x01(\x01R\rcreatedAtUnix\x125\n\x08platform\x18\x08 \x01(\x0b2\x19.wrenn.host.v1.VmPlatformR\x08platform\x120\n\x06layers\x18\t \x03(\x0b2\x18.wrenn.host.v1.DiskLayerR\x06layers"=\n\tDiskLayer\x12\x19\n\x08layer_id\x18\x01 \x01(\tR\x07layerId\x12\x15\n\x06size_b\x18\x02 \x01(\x04R\x05sizeB"8\n\x15RemoveSnapshotRequest\x12\x1f\n\x0bsnapshot_id\x18\x01 \x01(\tR\nsnapshotId"\x18\n\x16RemoveSnapshotResponse"\x16\n\x14ListSnapshotsRequest"N\n\x15ListSnapshotsResponse\x125\n\tsnapshots\x18\x01 \x03(\x0b2\x17.wrenn.host.v1.SnapshotR\tsnapshots"\x96\x02\n\x12EnsureImageRequest\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12\x17\n\x07wait_ms\x18\x02 \x01(\rR\x06waitMs\x12\x16\n\x06upload\x18\x03 \x01(\x08R\x06upload\x124\n\x06stored\x18\n \x01(\x0b2\x1a.wrenn.host.v1.StoredImageH\x00R\x06stored\x125\n\x07disk_of\x18\x0b \x01(\x0b2\x1a.wrenn.host.v1.SandboxDiskH\x00R\x06diskOf\x12=\n\tcontainer\x18\x0c \x01(\x0b2\x1d.wrenn.host.v1.ContainerImageH\x00R\tcontainerB\x08\n\x06source"\r\n\x0bStoredImage",\n\x0bSandboxDisk\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\xed\x01\n\x0eContainerImage\x12\x1c\n\treference\x18\x01 \x01(\tR\treference\x12\x1a\n\x08username\x18\x02 \x01(\tR\x08username\x12\x1a\n\x08password\x18\x03 \x01(\tR\x08password\x12 \n\x0cdisk_size_mb\x18\x04 \x01(\rR\ndiskSizeMb\x126\n\x07network\x18\x05 \x01(\x0b2\x1c.wrenn.host.v1.NetworkPolicyR\x07network\x12+\n\x11insecure_registry\x18\x06 \x01(\x08R\x10insecureRegistry"\xfc\x02\n\x05Image\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId\x12/\n\x05state\x18\x02 \x01(\x0e2\x19.wrenn.host.v1.ImageStateR\x05state\x12\x14\n\x05phase\x18\x03 \x01(\tR\x05phase\x12\x15\n\x06done_b\x18\x04 \x01(\x04R\x05doneB\x12\x17\n\x07total_b\x18\x05 \x01(\x04R\x06totalB\x12\x1d\n\nerror_code\x18\x06 \x01(\tR\terrorCode\x12\x14\n\x05error\x18\x07 \x01(\tR\x05error\x12 \n\x0cdisk_size_mb\x18\x08 \x01(\rR\ndiskSizeMb\x12\x15\n\x06size_b\x18\t \x01(\x04R\x05sizeB\x12\x1d\n\nuploaded_b\x18\n \x01(\x04R\tuploadedB\x126\n\x06config\x18\x0b \x01(\x0b2\x1e.wrenn.host.v1.ContainerConfigR\x06config\x12\x1c\n\treference\x18\x0c \x01(\tR\treference"\xc6\x02\n\x0fContainerConfig\x12\x12\n\x04user\x18\x01 \x01(\tR\x04user\x12 \n\x0benvironment\x18\x02 \x03(\tR\x0benvironment\x12\x1f\n\x0bworking_dir\x18\x03 \x01(\tR\nworkingDir\x12\x1e\n\nentrypoint\x18\x04 \x03(\tR\nentrypoint\x12\x18\n\x07command\x18\x05 \x03(\tR\x07command\x12#\n\rexposed_ports\x18\x06 \x03(\tR\x0cexposedPorts\x12B\n\x06labels\x18\x07 \x03(\x0b2*.wrenn.host.v1.ContainerConfig.LabelsEntryR\x06labels\x1a9\n\x0bLabelsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"/\n\x12RemoveImageRequest\x12\x19\n\x08image_id\x18\x01 \x01(\tR\x07imageId"\x15\n\x13RemoveImageResponse"\x13\n\x11ListImagesRequest"B\n\x12ListImagesResponse\x12,\n\x06images\x18\x01 \x03(\x0b2\x14.wrenn.host.v1.ImageR\x06images"3\n\x12PingSandboxRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\x15\n\x13PingSandboxResponse"\xc4\x01\n\x07Command\x12\x10\n\x03cmd\x18\x01 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x02 \x03(\tR\x04args\x124\n\x04envs\x18\x03 \x03(\x0b2 .wrenn.host.v1.Command.EnvsEntryR\x04envs\x12\x10\n\x03cwd\x18\x04 \x01(\tR\x03cwd\x12\x12\n\x04user\x18\x05 \x01(\tR\x04user\x1a7\n\tEnvsEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\tR\x05value:\x028\x01"}\n\x0bExecRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x120\n\x07command\x18\x02 \x01(\x0b2\x16.wrenn.host.v1.CommandR\x07command\x12\x1d\n\ntimeout_ms\x18\x03 \x01(\rR\ttimeoutMs"[\n\x0cExecResponse\x12\x16\n\x06stdout\x18\x01 \x01(\x0cR\x06stdout\x12\x16\n\x06stderr\x18\x02 \x01(\x0cR\x06stderr\x12\x1b\n\texit_code\x18\x03 \x01(\x11R\x08exitCode"x\n\x13StartProcessRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x120\n\x07command\x18\x02 \x01(\x0b2\x16.wrenn.host.v1.CommandR\x07command\x12\x10\n\x03tag\x18\x03 \x01(\tR\x03tag":\n\x14StartProcessResponse\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n\x03tag\x18\x02 \x01(\tR\x03tag"5\n\x14ListProcessesRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"S\n\x07Process\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x10\n\x03tag\x18\x02 \x01(\tR\x03tag\x12\x10\n\x03cmd\x18\x03 \x01(\tR\x03cmd\x12\x12\n\x04args\x18\x04 \x03(\tR\x04args"M\n\x15ListProcessesResponse\x124\n\tprocesses\x18\x01 \x03(\x0b2\x16.wrenn.host.v1.ProcessR\tprocesses"5\n\x14ListListenersRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"^\n\x08Listener\x12\x12\n\x04port\x18\x01 \x01(\rR\x04port\x12\x18\n\x07address\x18\x02 \x01(\tR\x07address\x12\x10\n\x03pid\x18\x03 \x01(\rR\x03pid\x12\x12\n\x04name\x18\x04 \x01(\tR\x04name"N\n\x15ListListenersResponse\x125\n\tlisteners\x18\x01 \x03(\x0b2\x17.wrenn.host.v1.ListenerR\tlisteners"8\n\x17ListAllProcessesRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId"\xf8\x01\n\x0cGuestProcess\x12\x10\n\x03pid\x18\x01 \x01(\rR\x03pid\x12\x12\n\x04ppid\x18\x02 \x01(\rR\x04ppid\x12\x12\n\x04user\x18\x03 \x01(\tR\x04user\x12\x14\n\x05state\x18\x04 \x01(\tR\x05state\x12\x18\n\x07command\x18\x05 \x01(\tR\x07command\x12\x15\n\x06cpu_ms\x18\x06 \x01(\x04R\x05cpuMs\x12!\n\x0cmemory_bytes\x18\x07 \x01(\x04R\x0bmemoryBytes\x12\x18\n\x07threads\x18\x08 \x01(\rR\x07threads\x12\x18\n\x07managed\x18\t \x01(\x08R\x07managed\x12\x10\n\x03tag\x18\n \x01(\tR\x03tag"j\n\x18ListAllProcessesResponse\x12\x13\n\x05at_ms\x18\x01 \x01(\x03R\x04atMs\x129\n\tprocesses\x18\x02 \x03(\x0b2\x1b.wrenn.host.v1.GuestProcessR\tprocesses"\x98\x01\n\x14SignalProcessRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x03pid\x18\x02 \x01(\rH\x00R\x03pid\x12\x12\n\x03tag\x18\x03 \x01(\tH\x00R\x03tag\x12-\n\x06signal\x18\x04 \x01(\x0e2\x15.wrenn.host.v1.SignalR\x06signalB\n\n\x08selector"\x17\n\x15SignalProcessResponse"T\n\x0bPathRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x12\n\x04user\x18\x03 \x01(\tR\x04user"m\n\x0eListDirRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n\x05depth\x18\x03 \x01(\rR\x05depth\x12\x12\n\x04user\x18\x04 \x01(\tR\x04user"z\n\x0bMoveRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x16\n\x06source\x18\x02 \x01(\tR\x06source\x12 \n\x0bdestination\x18\x03 \x01(\tR\x0bdestination\x12\x12\n\x04user\x18\x04 \x01(\tR\x04user"\x8c\x03\n\tFileEntry\x12\x12\n\x04name\x18\x01 \x01(\tR\x04name\x12+\n\x04type\x18\x02 \x01(\x0e2\x17.wrenn.host.v1.FileTypeR\x04type\x12\x12\n\x04path\x18\x03 \x01(\tR\x04path\x12\x15\n\x06size_b\x18\x04 \x01(\x03R\x05sizeB\x12\x12\n\x04mode\x18\x05 \x01(\rR\x04mode\x12 \n\x0bpermissions\x18\x06 \x01(\tR\x0bpermissions\x12\x14\n\x05owner\x18\x07 \x01(\tR\x05owner\x12\x14\n\x05group\x18\x08 \x01(\tR\x05group\x12(\n\x10modified_at_unix\x18\t \x01(\x03R\x0emodifiedAtUnix\x12*\n\x0esymlink_target\x18\n \x01(\tH\x00R\rsymlinkTarget\x88\x01\x01\x12+\n\x04kind\x18\x0b \x01(\x0e2\x17.wrenn.host.v1.FileKindR\x04kind\x12\x1b\n\tis_broken\x18\x0c \x01(\x08R\x08isBrokenB\x11\n\x0f_symlink_target"E\n\x0fListDirResponse\x122\n\x07entries\x18\x01 \x03(\x0b2\x18.wrenn.host.v1.FileEntryR\x07entries"\x14\n\x12RemovePathResponse"a\n\x11GetSamplesRequest\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x12\n\x04tier\x18\x02 \x01(\tR\x04tier\x12\x19\n\x08since_ms\x18\x03 \x01(\x03R\x07sinceMs".\n\x12GetSamplesResponse\x12\x18\n\x07samples\x18\x01 \x01(\x0cR\x07samples":\n\x17GetNewestSamplesRequest\x12\x1f\n\x0bsandbox_ids\x18\x01 \x03(\tR\nsandboxIds"E\n\x0cNewestSample\x12\x1d\n\nsandbox_id\x18\x01 \x01(\tR\tsandboxId\x12\x16\n\x06sample\x18\x02 \x01(\x0cR\x06sample"Q\n\x18GetNewestSamplesResponse\x125\n\x07samples\x18\x01 \x03(\x0b2\x1b.wrenn.host.v1.NewestSampleR\x07samples*\x7f\n\rTransferState\x12\x1e\n\x1aTRANSFER_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16TRANSFER_STATE_RUNNING\x10\x01\x12\x17\n\x13TRANSFER_STATE_DONE\x10\x02\x12\x19\n\x15TRANSFER_STATE_FAILED\x10\x03*\xe9\x01\n\x0cSandboxState\x12\x1d\n\x19SANDBOX_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16SANDBOX_STATE_STARTING\x10\x01\x12\x19\n\x15SANDBOX_STATE_RUNNING\x10\x02\x12\x16\n\x12SANDBOX_STATE_LOST\x10\x03\x12\x1a\n\x16SANDBOX_STATE_REMOVING\x10\x04\x12\x18\n\x14SANDBOX_STATE_PAUSED\x10\x05\x12\x19\n\x15SANDBOX_STATE_PAUSING\x10\x06\x12\x1a\n\x16SANDBOX_STATE_RESUMING\x10\x07*s\n\nImageState\x12\x1b\n\x17IMAGE_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15IMAGE_STATE_PREPARING\x10\x01\x12\x15\n\x11IMAGE_STATE_READY\x10\x02\x12\x16\n\x12IMAGE_STATE_FAILED\x10\x03*\xd2\x01\n\x06Signal\x12\x16\n\x12SIGNAL_UNSPECIFIED\x10\x00\x12\x11\n\rSIGNAL_SIGHUP\x10\x01\x12\x11\n\rSIGNAL_SIGINT\x10\x02\x12\x12\n\x0eSIGNAL_SIGQUIT\x10\x03\x12\x12\n\x0eSIGNAL_SIGKILL\x10\t\x12\x12\n\x0eSIGNAL_SIGUSR1\x10\n\x12\x12\n\x0eSIGNAL_SIGUSR2\x10\x0c\x12\x12\n\x0eSIGNAL_SIGTERM\x10\x0f\x12\x12\n\x0eSIGNAL_SIGCONT\x10\x12\x12\x12\n\x0eSIGNAL_SIGSTOP\x10\x13*i\n\x08FileType\x12\x19\n\x15FILE_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eFILE_TYPE_FILE\x10\x01\x12\x17\n\x13FILE_TYPE_DIRECTORY\x10\x02\x12\x15\n\x11FILE_TYPE_SYMLINK\x10\x03*\xca\x01\n\x08FileKind\x12\x19\n\x15FILE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eFILE_KIND_FILE\x10\x01\x12\x17\n\x13FILE_KIND_DIRECTORY\x10\x02\x12\x15\n\x11FILE_KIND_SYMLINK\x10\x03\x12\x14\n\x10FILE_KIND_SOCKET\x10\x04\x12\x12\n\x0eFILE_KIND_FIFO\x10\x05\x12\x19\n\x15FILE_KIND_CHAR_DEVICE\x10\x06\x12\x1a\n\x16FILE_KIND_BLOCK_DEVICE\x10\x072\xa2\x14\n\tHostAgent\x12=\n\x07GetHost\x12\x1d.wrenn.host.v1.GetHostRequest\x1a\x13.wrenn.host.v1.Host\x12L\n\rEnsureSandbox\x12#.wrenn.host.v1.EnsureSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12Z\n\rRemoveSandbox\x12#.wrenn.host.v1.RemoveSandboxRequest\x1a$.wrenn.host.v1.RemoveSandboxResponse\x12Z\n\rListSandboxes\x12#.wrenn.host.v1.ListSandboxesRequest\x1a$.wrenn.host.v1.ListSandboxesResponse\x12J\n\x0cPauseSandbox\x12".wrenn.host.v1.PauseSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12L\n\rResumeSandbox\x12#.wrenn.host.v1.ResumeSandboxRequest\x1a\x16.wrenn.host.v1.Sandbox\x12F\n\nSetNetwork\x12 .wrenn.host.v1.SetNetworkRequest\x1a\x16.wrenn.host.v1.Sandbox\x12@\n\x07SetDisk\x12\x1d.wrenn.host.v1.SetDiskRequest\x1a\x16.wrenn.host.v1.Sandbox\x12Q\n\nSettleDisk\x12 .wrenn.host.v1.SettleDiskRequest\x1a!.wrenn.host.v1.SettleDiskResponse\x12T\n\x0bPingSandbox\x12!.wrenn.host.v1.PingSandboxRequest\x1a".wrenn.host.v1.PingSandboxResponse\x12K\n\x0cStoreSandbox\x12".wrenn.host.v1.StoreSandboxRequest\x1a\x17.wrenn.host.v1.Transfer\x12K\n\x0cAdoptSandbox\x12".wrenn.host.v1.AdoptSandboxRequest\x1a\x17.wrenn.host.v1.Transfer\x12O\n\x0eEnsureSnapshot\x12$.wrenn.host.v1.EnsureSnapshotRequest\x1a\x17.wrenn.host.v1.Snapshot\x12M\n\rStoreSnapshot\x12#.wrenn.host.v1.StoreSnapshotRequest\x1a\x17.wrenn.host.v1.Transfer\x12]\n\x0eRemoveSnapshot\x12$.wrenn.host.v1.RemoveSnapshotRequest\x1a%.wrenn.host.v1.RemoveSnapshotResponse\x12Z\n\rListSnapshots\x12#.wrenn.host.v1.ListSnapshotsRequest\x1a$.wrenn.host.v1.ListSnapshotsResponse\x12F\n\x0bEnsureImage\x12!.wrenn.host.v1.EnsureImageRequest\x1a\x14.wrenn.host.v1.Image\x12T\n\x0bRemoveImage\x12!.wrenn.host.v1.RemoveImageRequest\x1a".wrenn.host.v1.RemoveImageResponse\x12Q\n\nListImages\x12 .wrenn.host.v1.ListImagesRequest\x1a!.wrenn.host.v1.ListImagesResponse\x12Q\n\nGetSamples\x12 .wrenn.host.v1.GetSamplesRequest\x1a!.wrenn.host.v1.GetSamplesResponse\x12c\n\x10GetNewestSamples\x12&.wrenn.host.v1.GetNewestSamplesRequest\x1a\'.wrenn.host.v1.GetNewestSamplesResponse\x12?\n\x04Exec\x12\x1a.wrenn.host.v1.ExecRequest\x1a\x1b.wrenn.host.v1.ExecResponse\x12W\n\x0cStartProcess\x12".wrenn.host.v1.StartProcessRequest\x1a#.wrenn.host.v1.StartProcessResponse\x12Z\n\rListProcesses\x12#.wrenn.host.v1.ListProcessesRequest\x1a$.wrenn.host.v1.ListProcessesResponse\x12Z\n\rListListeners\x12#.wrenn.host.v1.ListListenersRequest\x1a$.wrenn.host.v1.ListListenersResponse\x12c\n\x10ListAllProcesses\x12&.wrenn.host.v1.ListAllProcessesRequest\x1a\'.wrenn.host.v1.ListAllProcessesResponse\x12Z\n\rSignalProcess\x12#.wrenn.host.v1.SignalProcessRequest\x1a$.wrenn.host.v1.SignalProcessResponse\x12<\n\x04Stat\x12\x1a.wrenn.host.v1.PathRequest\x1a\x18.wrenn.host.v1.FileEntry\x12H\n\x07ListDir\x12\x1d.wrenn.host.v1.ListDirRequest\x1a\x1e.wrenn.host.v1.ListDirResponse\x12?\n\x07MakeDir\x12\x1a.wrenn.host.v1.PathRequest\x1a\x18.wrenn.host.v1.FileEntry\x12<\n\x04Move\x12\x1a.wrenn.host.v1.MoveRequest\x1a\x18.wrenn.host.v1.FileEntry\x12K\n\nRemovePath\x12\x1a.wrenn.host.v1.PathRequest\x1a!.wrenn.host.v1.RemovePathResponseb\x06proto3',
     [],
     {
         "GetHostRequest": GetHostRequest,
@@ -2917,6 +3175,12 @@ _DESC = file_desc(
         "ListProcessesRequest": ListProcessesRequest,
         "Process": Process,
         "ListProcessesResponse": ListProcessesResponse,
+        "ListListenersRequest": ListListenersRequest,
+        "Listener": Listener,
+        "ListListenersResponse": ListListenersResponse,
+        "ListAllProcessesRequest": ListAllProcessesRequest,
+        "GuestProcess": GuestProcess,
+        "ListAllProcessesResponse": ListAllProcessesResponse,
         "SignalProcessRequest": SignalProcessRequest,
         "SignalProcessResponse": SignalProcessResponse,
         "PathRequest": PathRequest,

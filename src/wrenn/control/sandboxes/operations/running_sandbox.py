@@ -59,6 +59,15 @@ class RunningSandboxes:
         found = await self._lookup.locate(credential, text_id)
         return await self.resume_if_needed(found.sandbox, found.host, by=found.caller.actor)
 
+    async def find(self, credential: Credential, text_id: str) -> tuple[Sandbox, RunningSandbox]:
+        """Return the running sandbox that a request is about, for a call that only looks: a paused one is not resumed.
+
+        Raises:
+            InvalidState: it does not run. Unavailable: its host does not answer.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        return found.sandbox, await self._running(found.sandbox, found.host)
+
     @asynccontextmanager
     async def opened(self, credential: Credential, text_id: str) -> AsyncGenerator[RunningSandbox]:
         """Like `find_or_resume`, for a call that may last long: the body is cancelled once the credential no longer allows it.
@@ -81,6 +90,9 @@ class RunningSandboxes:
         """
         if not sandbox.is_usable and _may_run_soon(sandbox):
             sandbox = await self._resumes.wake_up(sandbox, by)
+        return await self._running(sandbox, host)
+
+    async def _running(self, sandbox: Sandbox, host: HostEndpoint) -> RunningSandbox:
         if sandbox.status is State.MISSING:
             raise Unavailable(f"The host of sandbox {sandbox.sandbox_id} does not answer now.")
         if sandbox.state_text == State.PAUSED:

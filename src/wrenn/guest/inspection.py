@@ -1,0 +1,136 @@
+"""What runs and listens in a guest, as its agent reads it from the kernel. A guest may lie, within bounds."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar, cast
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.units import MIB
+from wrenn.guest.connect import ENVD_PORT, GuestConnection
+from wrenn.guest.values import guest_text, json_object
+from wrenn.linux.threads import run_to_end
+
+T = TypeVar("T")
+
+_TIMEOUT_S: Final = 10.0
+_ANSWER_LIMIT_B: Final = 4 * MIB
+_LISTENERS_LIMIT: Final = 256
+_PROCESSES_LIMIT: Final = 1024
+_PID_LIMIT: Final = 2**22
+_NUMBER_LIMIT: Final = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A socket that accepts TCP connections. `pid` 0: it is not known whose it is."""
+
+    port: int
+    address: str
+    pid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProcess:
+    """A program that runs, whoever started it. `cpu_ms` is the CPU time that it has used so far."""
+
+    pid: int
+    ppid: int
+    user: str
+    state: str
+    command: str
+    cpu_ms: int
+    memory_b: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class GuestProcesses:
+    """All programs, and when they were read, by the guest's clock."""
+
+    at_ms: int
+    processes: Sequence[GuestProcess]
+
+
+async def list_listeners(guest: GuestConnection) -> list[Listener]:
+    """Return the sockets that accept TCP connections, without that of the guest agent.
+
+    Raises:
+        InvalidState: the guest agent is too old. Unavailable: no answer in time. AgentFailure: an answer that makes no sense.
+    """
+    found = await _read(guest, "/listeners", _listeners)
+    return [listener for listener in found if listener.port != ENVD_PORT]
+
+
+async def list_all_processes(guest: GuestConnection) -> GuestProcesses:
+    """Return all programs that run.
+
+    Raises:
+        As `list_listeners`.
+    """
+    return await _read(guest, "/processes", _processes)
+
+
+async def _read(guest: GuestConnection, path: str, parse: Callable[[bytes], T]) -> T:
+    body = await guest.get(path, timeout_s=_TIMEOUT_S, limit_b=_ANSWER_LIMIT_B)
+    return await run_to_end(partial(parse, body))
+
+
+def _listeners(body: bytes) -> list[Listener]:
+    return [
+        Listener(
+            _number(each, "port", 65_535),
+            _address(each.get("address")),
+            _number(each, "pid", _PID_LIMIT, default=0),
+            guest_text(each.get("name", "")),
+        )
+        for each in _items(json_object(body), "listeners", _LISTENERS_LIMIT)
+    ]
+
+
+def _processes(body: bytes) -> GuestProcesses:
+    found = json_object(body)
+    return GuestProcesses(
+        _number(found, "at_ms", _NUMBER_LIMIT),
+        [
+            GuestProcess(
+                _number(each, "pid", _PID_LIMIT),
+                _number(each, "ppid", _PID_LIMIT),
+                guest_text(each.get("user", "")),
+                guest_text(each.get("state", ""))[:1],
+                guest_text(each.get("command", "")),
+                _number(each, "cpu_ms", _NUMBER_LIMIT),
+                _number(each, "memory_bytes", _NUMBER_LIMIT),
+                _number(each, "threads", _PID_LIMIT),
+            )
+            for each in _items(found, "processes", _PROCESSES_LIMIT)
+        ],
+    )
+
+
+def _items(found: dict[str, Any], name: str, limit: int) -> list[dict[str, Any]]:
+    items = found.get(name)
+    if not isinstance(items, list):
+        raise AgentFailure(f"The sandbox sent no list of {name}.")
+    several = cast("list[object]", items)
+    if len(several) > limit or not all(isinstance(item, dict) for item in several):
+        raise AgentFailure(f"The sandbox sent a list of {name} that cannot be read.")
+    return cast("list[dict[str, Any]]", several)
+
+
+def _number(found: dict[str, Any], name: str, largest: int, *, default: int | None = None) -> int:
+    value = found.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= largest:
+        raise AgentFailure("The sandbox sent a number that is not possible.", context={"name": name})
+    return value
+
+
+def _address(value: object) -> str:
+    try:
+        return str(ipaddress.ip_address(value)) if isinstance(value, str) and len(value) <= 45 else ""
+    except ValueError:
+        return ""
