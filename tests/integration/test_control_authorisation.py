@@ -169,6 +169,8 @@ TABLE: Final[dict[str, Row]] = {
     "DELETE " + SANDBOX + "/processes/{selector}": in_sandbox(),
     "POST " + SANDBOX + "/files/write": in_sandbox(),
     "POST " + SANDBOX + "/files/stream/write": in_sandbox(),
+    "POST " + SANDBOX + "/files/download-link": in_sandbox(PATHS),
+    "GET /v1/downloads/{token}": Row(Who.ANYBODY, found=404),
     "POST " + SANDBOX + "/files/read": in_sandbox(PATHS),
     "POST " + SANDBOX + "/files/stream/read": in_sandbox(PATHS),
     "POST " + SANDBOX + "/files/list": in_sandbox(PATHS),

@@ -1,4 +1,4 @@
-"""Deletes ended sessions, old attempts, expired invitations and tokens of users and hosts, builds, and mails that are too old to be sent."""
+"""Deletes ended sessions, old attempts, expired invitations, links for downloads and tokens of users and hosts, builds, and mails that are too old to be sent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wrenn.control.account_mail import token_store
 from wrenn.control.builds import layer_store as build_layer_store
 from wrenn.control.builds import store as build_store
 from wrenn.control.db import Database
+from wrenn.control.guests import download_store
 from wrenn.control.hosts import credential_store
 from wrenn.control.sessions import session_store
 from wrenn.control.teams import invitation_store
@@ -45,6 +46,7 @@ class Cleanup:
         await session_store.forget_old(database, older_s=_SESSIONS_OLD_S)
         await invitation_store.forget_old(database, older_s=_INVITATIONS_OLD_S)
         await credential_store.delete_expired(database)
+        await download_store.delete_expired(database)
         await token_store.forget_old(database, requests_older_s=_REQUESTS_OLD_S)
         await build_store.delete_old(database, older_s=_BUILDS_OLD_S, most_of_team=_BUILDS_OF_TEAM)
         await build_layer_store.remove_old(database)

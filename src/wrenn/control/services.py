@@ -11,7 +11,7 @@ from wrenn.control.builds import Builds
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
-from wrenn.control.guests import Commands, Files, Inspection, Streams
+from wrenn.control.guests import Commands, Downloads, Files, Inspection, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.images import HostImages
 from wrenn.control.keys import Keys
@@ -77,6 +77,7 @@ class Services:
     running_sandboxes: RunningSandboxes
     commands: Commands
     files: Files
+    downloads: Downloads
     inspection: Inspection
     streams: Streams
     snapshots: Snapshots

@@ -50,7 +50,7 @@ from wrenn.control.events import Events, Feed
 from wrenn.control.events import Retention as EventRetention
 from wrenn.control.events import routers as event_routers
 from wrenn.control.fleet import Drains, Fleet
-from wrenn.control.guests import Commands, Files, Inspection, Streams
+from wrenn.control.guests import Commands, Downloads, Files, Inspection, Streams, link_router
 from wrenn.control.guests import routers as guest_routers
 from wrenn.control.hosts import (
     Authority,
@@ -148,6 +148,7 @@ from wrenn.protocol.api import (
     ADMIN_TEMPLATES_PREFIX,
     AUDIT_PREFIX,
     BUILDS_PREFIX,
+    DOWNLOADS_PREFIX,
     EVENTS_PREFIX,
     HOSTS_PREFIX,
     LIMITS_PREFIX,
@@ -181,6 +182,7 @@ ROUTERS: Final = {
     LIMITS_PREFIX: (quota_routes.own_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
     STORE_PREFIX: (store_router,),
+    DOWNLOADS_PREFIX: (link_router,),
 }
 API: Final = api_router(ROUTERS)
 _LOOPS_CONNECTIONS: Final = 8
@@ -346,6 +348,7 @@ def _build(
     feed = Feed(database)
     heartbeats = Heartbeats(database)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
+    files = Files(sandboxes.running_sandboxes)
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -378,7 +381,8 @@ def _build(
         networks=sandboxes.networks,
         running_sandboxes=sandboxes.running_sandboxes,
         commands=Commands(sandboxes.running_sandboxes, OutputBudget(OutputLimits())),
-        files=Files(sandboxes.running_sandboxes),
+        files=files,
+        downloads=Downloads(database=database, lookup=sandboxes.lookup, files=files),
         inspection=Inspection(sandboxes.running_sandboxes),
         streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
@@ -197,6 +198,19 @@ class PathOf(_FileRequest):
     """One path in the sandbox."""
 
     path: GuestPath
+
+
+class MakeDownloadLink(PathOf):
+    """What to download."""
+
+    archive: StrictBool = Field(default=False, description="A directory, as a tar archive")
+
+
+class DownloadLinkView(BaseModel):
+    """A link that works once."""
+
+    url: str
+    expires_at: datetime
 
 
 class UnpackTo(PathOf):

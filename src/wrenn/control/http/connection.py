@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
@@ -157,9 +157,14 @@ class DownloadResponse(Response):
     """A response with a file or an archive. An error before the first byte becomes an ordinary error response."""
 
     def __init__(
-        self, opening: AbstractAsyncContextManager[Download], media_type: str = "application/octet-stream"
+        self,
+        opening: AbstractAsyncContextManager[Download],
+        media_type: str = "application/octet-stream",
+        *,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._opening = opening
+        self._more_headers = headers or {}
         self.media_type = media_type
         self.background = None
 
@@ -174,7 +179,7 @@ class DownloadResponse(Response):
                     await refusal(scope, receive, send)
                     return
                 async with watching_client(receive) as is_gone:
-                    headers = _headers(download, self.media_type or "")
+                    headers = _headers(download, self.media_type or "", self._more_headers)
                     has_begun = True
                     await send({"type": "http.response.start", "status": download.status, "headers": headers})
                     async for chunk in download.chunks:
@@ -188,10 +193,15 @@ class DownloadResponse(Response):
                 raise
 
 
-def _headers(download: Download, media_type: str) -> list[tuple[bytes, bytes]]:
-    headers = {"content-type": media_type, "content-range": download.content_range, "etag": download.etag}
+def _headers(download: Download, media_type: str, more: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    headers = {
+        **more,
+        "content-type": media_type,
+        "content-range": download.content_range,
+        "etag": download.etag,
+    }
     if download.etag:
         headers["accept-ranges"] = "bytes"
     if download.size_b is not None:
         headers["content-length"] = str(download.size_b)
-    return [(name.encode(), value.encode()) for name, value in headers.items() if value]
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items() if value]

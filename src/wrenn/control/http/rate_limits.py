@@ -23,7 +23,7 @@ from wrenn.base.errors import RateLimited
 from wrenn.control.http.browsers import address_in, site_of
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import API_KEY_HEADER, HOST_CREDENTIAL_HEADER, STORE_PREFIX
+from wrenn.protocol.api import API_KEY_HEADER, DOWNLOADS_PREFIX, HOST_CREDENTIAL_HEADER, STORE_PREFIX
 
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _CREDENTIALS: Final = (_KEY, b"authorization")
@@ -33,7 +33,7 @@ _UNCOUNTED: Final = re.compile(rf"/health|{STORE_PREFIX}/.*")
 """The first asks nobody, and a load balancer asks it all the time. The others have a signature, which is verified before anything
 else is done; an agent reads an image by many of them."""
 _PROVING: Final = "/v1/"
-_NOT_PROVING: Final = ("/v1/auth/", "/v1/hosts/register", "/v1/hosts/auth/")
+_NOT_PROVING: Final = ("/v1/auth/", f"{DOWNLOADS_PREFIX}/", "/v1/hosts/register", "/v1/hosts/auth/")
 """Of the paths that are not answered without a credential, these may be."""
 _HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
 _OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/(heartbeat|images/.*)")

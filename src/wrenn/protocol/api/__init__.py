@@ -30,6 +30,7 @@ EVENTS_PREFIX: Final = "/v1/events"
 LIMITS_PREFIX: Final = "/v1/limits"
 HOSTS_PREFIX: Final = "/v1/hosts"
 STORE_PREFIX: Final = "/v1/store"
+DOWNLOADS_PREFIX: Final = "/v1/downloads"
 ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 
