@@ -192,6 +192,20 @@ async def test_top_is_printed_once_where_there_is_no_terminal(box: str) -> None:
     assert box in [one["id"] for one in json.loads((await wrenn("top", "--json")).out)]
 
 
+async def test_metrics_of_a_sandbox_are_shown_with_their_course(box: str) -> None:
+    async with asyncio.timeout(20):
+        while len(points := json.loads((await wrenn("metrics", box, "--range", "5m", "--json")).out)) < 3:
+            await asyncio.sleep(0.2)
+    assert {"at", "cpu_pct", "mem_bytes", "disk_bytes", "guest_mem_used_bytes"} <= set(points[0])
+    shown = (await wrenn("metrics", box)).out.decode()
+    assert [line.split()[0] for line in shown.splitlines()[1:3]] == ["CPU", "memory"]
+    assert any(block in shown for block in "▁▂▃▄▅▆▇█")
+    top = json.loads((await wrenn("top", "--json")).out)
+    assert next(one for one in top if one["id"] == box)["metrics"]["mem_bytes"] > 0
+    assert " % ×1" in (await wrenn("top")).out.decode()
+    assert (await wrenn("metrics", box, "--range", "1y")).code == 2
+
+
 async def test_shell_completion_lists_possible_words(monkeypatch: pytest.MonkeyPatch) -> None:
     for shell in ("bash", "zsh", "fish"):
         assert b"_WRENN_COMPLETE" in (await wrenn("completion", shell)).out

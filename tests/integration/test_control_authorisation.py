@@ -151,6 +151,8 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/sandboxes": Row(Who.TEAM, sees=True),
     f"PATCH {SANDBOX}": in_sandbox({"name": "other"}),
     "GET /v1/sandboxes/metrics": Row(Who.TEAM, sees=True),
+    "GET /v1/sandboxes/stats": Row(Who.TEAM, sees=True),
+    "GET /v1/usage": Row(Who.TEAM, sees=True),
     f"GET {SANDBOX}/metrics": in_sandbox(sees=True),
     "GET " + SANDBOX: in_sandbox(sees=True),
     "DELETE " + SANDBOX: in_sandbox(),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from wrenn import AsyncSandbox, MetricPoint
 from wrenn.base.errors import Unavailable
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import HostId, SandboxId
@@ -199,6 +200,22 @@ async def test_newest_points_of_many_are_those_of_the_own_team(platform: Platfor
             "sandboxes": []
         }
         refused(await eve.get(f"{mine[0]}/metrics"), 404, "not_found")
+
+
+async def test_the_sdk_reads_points_over_time_and_the_newest_of_several(platform: Platform):
+    path = await platform.create()
+    await at_least(platform, path, 3)
+    sandbox_id = path.rpartition("/")[2]
+    given: dict[str, Any] = {"api_key": platform.key.reveal(), "base_url": platform.url}
+    sandbox = await AsyncSandbox.connect(sandbox_id, **given)
+    found = await sandbox.metrics("5m")
+    assert len(found) >= 3
+    assert isinstance(found[0], MetricPoint)
+    assert found[0].at < found[-1].at
+    assert found[-1].mem_bytes > 0
+    assert set(await AsyncSandbox.newest_metrics(**given)) == {sandbox_id}
+    assert await AsyncSandbox.newest_metrics([str(SandboxId.new())], **given) == {}
+    await sandbox.close()
 
 
 def body_of(sandbox_id: str, *samples: Sample, tier: str = "10m") -> dict[str, Any]:

@@ -25,6 +25,7 @@ from wrenn.cli import (
     lifecycle,
     login,
     logs,
+    metrics,
     network,
     open_dashboard,
     port,
@@ -75,6 +76,7 @@ app.command("cp")(cp.cp)
 app.command("port")(port.port)
 app.command("link")(port.link)
 app.command("top")(top.top)
+app.command("metrics")(metrics.metrics)
 app.command("pause")(lifecycle.pause)
 app.command("resume")(lifecycle.resume)
 app.command("move")(lifecycle.move)

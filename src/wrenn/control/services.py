@@ -15,7 +15,7 @@ from wrenn.control.guests import Commands, Downloads, Files, Inspection, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.images import HostImages
 from wrenn.control.keys import Keys
-from wrenn.control.metrics import ReceivedSamples, SandboxMetrics
+from wrenn.control.metrics import ReceivedSamples, SandboxMetrics, TeamMetrics
 from wrenn.control.oauth import SignIn
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
@@ -63,6 +63,7 @@ class Services:
     administration: Administration
     lookup: Lookup
     sandbox_metrics: SandboxMetrics
+    team_metrics: TeamMetrics
     received_samples: ReceivedSamples
     creations: Creations
     pauses: Pauses

@@ -70,7 +70,13 @@ from wrenn.control.keys import Keys
 from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
-from wrenn.control.metrics import ReceivedSamples, SampleRetention, SandboxMetrics
+from wrenn.control.metrics import (
+    ReceivedSamples,
+    SampleRetention,
+    SandboxMetrics,
+    TeamMetrics,
+    TeamSampler,
+)
 from wrenn.control.oauth import ProviderClient, SignIn, Tickets, providers_of
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
@@ -156,6 +162,7 @@ from wrenn.protocol.api import (
     SNAPSHOTS_PREFIX,
     STORE_PREFIX,
     TEMPLATES_PREFIX,
+    USAGE_PREFIX,
 )
 from wrenn.telemetry import Metrics, RequestMetrics
 
@@ -163,7 +170,7 @@ from wrenn.telemetry import Metrics, RequestMetrics
 ROUTERS: Final = {
     HOSTS_PREFIX: (enrolment.router, fleet.router, image_router, metrics.host_router),
     # Before those that take any word for the id of a sandbox.
-    SANDBOXES_PREFIX: (metrics.router, *sandbox_routers, *guest_routers, *port_routers),
+    SANDBOXES_PREFIX: (*metrics.routers, *sandbox_routers, *guest_routers, *port_routers),
     SNAPSHOTS_PREFIX: snapshot_routers,
     TEMPLATES_PREFIX: template_routers,
     BUILDS_PREFIX: build_routers,
@@ -180,6 +187,7 @@ ROUTERS: Final = {
     **oauth.ROUTERS,
     EVENTS_PREFIX: event_routers,
     LIMITS_PREFIX: (quota_routes.own_router,),
+    USAGE_PREFIX: (metrics.usage_router,),
     ADMIN_TEAMS_PREFIX: (quota_routes.admin_router,),
     STORE_PREFIX: (store_router,),
     DOWNLOADS_PREFIX: (link_router,),
@@ -368,6 +376,7 @@ def _build(
         sandbox_metrics=SandboxMetrics(
             database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
         ),
+        team_metrics=TeamMetrics(database=database, clock=base.clock),
         received_samples=ReceivedSamples(database=database, tokens=auth.tokens, clock=base.clock),
         creations=sandboxes.creations,
         pauses=sandboxes.pauses,
@@ -430,6 +439,7 @@ def _build(
         AuditRetention(base.loops_database, days=settings.audit_retention_days),
         Cleanup(base.loops_database),
         SampleRetention(base.loops_database),
+        TeamSampler(base.loops_database, owner=base.owner),
         renewal,
         replica,
     ]

@@ -16,6 +16,9 @@ from wrenn.sdk.errors import UnexpectedAnswerError
 OnExpiry = Literal["pause", "kill"]
 """What happens to a sandbox at the end of its lifetime."""
 
+MetricsRange = Literal["5m", "10m", "1h", "2h", "6h", "12h", "24h"]
+"""How far back the metrics of a sandbox go: points of every half second (5m, 10m), 30 seconds (1h, 2h), or five minutes."""
+
 TemplateType = Literal["base", "snapshot"]
 """`base`: built from packages, boots when it is started. `snapshot`: the state of a sandbox, with its processes."""
 
@@ -132,6 +135,45 @@ class SandboxInfo:
             disk_size_mb=fields.optional_integer("disk_size_mb"),
             created_by=Creator.parse(maker) if (maker := fields.optional_object("created_by")) else None,
             build_id=fields.optional_text("build_id"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """What a sandbox used at a moment, or on average since the point before. None: not known.
+
+    `cpu_pct` is the share of its vCPUs, 0 to 100. `mem_bytes` is the memory of its virtual machine on the host; in
+    `mem_pss_bytes` memory that it shares with other sandboxes is divided among them. `disk_bytes` is what it takes on the host's
+    disk. `net_in_bytes_per_s` is what it received. The `guest_` values are by the guest's own account.
+    """
+
+    at: datetime
+    cpu_pct: float
+    mem_bytes: int
+    disk_bytes: int
+    net_in_bytes_per_s: float
+    net_out_bytes_per_s: float
+    mem_pss_bytes: int | None = None
+    guest_mem_used_bytes: int | None = None
+    guest_mem_available_bytes: int | None = None
+    guest_disk_used_bytes: int | None = None
+    guest_disk_total_bytes: int | None = None
+
+    @classmethod
+    def parse(cls, fields: Fields) -> MetricPoint:
+        """Parse the platform's point."""
+        return cls(
+            at=datetime.fromtimestamp(fields.integer("timestamp_ms") / 1000, UTC),
+            cpu_pct=fields.optional_number("cpu_pct") or 0.0,
+            mem_bytes=fields.integer("mem_bytes"),
+            disk_bytes=fields.integer("disk_bytes"),
+            net_in_bytes_per_s=fields.optional_number("net_in_bytes_per_s") or 0.0,
+            net_out_bytes_per_s=fields.optional_number("net_out_bytes_per_s") or 0.0,
+            mem_pss_bytes=fields.optional_integer("mem_pss_bytes"),
+            guest_mem_used_bytes=fields.optional_integer("guest_mem_used_bytes"),
+            guest_mem_available_bytes=fields.optional_integer("guest_mem_available_bytes"),
+            guest_disk_used_bytes=fields.optional_integer("guest_disk_used_bytes"),
+            guest_disk_total_bytes=fields.optional_integer("guest_disk_total_bytes"),
         )
 
 

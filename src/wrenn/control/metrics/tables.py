@@ -14,6 +14,7 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
+    PrimaryKeyConstraint,
     Table,
     Text,
     Uuid,
@@ -24,6 +25,9 @@ from wrenn.control.db import metadata
 PLATFORM: Final = UUID(int=0)
 """The team of rows that are about all teams together. There is one for each time at which samples were taken: a team that has
 none of that time had nothing then."""
+
+_READ_BY_TEAM: Final = ["running_count", "vcpus", "memory_mb"]
+"""In the index too: the rows of one team lie far apart."""
 
 # Packed samples (`wrenn.protocol.samples`) as a host sent them: one row is read where a row for each sample would be 1200.
 sandbox_samples = Table(
@@ -42,28 +46,32 @@ Index("ix_sandbox_samples_last_ms", sandbox_samples.c.last_ms)
 team_samples = Table(
     "team_samples",
     metadata,
-    Column("team_id", Uuid, primary_key=True),
-    Column("at", TIMESTAMP(timezone=True), primary_key=True),
+    Column("team_id", Uuid),
+    Column("at", TIMESTAMP(timezone=True)),
     Column("covers_ms", Integer, nullable=False),
     Column("running_count", Integer, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", BigInteger, nullable=False),
     Column("disk_mb", BigInteger, nullable=False),
+    PrimaryKeyConstraint("team_id", "at", postgresql_include=_READ_BY_TEAM),
 )
 # Rows are added in the order of time, so that a few kilobytes of index find the old ones.
-Index("ix_team_samples_at", team_samples.c.at, postgresql_using="brin")
+Index(
+    "ix_team_samples_at", team_samples.c.at, postgresql_using="brin", postgresql_with={"autosummarize": "on"}
+)
 
 # The highest values in each five minutes.
 team_usage = Table(
     "team_usage",
     metadata,
-    Column("team_id", Uuid, primary_key=True),
-    Column("at", TIMESTAMP(timezone=True), primary_key=True),
+    Column("team_id", Uuid),
+    Column("at", TIMESTAMP(timezone=True)),
     Column("running_count", Integer, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("memory_mb", BigInteger, nullable=False),
+    PrimaryKeyConstraint("team_id", "at", postgresql_include=_READ_BY_TEAM),
 )
-Index("ix_team_usage_at", team_usage.c.at, postgresql_using="brin")
+Index("ix_team_usage_at", team_usage.c.at, postgresql_using="brin", postgresql_with={"autosummarize": "on"})
 
 # By days of UTC.
 team_usage_days = Table(

@@ -11,7 +11,7 @@ from typing import Self
 
 from wrenn.base.on_failure import on_failure_await
 from wrenn.sdk._aio import in_thread
-from wrenn.sdk._async import listing, states, templates
+from wrenn.sdk._async import listing, metrics, states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
 from wrenn.sdk._async.commands import AsyncCommands
 from wrenn.sdk._async.files import AsyncFiles
@@ -22,7 +22,16 @@ from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, TemplateInfo, TemplateType, networks
+from wrenn.sdk.types import (
+    MetricPoint,
+    MetricsRange,
+    NetworkPolicy,
+    OnExpiry,
+    SandboxInfo,
+    TemplateInfo,
+    TemplateType,
+    networks,
+)
 
 
 class AsyncSandbox:
@@ -210,6 +219,24 @@ class AsyncSandbox:
         return listing.iter_pages(AsyncApi(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
+    async def newest_metrics(
+        cls,
+        ids: Iterable[str] | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> dict[str, MetricPoint]:
+        """Return the newest metrics of these running sandboxes of the team, by id; of all (at most 500) if `ids` is None."""
+        api = AsyncApi(
+            client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+        )
+        try:
+            return await metrics.newest(api, ids)
+        finally:
+            await api.close()
+
+    @classmethod
     async def templates(
         cls,
         type: TemplateType | None = None,  # noqa: A002
@@ -253,6 +280,13 @@ class AsyncSandbox:
     async def info(self) -> SandboxInfo:
         """Return the sandbox's current state."""
         return await states.info(self._api, self.id)
+
+    async def metrics(self, span: MetricsRange = "10m") -> builtins.list[MetricPoint]:
+        """Return what it used over time, oldest point first. This does not count as use of it.
+
+        The points go back from now, or from its last point if it does not run; also behind pauses.
+        """
+        return await metrics.series(self._api, self.id, span)
 
     async def is_running(self) -> bool:
         """Whether its status is `running`; False also if it no longer exists."""

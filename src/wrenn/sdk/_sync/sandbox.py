@@ -15,7 +15,7 @@ from wrenn.sdk._io import in_thread
 from wrenn.sdk._lease import Lease, lease_limits
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
-from wrenn.sdk._sync import listing, states, templates
+from wrenn.sdk._sync import listing, metrics, states, templates
 from wrenn.sdk._sync.api import Api, path_of
 from wrenn.sdk._sync.commands import Commands
 from wrenn.sdk._sync.files import Files
@@ -23,7 +23,16 @@ from wrenn.sdk._sync.git import Git
 from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
-from wrenn.sdk.types import NetworkPolicy, OnExpiry, SandboxInfo, TemplateInfo, TemplateType, networks
+from wrenn.sdk.types import (
+    MetricPoint,
+    MetricsRange,
+    NetworkPolicy,
+    OnExpiry,
+    SandboxInfo,
+    TemplateInfo,
+    TemplateType,
+    networks,
+)
 
 
 class Sandbox:
@@ -205,6 +214,22 @@ class Sandbox:
         return listing.iter_pages(Api(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
+    def newest_metrics(
+        cls,
+        ids: Iterable[str] | None = None,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    ) -> dict[str, MetricPoint]:
+        """Return the newest metrics of these running sandboxes of the team, by id; of all (at most 500) if `ids` is None."""
+        api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
+        try:
+            return metrics.newest(api, ids)
+        finally:
+            api.close()
+
+    @classmethod
     def templates(
         cls,
         type: TemplateType | None = None,  # noqa: A002
@@ -244,6 +269,13 @@ class Sandbox:
     def info(self) -> SandboxInfo:
         """Return the sandbox's current state."""
         return states.info(self._api, self.id)
+
+    def metrics(self, span: MetricsRange = "10m") -> builtins.list[MetricPoint]:
+        """Return what it used over time, oldest point first. This does not count as use of it.
+
+        The points go back from now, or from its last point if it does not run; also behind pauses.
+        """
+        return metrics.series(self._api, self.id, span)
 
     def is_running(self) -> bool:
         """Whether its status is `running`; False also if it no longer exists."""
