@@ -3,16 +3,16 @@
 The rows of one team lie far apart, between those of all others of the same time: with the values in the index, a month of a team is
 some dozens of pages instead of thousands.
 
-Revision ID: 0042b
-Revises: 0042a
+Revision ID: 0042c
+Revises: 0042b
 """
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0042b"
-down_revision = "0042a"
+revision = "0042c"
+down_revision = "0042b"
 branch_labels = None
 depends_on = None
 
