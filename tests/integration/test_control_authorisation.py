@@ -160,6 +160,7 @@ TABLE: Final[dict[str, Row]] = {
     "POST " + SANDBOX + "/pause": in_sandbox(),
     "POST " + SANDBOX + "/move": in_sandbox({"pause": False}),
     "POST " + SANDBOX + "/resume": in_sandbox(),
+    "POST " + SANDBOX + "/recover": in_sandbox(),
     "POST " + SANDBOX + "/fork": in_sandbox({}),
     "PATCH " + SANDBOX + "/network": in_sandbox({}),
     "PATCH " + SANDBOX + "/disk": in_sandbox({"disk_size_mb": 5120}),

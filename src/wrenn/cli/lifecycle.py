@@ -1,4 +1,4 @@
-"""`wrenn pause`, `wrenn resume`, `wrenn move`, `wrenn fork`, `wrenn timeout`."""
+"""`wrenn pause`, `wrenn resume`, `wrenn move`, `wrenn recover`, `wrenn fork`, `wrenn timeout`."""
 
 from __future__ import annotations
 
@@ -110,6 +110,27 @@ def move(
     if to is None:
         use_credentials()
     do_each(ids, act if to is None else act_as_admin, done="moved", json=json)
+
+
+def recover(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Sandboxes whose host is lost.")],
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Start sandboxes whose host is lost on another host, from the state that the object store has of them.
+
+    What happened since that state was saved is lost, also when the host is back. Continues after a failure; the exit code is that of
+    the last failure.
+    """
+    from wrenn.sdk import Sandbox
+
+    def act(sandbox_id: str) -> None:
+        with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+            saved_at = sandbox.recover()
+        sys.stderr.write(f"{sandbox_id}: as it was at {saved_at.isoformat()}\n")
+
+    use_credentials()
+    do_each(ids, act, done="recovered", json=json)
 
 
 def fork(

@@ -33,6 +33,7 @@ from wrenn.control.sandboxes import (
     Moves,
     Networks,
     Pauses,
+    Recoveries,
     Resumes,
     RunningSandboxes,
     TimeLimitChanges,
@@ -69,6 +70,7 @@ class Services:
     pauses: Pauses
     resumes: Resumes
     moves: Moves
+    recoveries: Recoveries
     deletions: Deletions
     time_limit_changes: TimeLimitChanges
     description_changes: DescriptionChanges

@@ -21,6 +21,7 @@ from wrenn.control.mail import MailSettings
 from wrenn.control.oauth import OAuthSettings
 from wrenn.control.objects import StoreSettings
 from wrenn.control.quotas import NO_LIMIT, Limits
+from wrenn.control.sandboxes import PauseUploads
 from wrenn.control.snapshots import SnapshotUploads
 from wrenn.control.users import AccountSettings
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -70,7 +71,7 @@ class Settings:
         quotas: what a team may have that has no limits of its own.
         rates: how many requests are answered in a second.
         store: where images are stored.
-        snapshot_uploads: when snapshots are uploaded to the store.
+        snapshot_uploads, pause_uploads: when snapshots, and the states of paused sandboxes, are uploaded to the store.
         metrics: where `/metrics` is served.
         faults: fault points to arm (tests only).
     """
@@ -106,6 +107,7 @@ class Settings:
     rates: RateSettings
     store: StoreSettings
     snapshot_uploads: SnapshotUploads
+    pause_uploads: PauseUploads
     metrics: MetricsAddress
     faults: str
 
@@ -160,6 +162,7 @@ class Settings:
             snapshot_uploads=_choice(
                 environment, "WRENN_UPLOAD_SNAPSHOTS", SnapshotUploads, SnapshotUploads.WHEN_NEEDED
             ),
+            pause_uploads=_choice(environment, "WRENN_UPLOAD_PAUSED", PauseUploads, PauseUploads.NEVER),
             metrics=MetricsAddress.parse(
                 "WRENN_METRICS_LISTEN",
                 environment.get("WRENN_METRICS_LISTEN", ""),

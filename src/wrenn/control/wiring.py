@@ -116,12 +116,16 @@ from wrenn.control.sandboxes import (
     NetworkRules,
     Networks,
     Pauses,
+    PauseUploading,
+    PauseUploads,
     PlacingAgain,
     Reconciler,
     ReconcilerSettings,
+    Recoveries,
     Resumes,
     RunningSandboxes,
     SandboxSizeLimits,
+    StoreState,
     TimeLimitChanges,
     WaitLimits,
 )
@@ -382,6 +386,7 @@ def _build(
         pauses=sandboxes.pauses,
         resumes=sandboxes.resumes,
         moves=sandboxes.moves,
+        recoveries=sandboxes.recoveries,
         deletions=sandboxes.deletions,
         time_limit_changes=sandboxes.time_limit_changes,
         description_changes=sandboxes.description_changes,
@@ -445,6 +450,8 @@ def _build(
     ]
     if settings.snapshot_uploads is SnapshotUploads.ALWAYS:
         loops.append(sandboxes.uploads)
+    if settings.pause_uploads is not PauseUploads.NEVER:
+        loops += [sandboxes.pause_uploading, sandboxes.pause_uploading.leases]
     if mail_sender is not None:
         loops += [mail_sender, accounts.password_reset]
     base.metrics.watch_loops([each.loop for each in loops])
@@ -517,6 +524,8 @@ class _Sandboxes:
     pauses: Pauses
     resumes: Resumes
     moves: Moves
+    recoveries: Recoveries
+    pause_uploading: PauseUploading
     deletions: Deletions
     host_drains: HostDrains
     time_limit_changes: TimeLimitChanges
@@ -565,6 +574,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         leases=snapshot_lifecycle.leases,
         retry_s=settings.start_retry_s,
     )
+    store_state = StoreState(database, clients, images, settings.start_retry_s)
     reconciler = Reconciler(
         database=database,
         hints=hints,
@@ -575,6 +585,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             lease_s=settings.lease_s,
             start_timeout_s=settings.start_timeout_s,
             start_retry_s=settings.start_retry_s,
+            keep_stored=settings.pause_uploads is PauseUploads.ALWAYS,
         ),
         back_off=back_off,
         place_again=PlacingAgain(
@@ -584,7 +595,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             database=database,
             hints=hints,
             clients=clients,
-            images=images,
+            store_state=store_state,
             commit=CommittingMoves(capacity=capacity, hints=hints, owner=base.owner).commit_move,
             owner=base.owner,
             lease_s=settings.lease_s,
@@ -656,6 +667,24 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             wait_limits=wait_limits,
         ),
         resumes=resumes,
+        recoveries=Recoveries(
+            database=database,
+            hints=hints,
+            lookup=lookup,
+            changes=changes,
+            reconciler=reconciler,
+            capacity=capacity,
+            wait_limits=wait_limits,
+        ),
+        pause_uploading=PauseUploading(
+            database=base.loops_database,
+            store_state=store_state,
+            clock=base.clock,
+            owner=base.owner,
+            lease_s=settings.lease_s,
+            uploads=settings.pause_uploads,
+            interval_s=settings.host_interval_s,
+        ),
         moves=Moves(
             database=database,
             hints=hints,

@@ -53,12 +53,14 @@ class StoredImage:
 
     Attributes:
         team_id: None: the platform's.
+        kind: images of other kinds than `template` are in the store alone, and on no host.
         host_id: the host that prepares it and may upload it, while it is pending.
         manifest_digest: of its manifest in the store; None: it is not there (yet).
     """
 
     image_id: ImageId
     team_id: TeamId | None
+    kind: ImageKind
     status: ImageStatus
     host_id: HostId | None
     manifest_digest: str | None

@@ -46,13 +46,14 @@ _templates = table(
 _sandboxes = table("sandboxes", column("stored_image_id", Uuid), column("status", Text))
 _c = images.c
 LEASES: Final = Leases(images)
-_COLUMNS: Final = (_c.id, _c.team_id, _c.status, _c.host_id, _c.manifest_digest)
+_COLUMNS: Final = (_c.id, _c.team_id, _c.kind, _c.status, _c.host_id, _c.manifest_digest)
 
 
 def _image(row: Row[*tuple[Any, ...]]) -> StoredImage:
     return StoredImage(
         ImageId(row.id),
         None if row.team_id is None else TeamId(row.team_id),
+        ImageKind(row.kind),
         ImageStatus(row.status),
         None if row.host_id is None else HostId(row.host_id),
         row.manifest_digest,

@@ -18,7 +18,7 @@ from wrenn.control.db import Database
 from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
 from wrenn.control.images import store
 from wrenn.control.images.garbage import GarbageCollection, collect_all
-from wrenn.control.images.records import StoredImage, manifests_prefix
+from wrenn.control.images.records import ImageKind, StoredImage, manifests_prefix
 from wrenn.control.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,9 @@ class ImageSweep:
             _log.warning("abandoned image taken back", extra={"image_id": str(image_id)})
         await store.retire_saved_states(self._database)
         unused = await self._unused()
-        await self._visit_hosts(unused)
+        await self._visit_hosts(
+            {image_id: image for image_id, image in unused.items() if image.kind is ImageKind.TEMPLATE}
+        )
         for image in unused.values():
             await self._remove(image)
         await self._collect()
@@ -180,7 +182,7 @@ class ImageSweep:
             )
             return
         hosts = {host.host_id for host in await all_hosts(self._database)}
-        is_nowhere = hosts <= self._absent.get(image_id, set())
+        is_nowhere = image.kind is not ImageKind.TEMPLATE or hosts <= self._absent.get(image_id, set())
         if is_nowhere and await store.delete_row(self._database, image_id):
             self._uncollected.add(image.owner)
 

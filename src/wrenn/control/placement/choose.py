@@ -120,7 +120,7 @@ def refusal(verdicts: Sequence[Verdict], wanted: Wanted) -> WrennError:
     usable = [verdict for verdict in verdicts if verdict.removed_by not in OTHERS]
     removed = Counter(verdict.removed_by for verdict in usable)
     counts = [(each, removed[each.name]) for each in FILTERS if removed[each.name]]
-    if wanted.host_id is not None:
+    if wanted.host_id is not None or _has_one_host(usable, wanted):
         if not usable or FilterName.REACHABLE in removed:
             return Unavailable("The only host that has its files does not answer now.")
         if FilterName.DRAINING in removed:
@@ -165,6 +165,11 @@ def _score(host: Host, load: Load, wanted: Wanted, overcommit: Overcommit, *, is
     bonus = _TEMPLATE_BONUS * load.has_template + _FILES_BONUS * (host.host_id in wanted.files_on)
     value = left + bonus - _CREATE_PENALTY * load.creates
     return Score(host.is_reachable and not is_backed_off, value)
+
+
+def _has_one_host(usable: Sequence[Verdict], wanted: Wanted) -> bool:
+    """Whether the only host that the sandbox may use is one that has its files: no other one could get them."""
+    return len(usable) == 1 and usable[0].host.host_id in wanted.files_on
 
 
 def _what(wanted: Wanted) -> str:

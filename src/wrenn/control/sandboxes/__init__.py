@@ -19,14 +19,17 @@ from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
 from wrenn.control.sandboxes.operations.pause_all import pause_all
 from wrenn.control.sandboxes.operations.place_again import PlacingAgain
+from wrenn.control.sandboxes.operations.recover import Recoveries
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.operations.running_sandbox import RunningSandbox, RunningSandboxes
 from wrenn.control.sandboxes.operations.waiting import WaitLimits
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.comparison import Comparison, ComparisonSettings
 from wrenn.control.sandboxes.reconcile.move import MoveStep
+from wrenn.control.sandboxes.reconcile.pause_uploads import PauseUploading, PauseUploads
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
+from wrenn.control.sandboxes.reconcile.store_state import StoreState
 from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
 from wrenn.control.sandboxes.state import State
 from wrenn.control.sandboxes.store import (
@@ -66,16 +69,20 @@ __all__ = [
     "Moves",
     "NetworkRules",
     "Networks",
+    "PauseUploading",
+    "PauseUploads",
     "Pauses",
     "PlacingAgain",
     "Reconciler",
     "ReconcilerSettings",
+    "Recoveries",
     "Resumes",
     "RunningSandbox",
     "RunningSandboxes",
     "Sandbox",
     "SandboxSizeLimits",
     "State",
+    "StoreState",
     "TimeLimitChanges",
     "WaitLimits",
     "count_by_status",

@@ -44,7 +44,7 @@ from wrenn.control.audit import (
 )
 from wrenn.control.db import RELEASED, Database, Hints, Transaction
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
-from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import (
     NOT_MOVING,
     due_when_paused,
@@ -225,6 +225,38 @@ async def set_moving(
             by=by,
         )
         .values(move_host_id=target.value, move_resumes=resumes)
+        .returning(_c.id)
+        .cte("wanted")
+    )
+    found = await tx.execute(select(wanted.c.id, hints.notify()).select_from(wanted))
+    return found.one_or_none() is not None
+
+
+async def set_recovering(
+    tx: Transaction, hints: Hints, sandbox_id: SandboxId, source: HostId, target: HostId, *, by: Actor
+) -> bool:
+    """Have a paused or missing sandbox of a host that is lost be started on another one, from what the store has of it.
+
+    False: it is neither, is being changed already, is not on `source`, or the store has nothing of it.
+    """
+    is_missing = and_(_c.status == State.MISSING, _c.desired == Desired.RUNNING)
+    wanted = (
+        update_desired(
+            Desired.PAUSED,
+            _c.id == sandbox_id.value,
+            _c.host_id == source.value,
+            _c.stored_image_id.is_not(None),
+            _c.stored_at.is_not(None),
+            or_(_is_paused(), is_missing),
+            by=by,
+        )
+        .values(
+            status=case((is_missing, move(State.MISSING, State.PAUSED)), else_=_c.status),
+            host_ip="",
+            move_host_id=target.value,
+            move_resumes=True,
+            recovery_at=func.now(),
+        )
         .returning(_c.id)
         .cte("wanted")
     )

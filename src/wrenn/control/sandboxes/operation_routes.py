@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
-from wrenn.control.http import DomainOf, refusals, service, while_connected
+from wrenn.control.http import DomainOf, refusals, service, while_connected, wire_time
 from wrenn.control.sandboxes.operations.change_description import DescriptionChanges
 from wrenn.control.sandboxes.operations.change_time_limits import TimeLimitChanges
 from wrenn.control.sandboxes.operations.delete import Deletions
@@ -20,11 +20,13 @@ from wrenn.control.sandboxes.operations.fork import Forks
 from wrenn.control.sandboxes.operations.move import Moves
 from wrenn.control.sandboxes.operations.network import Networks
 from wrenn.control.sandboxes.operations.pause import Pauses
+from wrenn.control.sandboxes.operations.recover import Recoveries
 from wrenn.control.sandboxes.operations.resume import Resumes
 from wrenn.control.sandboxes.types import (
     ChangeSandbox,
     Fork,
     Move,
+    RecoveredSandbox,
     SandboxList,
     SandboxView,
     SetDisk,
@@ -95,6 +97,21 @@ async def move_sandbox(
     """
     done = await moves.move(credential, sandbox_id, host_id=body.host_id, pause=body.pause)
     return JSONResponse(sandbox_json(done, domain))
+
+
+@router.post("/recover", response_model=RecoveredSandbox, responses=refusals(404, 409, 502, 503, 504, 507))
+async def recover_sandbox(
+    sandbox_id: str,
+    credential: CredentialOf,
+    recoveries: Annotated[Recoveries, service(Recoveries)],
+    domain: DomainOf,
+) -> Response:
+    """Start a paused or missing sandbox whose host is lost on another host, from the state that the store has of it (`stored_at`).
+
+    What happened after `saved_at` is lost, also when the host is back. Responds when the sandbox runs.
+    """
+    done, saved_at = await recoveries.recover(credential, sandbox_id)
+    return JSONResponse({"sandbox": sandbox_json(done, domain), "saved_at": wire_time(saved_at)})
 
 
 @router.patch("/timeout", response_model=SandboxView, responses=refusals(404, 409))

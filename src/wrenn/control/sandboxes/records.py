@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from wrenn.base.ids import BuildId, HostId, SandboxId, SnapshotId, TeamId
+from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.hosts import HostEndpoint
 from wrenn.control.sandboxes.state import Desired, State, in_words
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -150,6 +150,7 @@ class Sandbox:
     `build_id` is the build whose steps run in it; None: it is nobody's but its team's.
     `host_tags`: which a host must have that it is placed on.
     `move_host_id`: where it is being moved to.
+    `stored_at`: when the state was saved that the store has; None: it has none.
     `platform` is what its last pause needs to be resumed, as far as that is known.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
@@ -191,6 +192,7 @@ class Sandbox:
     platform: VmPlatform = UNKNOWN_PLATFORM
     move_host_id: HostId | None = None
     host_tags: tuple[str, ...] = ()
+    stored_at: datetime | None = None
 
     @property
     def is_moving(self) -> bool:
@@ -219,6 +221,7 @@ class Work:
         age_s: since the request that this work is for.
         move_to: the host that it is to be moved to, while it is paused.
         move_resumes: it is resumed after the move.
+        recover_from: the image in the store that it is moved from, since its host is lost; None: its host uploads it.
     """
 
     sandbox_id: SandboxId
@@ -236,6 +239,7 @@ class Work:
     age_s: float
     move_to: HostEndpoint | None = None
     move_resumes: bool = False
+    recover_from: ImageId | None = None
 
     @property
     def is_move(self) -> bool:

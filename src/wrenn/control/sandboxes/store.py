@@ -40,7 +40,7 @@ _COLUMNS: Final = [
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "build_id", "idle_ms", "host_ip", "metadata",
-        "created_at", "started_at", "last_active_at", "last_updated", "platform", "move_host_id", "host_tags",
+        "created_at", "started_at", "last_active_at", "last_updated", "platform", "move_host_id", "host_tags", "stored_at",
     )
 ]  # fmt: skip
 
@@ -138,6 +138,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         platform=VmPlatform.from_json(row.platform),
         host_tags=tuple(row.host_tags),
         move_host_id=None if row.move_host_id is None else HostId(row.move_host_id),
+        stored_at=row.stored_at,
     )
 
 

@@ -94,6 +94,12 @@ sandboxes = Table(
     Column("move_generation", BigInteger, nullable=False, server_default=text("0")),
     # The image that is its saved state in the store, as it was stored last; may be gone once it has ended.
     Column("stored_image_id", Uuid),
+    # When it was paused last; NULL: not known.
+    Column("paused_at", TIMESTAMP(timezone=True)),
+    # When the state was saved that `stored_image_id` is: at its last pause, if this is `paused_at`; NULL: not known.
+    Column("stored_at", TIMESTAMP(timezone=True)),
+    # If this is `desired_at`, the move under way is a recovery: its host is lost, and it is started from `stored_image_id`.
+    Column("recovery_at", TIMESTAMP(timezone=True)),
     Column("lease_owner", Text),
     Column("lease_until", TIMESTAMP(timezone=True)),
     Column("attempts", Integer, nullable=False, server_default=text("0")),
@@ -133,6 +139,14 @@ Index(
     sandboxes.c.stored_image_id,
     postgresql_where=text("stored_image_id IS NOT NULL"),
 )
+# Paused sandboxes whose state is not in the store.
+Index(
+    "ix_sandboxes_to_store",
+    sandboxes.c.paused_at,
+    postgresql_where=text(
+        "status = 'paused' AND desired = 'paused' AND move_host_id IS NULL AND stored_at IS DISTINCT FROM paused_at"
+    ),
+)
 Index(
     "ix_sandboxes_build_live",
     sandboxes.c.build_id,
@@ -148,4 +162,13 @@ Index(
     "ix_sandboxes_snapshot_live",
     sandboxes.c.snapshot_id,
     postgresql_where=text("snapshot_id IS NOT NULL AND status NOT IN ('stopped', 'error')"),
+)
+
+# Sandboxes that are being uploaded to the store while they are paused, and by which replica.
+sandbox_uploads = Table(
+    "sandbox_uploads",
+    metadata,
+    Column("id", Uuid, ForeignKey("sandboxes.id", ondelete="CASCADE"), primary_key=True),
+    Column("lease_owner", Text),
+    Column("lease_until", TIMESTAMP(timezone=True)),
 )

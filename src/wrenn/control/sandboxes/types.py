@@ -221,6 +221,10 @@ class SandboxView(BaseModel):
     started_at: datetime | None = None
     last_active_at: datetime | None = None
     last_updated: datetime
+    stored_at: datetime | None = Field(
+        None,
+        description="When the state was saved that the store has: `POST …/recover` starts the sandbox from it if its host is lost",
+    )
     metadata: dict[str, str] | None = Field(
         None,
         description="What its owner gave; versions; `reason` of an error, of a pause that nobody asked for, of a refused resume, of standing still on a full disk",
@@ -256,9 +260,17 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "started_at": wire_time(sandbox.started_at),
         "last_active_at": wire_time(sandbox.last_active_at),
         "last_updated": wire_time(sandbox.last_updated),
+        "stored_at": wire_time(sandbox.stored_at),
         "metadata": metadata or None,
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+class RecoveredSandbox(BaseModel):
+    """A sandbox that runs on another host, since its host is lost."""
+
+    sandbox: SandboxView
+    saved_at: datetime = Field(description="When its state was saved; what happened since is lost")
 
 
 class Move(RequestBody):

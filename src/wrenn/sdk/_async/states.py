@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 from wrenn.base.on_failure import on_failure_await
@@ -54,6 +55,12 @@ async def resume(api: AsyncApi, sandbox_id: str) -> None:
 async def move(api: AsyncApi, sandbox_id: str, *, pause: bool) -> None:
     """Move it to another host, and return when it is there."""
     await api.call("POST", path_of(sandbox_id, "move"), json={"pause": pause}, timeout_s=MOVE_TIMEOUT_S)
+
+
+async def recover(api: AsyncApi, sandbox_id: str) -> datetime:
+    """Start it on another host, and return when the state was saved from which it goes on."""
+    body = await api.call("POST", path_of(sandbox_id, "recover"), timeout_s=MOVE_TIMEOUT_S)
+    return Fields("recovered sandbox", json_of(body)).time("saved_at")
 
 
 async def resume_if_paused(api: AsyncApi, sandbox_id: str) -> SandboxInfo:

@@ -7,6 +7,7 @@ import builtins
 import uuid
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -329,6 +330,17 @@ class Sandbox:
             CapacityError: no other host can take it; the message says why.
         """
         states.move(self._api, self.id, pause=pause)
+
+    def recover(self) -> datetime:
+        """Start the sandbox, whose host is lost, on another host, from the state that the object store has of it.
+
+        Returns when that state was saved. What happened since is lost, also when the host is back.
+
+        Raises:
+            InvalidStateError: its host is not lost, or the store has no state of it.
+            CapacityError: no host can take it; the message says why.
+        """
+        return states.recover(self._api, self.id)
 
     def fork(self, count: int = 1) -> builtins.list[Self]:
         """Create copies of the running sandbox, with its memory, processes and files. The sandbox is suspended only briefly.

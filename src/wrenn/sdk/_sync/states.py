@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
+from datetime import datetime
 from typing import Final
 
 from wrenn.base.on_failure import on_failure
@@ -55,6 +56,12 @@ def resume(api: Api, sandbox_id: str) -> None:
 def move(api: Api, sandbox_id: str, *, pause: bool) -> None:
     """Move it to another host, and return when it is there."""
     api.call("POST", path_of(sandbox_id, "move"), json={"pause": pause}, timeout_s=MOVE_TIMEOUT_S)
+
+
+def recover(api: Api, sandbox_id: str) -> datetime:
+    """Start it on another host, and return when the state was saved from which it goes on."""
+    body = api.call("POST", path_of(sandbox_id, "recover"), timeout_s=MOVE_TIMEOUT_S)
+    return Fields("recovered sandbox", json_of(body)).time("saved_at")
 
 
 def resume_if_paused(api: Api, sandbox_id: str) -> SandboxInfo:

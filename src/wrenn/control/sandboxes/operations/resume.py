@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from wrenn.base.errors import Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
+from wrenn.control.http import wire_time
 from wrenn.control.placement import Wanted
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.changes import ChangeNotifier
@@ -52,9 +54,19 @@ class Resumes:
             QuotaExceeded: the team has none left. NoCapacity, Unavailable: its host has no room, or does not answer. Else the host's reason. It stays paused.
         """
         found = await self._lookup.locate(credential, text_id)
-        sandbox = found.sandbox
+        try:
+            return await self._resume(found.sandbox, found.caller.actor)
+        except Unavailable as error:
+            if found.sandbox.stored_at is None or error.code != Unavailable.code:
+                raise
+            raise Unavailable(
+                f"{error.message} The store has its state of {wire_time(found.sandbox.stored_at)}: if its host is lost, it can be "
+                "recovered from that on another one."
+            ) from error
+
+    async def _resume(self, sandbox: Sandbox, by: Actor) -> Sandbox:
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await self._set_desired_running(sandbox, found.caller.actor):
+            if not await self._set_desired_running(sandbox, by):
                 await raise_invalid_state(self._database, sandbox, "only a paused one can be resumed")
             await fault_point("control.resume.after_desired")
             self._reconciler.wake()

@@ -158,6 +158,8 @@ async def record_paused(database: Database, hints: Hints, sandbox: Sandbox, seen
         "expires_at": expires_at,
         "due_at": due_when_paused(expires_at=expires_at),
         "platform": seen.platform.to_json(),
+        # One whose virtual machine ended is what it was at its last pause.
+        "paused_at": _c.paused_at if cause == "vm_ended" else func.now(),
     }
     log = by_system("pause", Status.INFO, {"cause": cause})
     return await write_result(database, hints, _unchanged(sandbox), values, log)

@@ -1,7 +1,8 @@
 """Moves a paused sandbox to another host (docs/design/moves.md): upload, adoption, change of the row, removal at the former host.
 
 Until the row names the target, the sandbox is where it was, and every failure leaves it there. All steps may be repeated, by another
-replica too: each attempt gives the target a higher generation, which replaces what a former one left there.
+replica too: each attempt gives the target a higher generation, which replaces what a former one left there. In a recovery
+nothing is uploaded, and the former host, which is lost, is not asked; it removes its copy when it is back.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from wrenn.base.errors import Conflict, DeadlineExceeded, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.control.db import Database, Hints, Transaction
-from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, HostTransfer, finish_transfer
-from wrenn.control.images import ImageKind, Images
+from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, finish_transfer
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
+from wrenn.control.sandboxes.reconcile.store_state import StoreState
 from wrenn.control.sandboxes.records import Work
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class MoveStep:
         database: Database,
         hints: Hints,
         clients: HostClients,
-        images: Images,
+        store_state: StoreState,
         commit: CommitMove,
         owner: str,
         lease_s: float,
@@ -52,7 +53,7 @@ class MoveStep:
         self._database = database
         self._hints = hints
         self._clients = clients
-        self._images = images
+        self._store_state = store_state
         self._commit = commit
         self._owner = owner
         self._lease_s = lease_s
@@ -96,7 +97,8 @@ class MoveStep:
             ):
                 await self._remove(work, at_target=True, generation=generation)
             return
-        await self._remove(work, at_target=False, generation=work.generation)
+        if work.recover_from is None:
+            await self._remove(work, at_target=False, generation=work.generation)
         _log.info("sandbox moved", extra=fields)
 
     async def remove_at_target(self, work: Work) -> None:
@@ -104,55 +106,46 @@ class MoveStep:
         await self._remove(work, at_target=True, generation=0)
 
     async def _store(self, work: Work) -> tuple[ImageId, int]:
-        """Have its host upload the sandbox. Returns the image that it is in the store, and a generation for the target."""
-        image_id = await self._images.begin_alone(
-            work.team_id, work.host.host_id, ImageKind.SANDBOX, retry_s=self._retry_s
+        """Have its host upload the sandbox. Returns the image that it is in the store, and a generation for the target.
+
+        In a recovery the store has it already.
+        """
+
+        async def note(tx: Transaction, image_id: ImageId) -> tuple[ImageId, int]:
+            generation = await work_store.set_stored(tx, work, image_id, owner=self._owner)
+            if generation is None:
+                raise LeaseLost
+            return image_id, generation
+
+        recover_from = work.recover_from
+        if recover_from is not None:
+            return await self._database.transaction(lambda tx: note(tx, recover_from))
+        return await self._store_state.run(
+            work.sandbox_id,
+            work.team_id,
+            work.host,
+            work.generation,
+            before_call=lambda: self._renew_lease(work),
+            publish=note,
         )
-        await fault_point("control.move.after_begin")
-        with self._images.renewing_lease(image_id):
-            try:
-                source = self._clients.at(work.host)
-                await self._finish(
-                    work,
-                    lambda: source.store_sandbox(
-                        work.sandbox_id, image_id, generation=work.generation, wait_s=TRANSFER_WAIT_S
-                    ),
-                )
-                await fault_point("control.move.after_upload")
-
-                async def publish(tx: Transaction) -> int:
-                    await self._images.publish(tx, image_id)
-                    found = await work_store.set_stored(tx, work, image_id, owner=self._owner)
-                    if found is None:
-                        raise LeaseLost
-                    return found
-
-                generation = await self._database.transaction(publish)
-            except BaseException:
-                await asyncio.shield(self._images.give_up(image_id))
-                raise
-        await fault_point("control.move.after_publish")
-        return image_id, generation
 
     async def _adopt(self, work: Work, image_id: ImageId, generation: int) -> None:
         assert work.move_to is not None, "it is being moved"
         target, spec = self._clients.at(work.move_to), host_spec(work, generation)
-        await self._finish(work, lambda: target.adopt_sandbox(spec, image_id, wait_s=TRANSFER_WAIT_S))
+        await finish_transfer(
+            lambda: target.adopt_sandbox(spec, image_id, wait_s=TRANSFER_WAIT_S),
+            before_call=lambda: self._renew_lease(work),
+            retry_s=self._retry_s,
+        )
 
-    async def _finish(self, work: Work, call: Callable[[], Awaitable[HostTransfer]]) -> None:
-        """Call until the transfer is done.
+    async def _renew_lease(self, work: Work) -> None:
+        """Renew the lease.
 
         Raises:
-            LeaseLost: the sandbox is to be removed, or another replica moves it. Else as `finish_transfer`.
+            LeaseLost: the sandbox is to be removed, or another replica moves it.
         """
-
-        async def renew() -> None:
-            if not await work_store.renew_lease(
-                self._database, work, owner=self._owner, lease_s=self._lease_s
-            ):
-                raise LeaseLost
-
-        await finish_transfer(call, before_call=renew, retry_s=self._retry_s)
+        if not await work_store.renew_lease(self._database, work, owner=self._owner, lease_s=self._lease_s):
+            raise LeaseLost
 
     async def _remove(self, work: Work, *, at_target: bool, generation: int) -> None:
         """Remove the copy at the target or the former host. Where that fails the comparison does it: its generation is outdated."""

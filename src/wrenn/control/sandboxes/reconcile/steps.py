@@ -22,7 +22,7 @@ from wrenn.base.errors import (
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClients, HostNotConnected, HostSandboxState
+from wrenn.control.hosts import HostClients, HostNotConnected, HostSandbox, HostSandboxState
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
@@ -51,11 +51,13 @@ class ReconcilerSettings:
         lease_s: how long a lease lasts after the replica that holds it has died; it is renewed three times within that time.
         start_timeout_s: the longest time for a start, pause or resume; it must allow for the first start of a template, which boots it.
         start_retry_s: how long such a call is repeated while the host does not respond.
+        keep_stored: what the store has of a sandbox stays there when it is resumed.
     """
 
     lease_s: float
     start_timeout_s: float
     start_retry_s: float
+    keep_stored: bool
 
 
 class Steps:
@@ -126,9 +128,7 @@ class Steps:
                 await self._give_up(work, error)
             return None
         self._back_off.started(work.host.host_id)
-        was_written = await work_store.finish_running(
-            self._database, self._hints, work, seen, owner=self._owner
-        )
+        was_written = await self._finish_running(work, seen)
         await fault_point("control.create.after_apply")
         _log.info(
             "sandbox running" if was_written else "sandbox not wanted any more",
@@ -248,10 +248,20 @@ class Steps:
             await fault_point("control.resume.after_rpc")
         except WrennError as error:
             return await self._handle_failed_change(work, error, "resume")
-        await work_store.finish_running(self._database, self._hints, work, seen, owner=self._owner)
+        await self._finish_running(work, seen)
         await fault_point("control.resume.after_apply")
         _log.info("sandbox resumed", extra={"sandbox_id": str(work.sandbox_id)})
         return None
+
+    async def _finish_running(self, work: Work, seen: HostSandbox) -> bool:
+        return await work_store.finish_running(
+            self._database,
+            self._hints,
+            work,
+            seen,
+            owner=self._owner,
+            keep_stored=self._settings.keep_stored,
+        )
 
     async def _handle_failed_change(self, work: Work, error: WrennError, verb: str) -> float | None:
         """Retry while the host does not answer, for a limited time; otherwise restore the former desired state.

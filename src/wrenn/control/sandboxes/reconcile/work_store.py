@@ -118,6 +118,7 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                     "host_tags", "template_id", "move_host_id", "move_resumes",
                 )
             ),
+            case((_c.recovery_at == _c.desired_at, _c.stored_image_id), else_=null()).label("recover_from"),
             _c.host_id,
             hosts.c.address,
             target_address.label("target_address"),
@@ -174,6 +175,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
                 else HostEndpoint(HostId(row.move_host_id), row.target_address)
             ),
             move_resumes=row.move_resumes,
+            recover_from=None if row.recover_from is None else ImageId(row.recover_from),
         )
         for row in found
     ]
@@ -258,9 +260,12 @@ async def renew_lease(database: Database, work: Work, *, owner: str, lease_s: fl
 
 
 async def finish_running(
-    database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str
+    database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str, keep_stored: bool
 ) -> bool:
-    """Record that the sandbox is running: it was started or resumed."""
+    """Record that the sandbox is running: it was started or resumed.
+
+    `keep_stored`: the state of an earlier pause stays in the store, in case its host is lost.
+    """
     values: dict[str, Any] = {
         "status": move(work.status, State.RUNNING),
         **NOT_MOVING,
@@ -270,6 +275,7 @@ async def finish_running(
         "last_active_at": func.now(),
         "due_at": due_when_running(func.now()),
         "attempts": 0,
+        **({} if keep_stored else {"stored_image_id": None, "stored_at": None}),
     }
     # A create is in the log since it was asked for.
     log = by_requester("resume") if work.status is State.PAUSED else _nothing
@@ -288,6 +294,7 @@ async def finish_paused(
         "expires_at": expires_at,
         "due_at": due_when_paused(expires_at=expires_at),
         "platform": seen.platform.to_json(),
+        "paused_at": func.now(),
         "idle_ms": 0,
         "attempts": 0,
     }
@@ -375,14 +382,16 @@ async def move_to_host(tx: Transaction, hints: Hints, work: Work, host_id: HostI
 async def set_stored(tx: Transaction, work: Work, image_id: ImageId, *, owner: str) -> int | None:
     """Store which image is the saved state of a sandbox that is being moved, and return a generation for the target that no host has.
 
-    None: the lease is lost.
+    In a recovery it is the one that was stored. None: the lease is lost.
     """
+    saved = {} if work.recover_from is not None else {"stored_at": _c.paused_at}
     found = await tx.execute(
         update(sandboxes)
         .where(*_held(work, owner))
         .values(
             stored_image_id=image_id.value,
             move_generation=func.greatest(_c.move_generation, _c.generation) + 1,
+            **saved,
         )
         .returning(_c.move_generation)
     )
@@ -401,6 +410,7 @@ async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: in
         "generation": generation,
         "desired": Desired.RUNNING if work.move_resumes else Desired.PAUSED,
         "desired_at": func.now(),
+        **({} if work.recover_from is None else {"paused_at": _c.stored_at}),
         **NOT_MOVING,
         "failure": "",
         "reason": "",
@@ -412,13 +422,15 @@ async def finish_moved(tx: Transaction, hints: Hints, work: Work, generation: in
         _c.disk_size_mb == work.spec.disk_size_mb,
         _c.network_revision == work.network_revision,
     )
-    return await write_result(tx, hints, where, values | RELEASED, by_requester("move"))
+    # A recovery is in the log since it was asked for.
+    log = by_requester("move") if work.recover_from is None else _nothing
+    return await write_result(tx, hints, where, values | RELEASED, log)
 
 
 async def finish_not_moved(
     database: Database, hints: Hints, work: Work, error: WrennError, *, owner: str
 ) -> bool:
-    """Record that a sandbox was not moved, and why; it is resumed where it is if it was to be resumed and its host is not drained."""
+    """Record that a sandbox was not moved, and why; it is resumed where it is if it was to be resumed and its host is neither drained nor lost."""
     is_draining = (
         select(hosts.c.drain_policy.is_not(None))
         .where(hosts.c.id == work.host.host_id.value)
@@ -426,7 +438,7 @@ async def finish_not_moved(
     )
     resumed = case((is_draining, Desired.PAUSED), else_=Desired.RUNNING)
     values: dict[str, Any] = {
-        "desired": resumed if work.move_resumes else Desired.PAUSED,
+        "desired": resumed if work.move_resumes and work.recover_from is None else Desired.PAUSED,
         "desired_at": func.now(),
         **NOT_MOVING,
         "failure": error.code,
