@@ -68,6 +68,18 @@ class Session {
 		this.teams = await answer(api.GET('/v1/teams'));
 	}
 
+	/** Use what an answer says about one of the teams. */
+	put(team: Team): void {
+		this.teams = this.teams.map((known) => (known.id === team.id ? team : known));
+	}
+
+	/** The team that is shown is no longer the user's: show another one of the user's. */
+	async forgetTeam(): Promise<void> {
+		token.teamId = null;
+		await token.renew();
+		await this.loadTeams();
+	}
+
 	/** Show another team in this tab; other tabs stay where they are. */
 	async show(teamId: string): Promise<void> {
 		if (teamId === this.teamId) return;
