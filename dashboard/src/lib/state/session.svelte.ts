@@ -76,7 +76,20 @@ class Session {
 	/** The team that is shown is no longer the user's: show another one of the user's. */
 	async forgetTeam(): Promise<void> {
 		token.teamId = null;
-		await token.renew();
+		try {
+			await token.renew();
+			await this.loadTeams();
+		} catch {
+			// It was the last one. Whoever is in no team cannot be signed in, and the next page says so.
+			this.user = null;
+			this.teams = [];
+			token.forget();
+		}
+	}
+
+	/** Sign in with the secret of a link that `wrenn up` or `wrenn open` has printed. */
+	async signInByLink(secret: string): Promise<void> {
+		token.accept(await answer(api.POST('/v1/auth/sign-in-link', { body: { token: secret } })));
 		await this.loadTeams();
 	}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import JSONResponse, Response
@@ -23,9 +23,33 @@ admin_router = APIRouter(tags=["administration"])
 Service = Annotated[Builds, service(Builds)]
 
 _CONFIG_LIMIT_B: Final = 1 * MIB
+_BUILD_IN: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": CreateBuild.model_json_schema()},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["config", "archive"],
+                    "properties": {
+                        "config": {
+                            "type": "string",
+                            "description": "The JSON; must stand before `archive`",
+                        },
+                        "archive": {"type": "string", "format": "binary", "description": "A tar file"},
+                    },
+                }
+            },
+        },
+    }
+}
+"""The body is read by hand, so FastAPI does not describe it."""
 
 
-@router.post("", status_code=201, response_model=BuildView, responses=refusals(409, 413))
+@router.post(
+    "", status_code=201, response_model=BuildView, responses=refusals(409, 413), openapi_extra=_BUILD_IN
+)
 async def create_build(request: Request, caller: CallerOf, builds: Service) -> Response:
     """Build a template: JSON, or `multipart/form-data` with that JSON as `config` and the files as `archive`.
 
@@ -95,7 +119,13 @@ async def cancel_build(build_id: str, caller: CallerOf, builds: Service) -> Resp
     return Response(status_code=204)
 
 
-@admin_router.post("", status_code=201, response_model=BuildView, responses=refusals(403, 409, 413))
+@admin_router.post(
+    "",
+    status_code=201,
+    response_model=BuildView,
+    responses=refusals(403, 409, 413),
+    openapi_extra=_BUILD_IN,
+)
 async def create_platform_build(request: Request, admin: AdminOf, builds: Service) -> Response:
     """Build a template of the platform, which all teams see; as `POST /v1/builds`. Its base is the platform's or a container image."""
     return JSONResponse(build_json(await _begun(request, builds.for_platform(admin), builds)), 201)

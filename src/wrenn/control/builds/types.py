@@ -63,6 +63,7 @@ class BuildView(BaseModel):
     tag: str | None = None
     base_template: str
     recipe: list[str]
+    is_dockerfile: bool = Field(description="`recipe` is the lines of a Dockerfile")
     healthcheck: str | None = None
     vcpus: int
     memory_mb: int
@@ -109,6 +110,7 @@ def build_json(build: Build) -> dict[str, object]:
         "name": build.name,
         "base_template": build.request.base_template,
         "recipe": list(build.request.recipe) or build.request.dockerfile.splitlines(),
+        "is_dockerfile": not build.request.recipe,
         "vcpus": build.vcpus,
         "memory_mb": build.memory_mb,
         "disk_size_mb": build.disk_size_mb,

@@ -1,0 +1,48 @@
+/** Follows the log of a build to its end, over lost connections. */
+import { readEvents } from '$lib/api/event-stream';
+import { ApiError } from '$lib/api/errors';
+import { addEvent, emptyLog, type Log } from './log';
+
+/** Output arrives in many small pieces; the page is updated this often. */
+const SHOW_MS = 100;
+const RETRY_MS = [500, 1_000, 2_000, 5_000];
+
+export class BuildLog {
+	/** Replaced as a whole when it has changed. */
+	log = $state.raw<Log>(emptyLog());
+	/** Why the log cannot be read at all. */
+	error = $state.raw<ApiError | null>(null);
+	#timer: ReturnType<typeof setTimeout> | null = null;
+
+	/** Read until the build has ended or the signal is aborted. */
+	async follow(path: string, signal: AbortSignal): Promise<void> {
+		const log = emptyLog();
+		let lastEventId = '';
+		let failures = 0;
+		this.error = null;
+		while (!signal.aborted && log.end === null) {
+			try {
+				for await (const event of readEvents(path, { signal, lastEventId })) {
+					failures = 0;
+					lastEventId = event.id;
+					addEvent(log, event);
+					this.#showSoon(log);
+				}
+			} catch (error) {
+				if (error instanceof ApiError && error.status === 404) {
+					this.error = error;
+					return;
+				}
+			}
+			if (signal.aborted || log.end !== null) return;
+			await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]));
+		}
+	}
+
+	#showSoon(log: Log): void {
+		this.#timer ??= setTimeout(() => {
+			this.#timer = null;
+			this.log = { ...log, steps: [...log.steps], notes: [...log.notes] };
+		}, SHOW_MS);
+	}
+}
