@@ -59,9 +59,19 @@ class Session {
 
 	async signOut(): Promise<void> {
 		await answer(api.POST('/v1/auth/logout', { headers: { 'content-type': 'application/json' }, body: {} as never }));
+		this.forgetAccount();
+	}
+
+	/** Nobody is signed in any more. */
+	forgetAccount(): void {
 		this.user = null;
 		this.teams = [];
 		token.forget();
+	}
+
+	/** Change the name of the user. */
+	async rename(name: string): Promise<void> {
+		token.accept(await answer(api.PATCH('/v1/me', { body: { name } })));
 	}
 
 	async loadTeams(): Promise<void> {
@@ -81,9 +91,7 @@ class Session {
 			await this.loadTeams();
 		} catch {
 			// It was the last one. Whoever is in no team cannot be signed in, and the next page says so.
-			this.user = null;
-			this.teams = [];
-			token.forget();
+			this.forgetAccount();
 		}
 	}
 

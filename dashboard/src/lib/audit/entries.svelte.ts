@@ -1,0 +1,89 @@
+/** Entries of an audit log: loaded in pages, newest first, and how many have come since. */
+import { answer, api, type Schemas } from '$lib/api/client';
+import { ApiError } from '$lib/api/errors';
+import type { LiveEvent } from '$lib/state/live.svelte';
+import type { Entry } from './csv';
+
+export interface Filter {
+	type: string;
+	action: string;
+}
+
+const PAGE = 100;
+
+export class Entries {
+	/** Undefined: not loaded yet. */
+	items = $state.raw<Entry[] | undefined>(undefined);
+	error = $state.raw<ApiError | null>(null);
+	isLoading = $state(false);
+	hasMore = $state(false);
+	/** Entries that were written since the first page was read. */
+	newCount = $state(0);
+	#filter: Filter = { type: '', action: '' };
+	#next: Pick<Schemas['AuditPage'], 'next_before' | 'next_before_id'> | null = null;
+	#round = 0;
+
+	constructor(readonly isPlatform: boolean) {}
+
+	/** Show the newest entries that match. */
+	async show(filter: Filter): Promise<void> {
+		this.#filter = filter;
+		this.#next = null;
+		await this.#load([]);
+	}
+
+	reload = (): Promise<void> => this.show(this.#filter);
+
+	more = (): Promise<void> => this.#load(this.items ?? []);
+
+	async #load(before: Entry[]): Promise<void> {
+		const round = ++this.#round;
+		const cursor = this.#next;
+		this.isLoading = true;
+		if (cursor === null) this.newCount = 0;
+		const { type, action } = this.#filter;
+		const params = {
+			query: {
+				limit: PAGE,
+				...(type && { resource_type: [type] }),
+				...(action && { action: [action] }),
+				...(cursor && { before: cursor.next_before, before_id: cursor.next_before_id })
+			}
+		};
+		try {
+			const page = await answer(this.isPlatform ? api.GET('/v1/admin/audit-logs', { params }) : api.GET('/v1/audit-logs', { params }));
+			if (round !== this.#round) return;
+			this.items = [...before, ...page.items];
+			this.hasMore = page.items.length === PAGE;
+			this.#next = page;
+			this.error = null;
+		} catch (error) {
+			if (round !== this.#round) return;
+			if (!(error instanceof ApiError)) throw error;
+			this.error = error;
+		} finally {
+			if (round === this.#round) this.isLoading = false;
+		}
+	}
+
+	/** Count an entry that the event stream tells of, if it matches. */
+	hear(event: LiveEvent): void {
+		if (event.type === 'reset') {
+			// Nobody knows how many were missed; a page that is at its beginning is read again.
+			if (this.items !== undefined && this.items.length <= PAGE) void this.reload();
+			return;
+		}
+		if (event.type !== 'audit.recorded') return;
+		const { type, action } = this.#filter;
+		if ((type === '' || event.data['resource_type'] === type) && (action === '' || event.data['action'] === action)) this.newCount++;
+	}
+}
+
+/** Whether all words are somewhere in an entry. */
+export function matches(entry: Entry, text: string): boolean {
+	const all = [
+		entry.actor_name ?? '', entry.actor_id ?? '', entry.actor_type, entry.resource_type, entry.action, entry.resource_id ?? '', entry.status,
+		...Object.entries(entry.metadata ?? {}).map(([name, value]) => `${name}=${value}`)
+	].join('\n').toLowerCase(); // prettier-ignore
+	return text.toLowerCase().split(/\s+/).filter(Boolean).every((word) => all.includes(word));
+}
