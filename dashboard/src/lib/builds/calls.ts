@@ -25,6 +25,8 @@ export interface BuildCalls {
 	logPath: (id: string) => string;
 	/** Of a page: the list, or below it. */
 	page: (below?: string) => string;
+	/** Whether the event stream tells of them. Events of the platform's own builds are nobody's. */
+	hasEvents: boolean;
 }
 
 const below = (list: string, path: string) => (path === '' ? list : `${list}/${path}`);
@@ -38,7 +40,8 @@ export const teamBuilds: BuildCalls = {
 			? answer(api.POST('/v1/builds', { body: request }))
 			: answer(api.POST('/v1/builds', { body: request, bodySerializer: () => form(request, archive) })),
 	logPath: (id) => `/v1/builds/${id}/logs`,
-	page: (path = '') => below(toTeam('builds'), path)
+	page: (path = '') => below(toTeam('builds'), path),
+	hasEvents: true
 };
 
 export const platformBuilds: BuildCalls = {
@@ -50,7 +53,8 @@ export const platformBuilds: BuildCalls = {
 			? answer(api.POST('/v1/admin/builds', { body: request }))
 			: answer(api.POST('/v1/admin/builds', { body: request, bodySerializer: () => form(request, archive) })),
 	logPath: (id) => `/v1/admin/builds/${id}/logs`,
-	page: (path = '') => below(to('/admin/builds'), path)
+	page: (path = '') => below(to('/admin/builds'), path),
+	hasEvents: false
 };
 
 export const hasEnded = (build: Build): boolean => ['success', 'failed', 'cancelled'].includes(build.status);
