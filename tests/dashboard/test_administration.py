@@ -1,0 +1,133 @@
+"""The pages for admins of the platform, and hosts of teams that bring their own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+from playwright.async_api import Browser, expect
+
+from tests.integration import conftest as integration
+from tests.integration.conftest import Platform
+from tests.integration.people import make_admin, sign_up
+
+from .conftest import Visitor, visit
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def admin(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
+    """An admin of the platform, signed in."""
+    person = await sign_up(platform.url, name="Operator")
+    await make_admin(str(platform.settings.database_url), person)
+    async with visit(browser, person) as visitor:
+        yield visitor
+    await integration.empty(platform)
+
+
+async def test_others_find_no_such_page(visitor: Visitor):
+    await visitor.page.goto(f"{visitor.person.url}/admin/users")
+    await expect(visitor.page.get_by_role("heading", name="There is no such page")).to_be_visible()
+
+
+async def test_users_are_made_admins_and_deactivated(admin: Visitor, platform: Platform):
+    page = admin.page
+    user = await sign_up(platform.url, name="Grace")
+    await page.goto(f"{admin.person.url}/admin/users")
+    row = page.get_by_role("row").filter(has_text=user.email)
+    await row.get_by_role("button", name="Make admin").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Make admin").click()
+    await expect(row.get_by_role("button", name="Withdraw admin")).to_be_visible()
+    assert (await user.get("/v1/admin/users")).status_code == 200
+    await row.get_by_role("button", name="Withdraw admin").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Withdraw").click()
+    await row.get_by_role("button", name="Deactivate").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Deactivate").click()
+    await expect(row).to_contain_text("disabled")
+    assert (await user.get("/v1/me")).status_code == 401
+    own = page.get_by_role("row").filter(has_text=admin.person.email)
+    await expect(own.get_by_role("button", name="Deactivate")).to_be_disabled()
+    await page.goto(f"{admin.person.url}/admin/audit?type=user")
+    await expect(page.get_by_role("row").filter(has_text="user deactivate").first).to_be_visible()
+
+
+async def test_limits_of_a_team_are_set_and_cleared(admin: Visitor, visitor: Visitor):
+    page = admin.page
+    await page.goto(f"{admin.person.url}/admin/teams")
+    row = page.get_by_role("row").filter(has_text=visitor.slug)
+    await row.get_by_role("button", name="Limits").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Running sandboxes").fill("0")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(dialog).to_have_count(0)
+    path = f"/v1/admin/teams/{visitor.person.team_id}/limits"
+    assert (await admin.person.get(path)).json() == {"running_sandboxes": 0}
+    assert (await visitor.person.post("/v1/sandboxes", {})).status_code == 409
+    await row.get_by_role("button", name="Limits").click()
+    await expect(dialog.get_by_label("Running sandboxes")).to_have_value("0")
+    await dialog.get_by_label("Running sandboxes").fill("")
+    await dialog.get_by_role("button", name="Save").click()
+    await expect(dialog).to_have_count(0)
+    assert (await admin.person.get(path)).json() == {}
+
+
+async def test_a_team_with_hosts_of_its_own_adds_drains_and_deletes_one(admin: Visitor, visitor: Visitor):
+    page = admin.page
+    await page.goto(f"{admin.person.url}/admin/teams")
+    row = page.get_by_role("row").filter(has_text=visitor.slug)
+    await row.get_by_role("button", name="Own hosts").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Enable").click()
+    await expect(row).to_contain_text("its own")
+
+    page = visitor.page
+    await visitor.open("sandboxes")
+    await page.get_by_role("link", name="Hosts").click()
+    await expect(page.get_by_text("No host yet")).to_be_visible()
+    await page.get_by_role("main").get_by_role("button", name="Add a host").first.click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Name").fill("rack1")
+    await dialog.get_by_role("button", name="Create").click()
+    token = await dialog.get_by_label("Registration token").text_content()
+    assert token
+    await dialog.get_by_role("button", name="Done").click()
+    assert token not in await page.content()
+    await page.get_by_role("link", name="rack1").click()
+    await expect(page.get_by_role("main")).to_contain_text("It has not joined yet")
+    await page.get_by_label("Another tag").fill("gpu")
+    await page.get_by_role("button", name="Add").click()
+    await expect(page.get_by_role("button", name="Remove the tag gpu")).to_be_visible()
+    await page.get_by_role("button", name="Delete").click()
+    await expect(page.get_by_role("dialog")).to_contain_text("no sandbox and no snapshot")
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(page.get_by_text("No host yet")).to_be_visible()
+    assert (await visitor.person.get("/v1/hosts")).json() == []
+
+
+async def test_a_host_of_the_platform_is_drained_and_used_again(admin: Visitor):
+    page = admin.page
+    await page.goto(f"{admin.person.url}/admin/hosts")
+    await page.get_by_role("row").filter(has_text="online").get_by_role("link").click()
+    await page.get_by_role("button", name="Drain").click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("They are paused").check()
+    await dialog.get_by_role("button", name="Drain").click()
+    await expect(page.get_by_role("heading", name="Drained")).to_be_visible()
+    await page.get_by_role("button", name="Use it again").click()
+    await expect(page.get_by_role("button", name="Drain")).to_be_visible()
+    await expect(page.get_by_role("main").get_by_text("online")).to_be_visible()
+
+
+async def test_the_platform_builds_a_template_for_all_teams(admin: Visitor, visitor: Visitor):
+    page = admin.page
+    await page.goto(f"{admin.person.url}/admin/builds/new")
+    await page.get_by_label("Name of the template").fill("shared")
+    await page.get_by_label("Dockerfile", exact=True).fill("FROM template://minimal\nRUN true\n")
+    await page.get_by_role("button", name="Build", exact=True).click()
+    await expect(page.get_by_role("link", name="Start a sandbox")).to_be_visible()
+    await visitor.open("templates")
+    row = visitor.page.get_by_role("row").filter(has_text="shared")
+    await expect(row).to_contain_text("platform")
+    await page.goto(f"{admin.person.url}/admin/templates")
+    row = page.get_by_role("row").filter(has_text="shared")
+    await row.get_by_role("button", name="Delete").click()
+    await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    await expect(row).to_have_count(0)
