@@ -1,7 +1,7 @@
 """When the state was saved that the store has of a sandbox; uploads of paused sandboxes under way; recovery on another host.
 
 Revision ID: 0043
-Revises: 0042a
+Revises: 0042c
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0043"
-down_revision = "0042a"
+down_revision = "0042c"
 branch_labels = None
 depends_on = None
 
