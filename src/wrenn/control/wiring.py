@@ -71,6 +71,7 @@ from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.metrics import (
+    LiveMetrics,
     ReceivedSamples,
     SampleRetention,
     SandboxMetrics,
@@ -225,6 +226,7 @@ class Control:
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
         self.feed.close()
+        self.services.live_metrics.end_streams()
         self.services.builds.close()
 
 
@@ -361,6 +363,9 @@ def _build(
     heartbeats = Heartbeats(database)
     browsers = Browsers(settings.accounts.public_url, settings.accounts.trusted_proxies)
     files = Files(sandboxes.running_sandboxes)
+    sandbox_metrics = SandboxMetrics(
+        database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
+    )
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -377,8 +382,9 @@ def _build(
         keys=Keys(database=database, clock=base.clock),
         administration=accounts.administration,
         lookup=sandboxes.lookup,
-        sandbox_metrics=SandboxMetrics(
-            database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
+        sandbox_metrics=sandbox_metrics,
+        live_metrics=LiveMetrics(
+            metrics=sandbox_metrics, authenticator=auth.authenticator, open_calls=auth.open_calls
         ),
         team_metrics=TeamMetrics(database=database, clock=base.clock),
         received_samples=ReceivedSamples(database=database, tokens=auth.tokens, clock=base.clock),
@@ -487,6 +493,7 @@ def _build(
         sandboxes.forks.close,
         sandboxes.capacity.close,
         heartbeats.close,
+        services.live_metrics.close,
     )
     return control, closing, loops
 

@@ -1,6 +1,7 @@
 """What sandboxes use (`sandbox_metrics`, from their hosts and from stored samples), and what teams have over time (`team_metrics`)."""
 
 from wrenn.control.metrics import routes, team_routes
+from wrenn.control.metrics.live import LiveMetrics
 from wrenn.control.metrics.received_samples import ReceivedSamples
 from wrenn.control.metrics.retention import SampleRetention
 from wrenn.control.metrics.sandbox_metrics import SandboxMetrics
@@ -12,6 +13,7 @@ usage_router = team_routes.usage_router
 host_router = routes.host_router
 
 __all__ = [
+    "LiveMetrics",
     "ReceivedSamples",
     "SampleRetention",
     "SandboxMetrics",

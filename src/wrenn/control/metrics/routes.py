@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.base.ids import SandboxId
 from wrenn.control.auth import CallerOf, CredentialOf, HostTokenOf
-from wrenn.control.http import body_of, read_at_most, refusals, service
+from wrenn.control.http import EventStreamResponse, body_of, read_at_most, refusals, service
+from wrenn.control.metrics.live import LiveMetrics
 from wrenn.control.metrics.ranges import SampleRange
 from wrenn.control.metrics.received_samples import ReceivedSamples
 from wrenn.control.metrics.sandbox_metrics import SandboxMetrics
@@ -24,6 +25,11 @@ ReceivedSamplesOf = Annotated[ReceivedSamples, service(ReceivedSamples)]
 IdsOf = Annotated[
     str | None, Query(description="Only these sandboxes, comma-separated; absent: all that run, up to 500")
 ]
+_FRAME: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+}
 _SAMPLES_IN: Final[dict[str, Any]] = {
     "requestBody": {
         "description": "Samples of sandboxes (docs/design/metrics.md), at most 1 MiB",
@@ -37,6 +43,28 @@ _SAMPLES_IN: Final[dict[str, Any]] = {
 async def get_newest_metrics(caller: CallerOf, metrics: SandboxMetricsOf, ids: IdsOf = None) -> Response:
     """The newest point of each of the team's sandboxes that runs. Ids of others, and of those that do not run, are left out."""
     return JSONResponse(newest_json(await metrics.newest(caller, ids_of(ids))))
+
+
+@router.get(
+    "/metrics/stream",
+    status_code=200,
+    response_class=Response,
+    responses={
+        **refusals(429),
+        200: {
+            "description": "Server-sent events `metrics`; the data of each is JSON: `type` and `sandboxes`, as `GET /v1/sandboxes/metrics`",
+            "content": {"text/event-stream": {"schema": _FRAME}},
+        },
+    },
+)
+async def stream_metrics(
+    credential: CredentialOf, live: Annotated[LiveMetrics, service(LiveMetrics)], ids: IdsOf = None
+) -> Response:
+    """The newest point of each of the team's sandboxes that runs, every two seconds, until one side ends it.
+
+    A client that is slow skips points. What came before is in `GET /v1/sandboxes/{id}/metrics`.
+    """
+    return await EventStreamResponse.opened(live.stream(credential, ids_of(ids)))
 
 
 @router.get("/{sandbox_id}/metrics", response_model=SandboxMetricsView, responses=refusals(404, 502, 503))
