@@ -9,6 +9,7 @@ from pathlib import Path
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.images import ContainerSource, Progress
 from wrenn.agent.images.container import ImportContainer
+from wrenn.agent.images.pulled_images import PulledImages
 from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
@@ -22,7 +23,9 @@ async def main(data_dir: Path, reference: str) -> None:
     slots = Slots(layout.block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach)
     await slots.start({})
     folder, image_id = ImageFolder(layout.images), ImageId.new()
-    containers = ImportContainer(layout, slots, CgroupConfiner(layout), "", 1)
+    containers = ImportContainer(
+        layout, slots, CgroupConfiner(layout), "", 1, PulledImages(layout.pulled, limit_b=1 << 30)
+    )
     source = ContainerSource(reference, 64, insecure_registry=True)
     draft = await folder.new_draft(image_id)
     facts = await containers.run(source, image_id, draft, Progress(), job_slot=IMAGE_JOB_SLOTS[0])

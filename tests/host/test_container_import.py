@@ -21,6 +21,7 @@ from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.leftovers import list_everything
 from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phase
 from wrenn.agent.images.container import ImportContainer, Reference, missing_packages
+from wrenn.agent.images.pulled_images import PulledImages
 from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
@@ -124,7 +125,9 @@ async def host(tmp_path: Path) -> AsyncGenerator[Host]:
                     reach=ReachableNetworks.parse(name_servers="", allowed=ALLOWED),
                 )
                 await slots.start({})
-                containers = ImportContainer(layout, slots, CgroupConfiner(layout), "", 1)
+                containers = ImportContainer(
+                    layout, slots, CgroupConfiner(layout), "", 1, PulledImages(layout.pulled, limit_b=1 << 30)
+                )
 
                 async def no_upload(*_: object) -> int:
                     raise AssertionError
@@ -194,6 +197,35 @@ async def test_an_image_has_the_files_of_all_layers_and_the_configuration(host: 
     again = await host.imported(facts.reference.partition("/")[2])
     assert again.ready is not None
     assert again.ready.facts.reference == facts.reference
+    await host.assert_nothing_left()
+
+
+async def test_an_image_that_was_pulled_is_not_pulled_again_by_the_same_team(host: Host) -> None:
+    await push(host.namespace, host.scratch, "team/app:1", [base().done()], {"User": "7"})
+    first = (await host.imported("team/app:1", scope="ada")).ready
+    assert first is not None
+    # Its layers are gone from the registry, its manifest is not.
+    layer = max(
+        (path for path in (host.scratch / "registry").rglob("data")), key=lambda path: path.stat().st_size
+    )
+    layer.unlink()
+    again = (await host.imported("team/app:1", scope="ada")).ready
+    assert again is not None
+    assert again.rootfs.samefile(first.rootfs)
+    assert (again.facts.reference, again.facts.config) == (first.facts.reference, first.facts.config)
+    pinned = (await host.imported(f"team/app@{first.facts.reference.partition('@')[2]}", scope="ada")).ready
+    assert pinned is not None
+    # Not for another team, another size, or without a team.
+    for fields in ({"scope": "eve"}, {"scope": "ada", "disk_size_mb": 96}, {}):
+        assert (await host.imported("team/app:1", **fields)).failure is not None  # type: ignore[arg-type]
+    # What the tag names now.
+    await push(host.namespace, host.scratch, "team/app:2", [base().add("new", b"1").done()], {"User": "7"})
+    other = (await host.imported("team/app:2", scope="ada")).ready
+    assert other is not None
+    assert not other.rootfs.samefile(first.rootfs)
+    # Who the registry does not let have it does not get it from the host either.
+    refused = await host.imported("team/missing:1", scope="ada")
+    assert refused.failure is not None
     await host.assert_nothing_left()
 
 

@@ -10,7 +10,7 @@ import pytest
 from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import ImageId
-from wrenn.storage.images import ROOTFS, ContainerConfig, ImageFacts, ImageFolder, image_id_of
+from wrenn.storage.images import ROOTFS, ContainerConfig, ImageFacts, ImageFolder
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ async def test_an_image_of_another_size_is_damaged(folder: ImageFolder) -> None:
 
 def test_names_of_templates_are_no_ids_of_images() -> None:
     image_id = ImageId.new()
-    assert image_id_of(str(image_id)) == image_id
-    assert [image_id_of(name) for name in ("minimal", "img-tools", "")] == [None, None, None]
+    assert ImageId.find(str(image_id)) == image_id
+    assert [ImageId.find(name) for name in ("minimal", "img-tools", "")] == [None, None, None]
 
 
 def test_a_configuration_is_read_as_the_specification_says() -> None:

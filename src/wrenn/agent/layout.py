@@ -59,6 +59,11 @@ class Layout:
         return self.data_dir / "images"
 
     @property
+    def pulled(self) -> Path:
+        """Parent of the folders of container images that were pulled, to be used again."""
+        return self.data_dir / "pulled"
+
+    @property
     def secret(self) -> Path:
         """Key from which the guests' access tokens are derived; mode 600."""
         return self.data_dir / "agent.key"

@@ -14,6 +14,7 @@ from wrenn.agent.confinement import CgroupConfiner, Confiner
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.images.container import ImportContainer
 from wrenn.agent.images.preparation import ContainerImages
+from wrenn.agent.images.pulled_images import PulledImages
 from wrenn.agent.layout import Layout
 from wrenn.agent.machine import measure
 from wrenn.agent.settings import Settings
@@ -126,7 +127,12 @@ class QemuHost:
                 ),
                 sandbox_limit=table.slots,
                 containers=ImportContainer(
-                    layout, slots, confiner, settings.guest_dns, settings.disk_reserve_b
+                    layout,
+                    slots,
+                    confiner,
+                    settings.guest_dns,
+                    settings.disk_reserve_b,
+                    PulledImages(layout.pulled, limit_b=settings.pulled_images_b),
                 ),
             )
         finally:

@@ -48,6 +48,7 @@ class Settings:
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
         image_cache_b: what images that can be fetched again may take of the host's disk; 0: no limit.
+        pulled_images_b: what container images that were pulled may take, to be used again; 0: none is kept.
         sandbox_disk_b: what one sandbox may take of the host's disk; 0: no limit but the size of its own disk.
         disk_overcommit: how often the host's disk may be promised; the control plane has the same setting.
         sandbox_flows: connections that one guest may have begun, at once.
@@ -73,6 +74,7 @@ class Settings:
     ready_slots: int
     disk_reserve_b: int
     image_cache_b: int
+    pulled_images_b: int
     sandbox_disk_b: int
     disk_overcommit: float
     sandbox_flows: int
@@ -127,6 +129,7 @@ class Settings:
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             image_cache_b=int(environment.get("WRENN_IMAGE_CACHE_MB", "51200")) * MIB,
+            pulled_images_b=int(environment.get("WRENN_PULLED_IMAGES_MB", "4096")) * MIB,
             sandbox_disk_b=int(environment.get("WRENN_SANDBOX_DISK_MB", "16384")) * MIB,
             disk_overcommit=float(environment.get("WRENN_DISK_OVERCOMMIT", DISK_OVERCOMMIT)),
             sandbox_flows=int(environment.get("WRENN_SANDBOX_FLOWS", "1000")),

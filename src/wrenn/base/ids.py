@@ -50,6 +50,14 @@ class Id:
         return cls(uuid.UUID(int=int(body, 36)))
 
     @classmethod
+    def find(cls, text: str) -> Self | None:
+        """Parse the text form, or return None if it is something else, such as a name."""
+        try:
+            return cls.parse(text)
+        except InvalidRequest:
+            return None
+
+    @classmethod
     def with_prefix(cls, text: str) -> tuple[Self, Self] | None:
         """Return the lowest and the highest id whose text form, with or without its prefix, begins with this; None: none does."""
         body = text.lower().removeprefix(cls.PREFIX)

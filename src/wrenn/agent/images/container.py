@@ -28,6 +28,7 @@ from typing import Final, TypeVar, cast
 from wrenn.agent.confinement import Confiner
 from wrenn.agent.images.disk_of import IMAGE_PREFIX
 from wrenn.agent.images.job import ContainerSource, Phase, Progress
+from wrenn.agent.images.pulled_images import PulledImages, key_of
 from wrenn.agent.layout import Layout
 from wrenn.base.errors import (
     AgentFailure,
@@ -45,6 +46,7 @@ from wrenn.linux.command import CommandError
 from wrenn.linux.disk_space import free_b
 from wrenn.linux.jail import PROGRAMS, WORK, Jail
 from wrenn.linux.private_root import PrivateRoot, RootFile, build_private_root
+from wrenn.linux.threads import run_to_end
 from wrenn.linux.trees import REMOVE_TIMEOUT_S, remove_any_tree
 from wrenn.network import Slots
 from wrenn.storage.images import ROOTFS, ContainerConfig, ImageFacts, check_layers
@@ -140,6 +142,10 @@ class Reference:
         return f"{self.name}{self.version}"
 
 
+IsKnown = Callable[[Reference], Awaitable[bool]]
+"""Whether an image of this container image is here already; it is put into the draft then."""
+
+
 @dataclass(frozen=True, slots=True)
 class ImportContainer:
     """Imports container images.
@@ -147,6 +153,7 @@ class ImportContainer:
     Attributes:
         name_servers: those that the download asks, separated by commas.
         reserve_b: free space on the host's disk that must remain.
+        pulled: images that were pulled before.
     """
 
     layout: Layout
@@ -154,6 +161,7 @@ class ImportContainer:
     confiner: Confiner
     name_servers: str
     reserve_b: int
+    pulled: PulledImages
 
     async def run(
         self, source: ContainerSource, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
@@ -195,24 +203,37 @@ class ImportContainer:
             )
             run = _Import(jail, progress, size_b, self.reserve_b)
             progress.begin(Phase.PULL)
-            pulled = await self._pull(run, source, reference, name)
+            known: ImageFacts | None = None
+
+            async def is_known(pinned: Reference) -> bool:
+                nonlocal known
+                if source.scope:
+                    known = await asyncio.to_thread(self.pulled.take, _key(source, pinned), draft)
+                return known is not None
+
+            pinned = await self._pull(run, source, reference, name, is_known)
             await fault_point("agent.image.after_pull")
+            if known is not None:
+                return known
             progress.begin(Phase.UNPACK)
             config = await run.check()
             await run.unpack()
             await fault_point("agent.image.after_unpack")
             progress.begin(Phase.PACK)
             await run.pack(draft / ROOTFS)
-        return ImageFacts.new(reference=str(pulled), config=config)
+            facts = ImageFacts.new(reference=str(pinned), config=config)
+            if source.scope:
+                await run_to_end(partial(self.pulled.keep, _key(source, pinned), draft, facts))
+        return facts
 
     async def _pull(
-        self, run: _Import, source: ContainerSource, reference: Reference, owner: str
+        self, run: _Import, source: ContainerSource, reference: Reference, owner: str, is_known: IsKnown
     ) -> Reference:
         async with Undo() as undo:
             slot = await self.slots.acquire(owner)
             undo.push("release slot", partial(self.slots.release, slot.index, owner))
             await self.slots.set_egress(slot.index, source.policy)
-            return await run.pull(source, reference, network=slot.namespace)
+            return await run.pull(source, reference, network=slot.namespace, is_known=is_known)
 
     async def _root(self, draft: Path) -> PrivateRoot:
         servers = [one.strip() for one in self.name_servers.split(",") if one.strip()]
@@ -253,20 +274,29 @@ class _Import:
     size_b: int
     reserve_b: int
 
-    async def pull(self, source: ContainerSource, reference: Reference, *, network: str) -> Reference:
-        """Download the image into `layout`. Returns the reference with the digest that was downloaded."""
+    async def pull(
+        self, source: ContainerSource, reference: Reference, *, network: str, is_known: IsKnown
+    ) -> Reference:
+        """Download the image into `layout`, unless it is known. Returns the reference with its digest.
+
+        The registry is asked in any case, so that it decides who may have the image.
+        """
         options = [f"--tls-verify={'false' if source.insecure_registry else 'true'}"]
         if source.username:
             options.append(f"--authfile={WORK / 'auth.json'}")
             self._write_credentials(source, reference.registry)
         try:
-            if not reference.version.startswith("@"):
-                raw = await self._skopeo(
-                    ["inspect", "--raw", *options, f"docker://{reference}"],
-                    network,
-                    timeout_s=_INSPECT_TIMEOUT_S,
-                )
-                reference = Reference(reference.name, f"@sha256:{sha256(raw).hexdigest()}")
+            raw = await self._skopeo(
+                ["inspect", "--raw", *options, f"docker://{reference}"],
+                network,
+                timeout_s=_INSPECT_TIMEOUT_S,
+            )
+            pinned = Reference(reference.name, f"@sha256:{sha256(raw).hexdigest()}")
+            if reference.version.startswith("@") and pinned != reference:
+                raise InvalidRequest("The registry sent another image than the one with this digest.")
+            reference = pinned
+            if await is_known(reference):
+                return reference
             copy = [
                 "copy", "--quiet", *(f"--src-{option[2:]}" for option in options),
                 f"docker://{reference}", f"oci:{WORK}/layout:image",
@@ -401,6 +431,10 @@ class _Import:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+
+
+def _key(source: ContainerSource, pinned: Reference) -> str:
+    return key_of(source.scope, str(pinned), source.disk_size_mb)
 
 
 def missing_packages() -> list[str]:

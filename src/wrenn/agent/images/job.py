@@ -44,6 +44,7 @@ class ContainerSource:
         disk_size_mb: of the file system that is made of it.
         policy: which destinations the download may reach, within what the host allows.
         insecure_registry: plain HTTP, or a certificate that cannot be verified, is accepted.
+        scope: for whom it is pulled: a pulled image is used again within its scope alone; empty: never.
     """
 
     reference: str
@@ -52,6 +53,7 @@ class ContainerSource:
     username: str = ""
     password: Secret | None = None
     insecure_registry: bool = False
+    scope: str = ""
 
 
 Source = StoredSource | DiskSource | ContainerSource

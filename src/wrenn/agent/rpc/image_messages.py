@@ -14,6 +14,7 @@ from wrenn.protocol.host import host_pb as pb
 from wrenn.storage.images import ContainerConfig
 
 WAIT_LIMIT_MS: Final = 60_000
+_SCOPE_LIMIT: Final = 64
 
 
 def source_of(request: pb.EnsureImageRequest) -> Source:
@@ -36,6 +37,7 @@ def source_of(request: pb.EnsureImageRequest) -> Source:
                 username=image.username,
                 password=Secret(image.password) if image.password else None,
                 insecure_registry=image.insecure_registry,
+                scope=image.scope[:_SCOPE_LIMIT],
             )
         case _:
             raise InvalidRequest("An image needs a source.")

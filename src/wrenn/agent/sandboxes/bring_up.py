@@ -20,7 +20,6 @@ from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux.files import remove_tree, translated
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
-from wrenn.storage.images import image_id_of
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import Driver, Shape
 
@@ -71,7 +70,7 @@ class BringUp:
         return Record(spec, State.STARTING, started_at=self.clock.now().timestamp(), layers=(new_layer_id(),))
 
     async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
-        if (image_id := image_id_of(spec.template)) is not None:
+        if (image_id := ImageId.find(spec.template)) is not None:
             await self.fetch_image(image_id)
         base = await self.bases.get(spec.template, spec.shape)
         image_mb = self.driver.disks.image_size_b(base.key) // MIB

@@ -19,7 +19,7 @@ from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
 from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
-from wrenn.control.images import Images
+from wrenn.control.images import Images, owner_name
 from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
@@ -51,7 +51,7 @@ class Base:
             template_id=layer.snapshot_id.value,
             type=TemplateType.SNAPSHOT,
             image=layer.image,
-            image_id=ImageId.parse(layer.image) if layer.image.startswith(ImageId.PREFIX) else None,
+            image_id=ImageId.find(layer.image),
             host_id=layer.host_id,
             vcpus=shape.vcpus,
             memory_mb=shape.memory_mb,
@@ -98,6 +98,7 @@ class BuildBases:
                     base.reference,
                     build.disk_size_mb,
                     _EVERYWHERE,
+                    owner_name(build.owner),
                     username,
                     password,
                     is_insecure=base.reference.partition("/")[0] in self.insecure_registries,

@@ -65,23 +65,21 @@ class LayerCache:
 
     async def keep(
         self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None
-    ) -> bool:
-        """Keep the state of the sandbox as a layer; False: it could not be kept, which fails no build.
+    ) -> None:
+        """Keep the state of the sandbox as a layer. That it could not be kept fails no build.
 
         `origin`: the layer that the sandbox was made from; None: the base.
         """
         if not self.limit_b or (origin is not None and origin.depth >= _DEEPEST):
-            return False
+            return
         if build.request.use_cache and await layer_store.exists_with(
             self.database, build.team_id, key, shape
         ):
-            return True
+            return
         try:
             await self._take(build, sandbox, key, shape, origin)
         except WrennError as error:
             _log.info("layer not kept", extra={"build_id": str(build.build_id), "cause": error.message})
-            return False
-        return True
 
     async def _take(
         self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None

@@ -343,6 +343,7 @@ def _image_source(
                 disk_size_mb=source.disk_size_mb,
                 network=network_message(source.network),
                 insecure_registry=source.is_insecure,
+                scope=source.scope,
             )
             return Oneof("container", container)
         case _:

@@ -302,12 +302,14 @@ class ContainerSource:
         reference: `registry/name:tag` or `registry/name@sha256:…`.
         disk_size_mb: of the file system that is made.
         network: for the download.
+        scope: for whom it is pulled: a host that has it pulled already for another scope pulls it again.
         is_insecure: the registry speaks plain HTTP, or its certificate cannot be verified.
     """
 
     reference: str
     disk_size_mb: int
     network: HostNetworkPolicy
+    scope: str
     username: str = ""
     password: str = field(default="", repr=False)
     is_insecure: bool = False

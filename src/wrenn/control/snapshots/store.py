@@ -90,7 +90,8 @@ async def insert_pending(
 
 def _image_id(image: str) -> UUID | None:
     """Return the id of an image in the store; None: hosts built it themselves."""
-    return ImageId.parse(image).value if image.startswith(ImageId.PREFIX) else None
+    image_id = ImageId.find(image)
+    return None if image_id is None else image_id.value
 
 
 def _leased(snapshot_id: SnapshotId, owner: str) -> Sequence[Any]:

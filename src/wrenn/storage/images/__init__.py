@@ -14,7 +14,7 @@ from wrenn.storage.images.build import (
     remove_abandoned_scratch,
 )
 from wrenn.storage.images.container_config import ContainerConfig
-from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage, image_id_of
+from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage
 from wrenn.storage.images.images import Images, load_images
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "LocalImage",
     "abandoned_scratch",
     "ensure_images",
-    "image_id_of",
     "load_images",
     "lock_packages",
     "missing_build_packages",

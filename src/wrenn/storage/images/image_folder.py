@@ -33,14 +33,6 @@ _BLOCK_B: Final = 512
 _log = logging.getLogger(__name__)
 
 
-def image_id_of(template: str) -> ImageId | None:
-    """Return the image that a template's name refers to, or None if the name is that of a template built on the host."""
-    try:
-        return ImageId.parse(template)
-    except InvalidRequest:
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What is known of an image besides its content.
@@ -93,7 +85,7 @@ class ImageFolder:
         """Return the ids of all images, sorted; their manifests are not read."""
         if not self._root.is_dir():
             return []
-        found = (image_id_of(entry.name) for entry in self._root.iterdir())
+        found = (ImageId.find(entry.name) for entry in self._root.iterdir())
         return sorted(image_id for image_id in found if image_id is not None)
 
     def find(self, image_id: ImageId) -> LocalImage:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wrenn.storage.images.image_folder import ImageFolder, image_id_of
+from wrenn.base.ids import ImageId
+from wrenn.storage.images.image_folder import ImageFolder
 from wrenn.storage.images.initramfs import load_initramfs
 from wrenn.storage.images.kernel import load_kernel
 from wrenn.storage.images.template import Template, load_template
@@ -50,7 +51,7 @@ def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolde
     """
     initramfs = load_initramfs(data_dir / INITRAMFS)
     kernel = load_kernel(data_dir / KERNELS, initramfs.kernel_version)
-    image_id = image_id_of(template)
+    image_id = ImageId.find(template)
     if images is not None and image_id is not None:
         image = images.find(image_id)
         # Never made of a recipe of this host, so it has no recipe's digest.

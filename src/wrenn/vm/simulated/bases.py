@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from wrenn.base.errors import NotFound
-from wrenn.base.ids import random_hex
+from wrenn.base.ids import ImageId, random_hex
 from wrenn.base.undo import Undo
 from wrenn.linux.container import make_root
 from wrenn.linux.files import remove_tree, write_json
 from wrenn.linux.trees import pack_tree, unpack_tree
 from wrenn.storage.errors import DamagedBase
-from wrenn.storage.images import ImageFolder, image_id_of
+from wrenn.storage.images import ImageFolder
 from wrenn.vm.bases import BASE_FORMAT, Facts
 from wrenn.vm.driver import Shape
 
@@ -110,7 +110,7 @@ class FolderBaseMaker:
     def facts(self, template: str, shape: Shape) -> Facts:
         """Return template, image and shape."""
         shape_facts = {"template": template, "vcpus": shape.vcpus, "memory_mb": shape.memory_mb}
-        if (image_id := image_id_of(template)) is not None:
+        if (image_id := ImageId.find(template)) is not None:
             return {**shape_facts, "image": self._images.find(image_id).facts.content}
         if template not in self._templates:
             raise NotFound(f"There is no template {template!r}.")
@@ -124,7 +124,7 @@ class FolderBaseMaker:
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
         """Unpack the image, or make an almost empty folder."""
         del undo, key, shape
-        if (image_id := image_id_of(template)) is not None:
+        if (image_id := ImageId.find(template)) is not None:
             await unpack_tree(self._images.find(image_id).rootfs, draft / _ROOT)
         else:
             await make_root(draft / _ROOT)

@@ -32,7 +32,7 @@ class PlacingAgain:
             work.spec.memory_mb,
             work.spec.disk_size_mb,
             host_tags=frozenset(work.spec.host_tags),
-            is_obtainable=work.origin.image.startswith(ImageId.PREFIX),
+            is_obtainable=ImageId.find(work.origin.image) is not None,
         )
 
         async def move(tx: Transaction) -> bool:
