@@ -16,7 +16,10 @@ class Loaded:
 
     def __init__(self, page: Page) -> None:
         self._responses: list[Response] = []
-        page.on("response", lambda response: self._responses.append(response))
+        page.on("response", self._note)
+
+    def _note(self, response: Response) -> None:
+        self._responses.append(response)
 
     async def kilobytes(self) -> float:
         """So far, of scripts and styles."""
