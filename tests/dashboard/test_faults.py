@@ -16,6 +16,7 @@ from wrenn.testing.agent_host import AgentHost, agent_host
 from wrenn.testing.server import free_port
 
 from .conftest import CHROMIUM, DESKTOP, QUIET, Visitor, visit, watch
+from .many_sandboxes import copies_of
 
 
 async def test_eight_tabs_share_one_event_stream(visitor: Visitor):
@@ -77,21 +78,9 @@ async def test_it_works_over_plain_http_under_a_host_name(platform: Platform):
 
 
 async def test_a_list_of_two_thousand(visitor: Visitor, platform: Platform):
-    """They are of a host that does not respond, so no loop looks for them."""
     one = await visitor.create(name="real")
-    url = str(platform.settings.database_url)
-    # PostgreSQL's catalogue names no sandbox by the id of the API, so the row is found by its name.
-    copy = "jsonb_populate_record(s, jsonb_build_object('id', gen_random_uuid()"
-    await run_sql(
-        url,
-        "INSERT INTO hosts SELECT (jsonb_populate_record(h, jsonb_build_object('id', '11111111-1111-4111-8111-111111111111',"
-        " 'address', '[100::1]:1', 'name', 'silent', 'status', 'unreachable'))).* FROM hosts h LIMIT 1",
-        f"INSERT INTO sandboxes SELECT ({copy}, 'host_id', '11111111-1111-4111-8111-111111111111', 'status', 'missing',"
-        " 'name', 'copy ' || n, 'idempotency_key', null))).* FROM sandboxes s, generate_series(1, 1999) n"
-        " WHERE s.name = 'real' AND s.status = 'running'",
-    )
-    try:
-        page = visitor.page
+    page = visitor.page
+    async with copies_of(str(platform.settings.database_url), "real", 1999):
         await visitor.open("sandboxes?sort=name")
         await expect(page.get_by_text("2,000 sandboxes, 1 running")).to_be_visible()
         assert await page.get_by_role("row").count() < 100, (
@@ -103,12 +92,6 @@ async def test_a_list_of_two_thousand(visitor: Visitor, platform: Platform):
         await expect(page.get_by_role("row")).to_have_count(2)
         await page.get_by_label("Search").fill(one)
         await expect(page.get_by_role("link", name="real")).to_be_visible()
-    finally:
-        await run_sql(
-            url,
-            "DELETE FROM sandboxes WHERE host_id = '11111111-1111-4111-8111-111111111111'",
-            "DELETE FROM hosts WHERE id = '11111111-1111-4111-8111-111111111111'",
-        )
 
 
 async def test_a_session_that_ends_loses_nothing_that_was_typed(visitor: Visitor, platform: Platform):

@@ -102,6 +102,26 @@ async def test_the_list_follows_what_happens_elsewhere(visitor: Visitor):
     await expect(page.get_by_text("No sandbox matches")).to_be_visible()
 
 
+async def test_the_menu_of_a_row_by_keyboard(visitor: Visitor):
+    page = visitor.page
+    sandbox_id = await visitor.create(name="with a menu")
+    await visitor.open("sandboxes")
+    button = page.get_by_role("button", name="Actions on with a menu")
+    await button.focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("menuitem", name="Resume")).to_be_disabled()
+    await page.keyboard.press("Escape")
+    await expect(button).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("menuitem", name="Open the terminal")).to_be_focused()
+    # The row changes below the open menu, which stays.
+    await visitor.person.patch(f"/v1/sandboxes/{sandbox_id}/timeout", {"timeout_sec": 60})
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("row").nth(1)).to_contain_text("paused")
+    await expect(page.get_by_role("menu")).to_have_count(0)
+
+
 async def test_keys_open_pages_and_sandboxes(visitor: Visitor):
     page = visitor.page
     sandbox_id = await visitor.create(name="found by key")
