@@ -3,6 +3,7 @@ import { FitAddon } from '@xterm/addon-fit';
 import { Terminal, type ITheme } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
 import { visible } from '$lib/text';
+import { followTheme, themeColour } from '$lib/theme';
 
 const SCROLLBACK_LINES = 5_000;
 const FONT = '"JetBrains Mono Variable"';
@@ -22,23 +23,18 @@ export interface EmulatorEvents {
 	oncopy: (text: string) => void;
 }
 
-/** A colour of the theme in use. */
-function colour(name: string): string {
-	return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
-}
-
 function theme(): ITheme {
-	const [text, muted, edge, page] = [colour('text'), colour('muted'), colour('edge'), colour('page')];
+	const [text, muted, edge, page] = [themeColour('text'), themeColour('muted'), themeColour('edge'), themeColour('page')];
 	const colours = {
-		red: colour('error'), green: colour('running'), yellow: colour('missing'),
-		blue: colour('starting'), magenta: colour('disk'), cyan: colour('cpu')
+		red: themeColour('error'), green: themeColour('running'), yellow: themeColour('missing'),
+		blue: themeColour('starting'), magenta: themeColour('disk'), cyan: themeColour('cpu')
 	}; // prettier-ignore
 	const bright = Object.fromEntries(
 		Object.entries(colours).map(([name, value]) => [`bright${name[0]?.toUpperCase()}${name.slice(1)}`, value])
 	);
 	return {
-		background: page, foreground: text, cursor: colour('accent'), cursorAccent: page,
-		selectionBackground: colour('starting') + '55',
+		background: page, foreground: text, cursor: themeColour('accent'), cursorAccent: page,
+		selectionBackground: themeColour('starting') + '55',
 		black: page, brightBlack: edge, white: muted, brightWhite: text, ...colours, ...bright
 	}; // prettier-ignore
 }
@@ -85,17 +81,13 @@ export class Emulator {
 		const observer = new ResizeObserver(() => this.#fitNow(parent));
 		observer.observe(parent);
 		signal.addEventListener('abort', () => observer.disconnect());
-		matchMedia('(prefers-color-scheme: dark)').addEventListener('change', this.readTheme, { signal });
+		const unfollow = followTheme(() => (this.#terminal.options.theme = theme()));
+		signal.addEventListener('abort', unfollow);
 	}
 
 	get size(): { cols: number; rows: number } {
 		return { cols: this.#terminal.cols, rows: this.#terminal.rows };
 	}
-
-	/** Take the colours of the theme that the page has now. */
-	readTheme = (): void => {
-		this.#terminal.options.theme = theme();
-	};
 
 	write(bytes: Uint8Array, isReplay: boolean, done: () => void): void {
 		if (isReplay) this.#replaying++;

@@ -1,0 +1,33 @@
+"""Charts of what a sandbox uses."""
+
+from __future__ import annotations
+
+from playwright.async_api import expect
+
+from .conftest import Visitor
+
+
+async def test_metrics_are_drawn_go_on_and_stay_after_a_pause(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create(name="measured")
+    await visitor.open(f"sandboxes/{sandbox_id}/metrics?range=5m")
+    charts = page.get_by_role("img", name="a chart")
+    await expect(charts).to_have_count(4)
+    cpu = page.get_by_role("region", name="CPU")
+    await cpu.get_by_text("Table", exact=True).click()
+    rows = cpu.get_by_role("row")
+    await expect(rows.nth(2)).to_contain_text("%")
+    count = await rows.count()
+    await expect(rows.nth(count + 1)).to_be_visible()  # points arrive while the page is open
+    await charts.nth(1).focus()
+    await page.keyboard.press("End")
+    await page.keyboard.press("ArrowLeft")
+    # The cursors of all charts move together, and each tells its time.
+    for name in ("Memory", "Disk", "Network"):
+        await expect(page.get_by_role("region", name=name).get_by_text("202").last).to_be_visible()
+    await visitor.check_look("metrics")
+
+    await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
+    await expect(page.get_by_text("It does not run")).to_be_visible()
+    await page.get_by_role("navigation", name="Range").get_by_role("link", name="1h").click()
+    assert page.url.endswith("range=1h")
+    await expect(charts).to_have_count(4)
