@@ -47,7 +47,7 @@ async def test_a_build_from_its_form_to_a_sandbox(visitor: Visitor):
     await expect(protected).to_be_disabled()
     await expect(protected).to_have_attribute("title", re.compile("all teams use it"))
     await row.get_by_role("link", name="Start").click()
-    await expect(page.get_by_label("Template")).to_have_value("hello")
+    await expect(page.get_by_label("Template", exact=True)).to_have_value("hello")
     await visitor.open("templates")
     await row.get_by_role("button", name="Delete").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
