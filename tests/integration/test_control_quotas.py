@@ -147,6 +147,38 @@ async def test_snapshots_take_no_more_than_they_may(platform: Platform):
     assert found["usage"]["snapshot_mb"] <= found["limits"]["snapshot_mb"]
 
 
+async def test_a_shared_layer_counts_until_the_last_template_that_has_it_is_gone(platform: Platform):
+    path = await platform.create()
+    answer = await platform.api.post(
+        f"{path}/exec", json={"cmd": "sh", "args": ["-c", "head -c 8388608 /dev/urandom >/root/large"]}
+    )
+    assert answer.json()["exit_code"] == 0, answer.text
+    await platform.api.post(f"{path}/pause")
+    body = {"sandbox_id": path.rpartition("/")[2]}
+    used: list[int] = []
+
+    async def usage() -> int:
+        return (await platform.api.get("/v1/limits")).json()["usage"]["snapshot_mb"]
+
+    for name in ("one", "two", "three"):
+        answer = await platform.api.post("/v1/snapshots", json=body | {"name": name})
+        assert answer.status_code == 201, answer.text
+        used.append(await usage())
+    memory_mb = used[1] - used[0]
+    layers_mb = used[0] - memory_mb
+    assert layers_mb >= 8
+    assert used[2] - used[1] <= memory_mb + 1
+    # Not the one that counted it, then both that did.
+    for name, left in (("two", 2), ("one", 1)):
+        await platform.api.delete(f"/v1/snapshots/{name}")
+        assert abs(await usage() - (layers_mb + left * memory_mb)) <= 2
+    again = await platform.api.post("/v1/snapshots?overwrite=true", json=body | {"name": "three"})
+    assert again.status_code == 201, again.text
+    assert abs(await usage() - used[0]) <= 2
+    await platform.api.delete("/v1/snapshots/three")
+    assert await usage() == 0
+
+
 async def test_a_team_sees_what_it_may_and_has(tight: Platform):
     first = await tight.create(vcpus=2, memory_mb=256)
     await tight.create(memory_mb=256)

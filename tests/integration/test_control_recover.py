@@ -18,12 +18,14 @@ from wrenn.base.errors import InternalError
 from wrenn.base.faults import arm_faults
 from wrenn.control.hosts import DrainPolicy, drain_store, hosts
 from wrenn.control.images import images
+from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import PauseUploads
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost, agent_host
 
 from .conftest import client, environment_of, make_team, refused, running_control_plane
 from .test_control_move import Fleet
+from .test_control_quotas import set_limits
 
 DEADLINE_S = 30.0
 
@@ -194,6 +196,29 @@ async def test_a_failed_upload_is_tried_again_later_and_holds_up_no_other(fleet:
     other = await fleet.paused()
     await stored_at(fleet, other)
     assert "stored_at" not in await info(fleet, sandbox_id)
+
+
+async def test_what_is_stored_counts_in_the_quota_and_what_does_not_fit_is_not_stored(fleet: Fleet):
+    sandbox_id = await fleet.paused()
+    await stored_at(fleet, sandbox_id)
+    found = (await fleet.plane.api.get("/v1/limits")).json()
+    used = found["usage"]["snapshot_mb"]
+    assert used > 0
+    await set_limits(fleet.plane, Limits(snapshot_mb=used))
+    other = await fleet.paused()
+    source = fleet.place_of(other)
+    await asyncio.sleep(2)
+    assert "stored_at" not in await info(fleet, other)
+    # A move is not refused for that.
+    answer = await fleet.move(other)
+    assert answer.status_code == 200, answer.text
+    assert await fleet.settled(other) is not source
+    await fleet.assert_removed(other)
+    await fleet.assert_removed(sandbox_id)
+    async with asyncio.timeout(DEADLINE_S):
+        while (await fleet.plane.api.get("/v1/limits")).json()["usage"]["snapshot_mb"]:
+            await fleet.plane.control.image_sweep.sweep_once()
+            await asyncio.sleep(0.1)
 
 
 async def test_paused_sandboxes_of_a_drained_host_are_stored_where_that_is_asked_for(

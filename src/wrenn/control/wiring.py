@@ -580,6 +580,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         images=images,
         leases=snapshot_lifecycle.leases,
         retry_s=settings.start_retry_s,
+        limits=settings.quotas,
     )
     store_state = StoreState(database, clients, images, settings.start_retry_s)
     reconciler = Reconciler(
@@ -690,6 +691,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             owner=base.owner,
             lease_s=settings.lease_s,
             uploads=settings.pause_uploads,
+            limits=settings.quotas,
             interval_s=settings.host_interval_s,
         ),
         moves=Moves(

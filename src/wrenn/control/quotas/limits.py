@@ -17,7 +17,7 @@ class Limits:
         running_sandboxes: that take memory: all that have not ended and are not paused.
         total_sandboxes: with the paused ones.
         vcpus, memory_mb: of the running ones together.
-        snapshot_mb: of the files of its templates on disk.
+        snapshot_mb: of the files of its templates on disk, and of the saved states that the store has of it.
         creates_per_second: new sandboxes, copies of forks too, within any second.
     """
 

@@ -21,7 +21,10 @@ class SetLimits(RequestBody):
     total_sandboxes: _Count = Field(None, description="With the paused ones")
     vcpus: _Count = Field(None, description="Of the running ones together")
     memory_mb: _Count = Field(None, description="Of the running ones together")
-    snapshot_mb: _Count = Field(None, description="Files of its templates on disk")
+    snapshot_mb: _Count = Field(
+        None,
+        description="Files of its templates on disk, and states of its sandboxes and snapshots in the store",
+    )
     creates_per_second: _Count = Field(None, description="New sandboxes within any second")
 
     @property

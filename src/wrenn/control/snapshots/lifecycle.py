@@ -17,7 +17,7 @@ from wrenn.control.audit import Actor
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.hosts import HostClients, HostEndpoint, HostSnapshot
 from wrenn.control.identity import lock_active_team
-from wrenn.control.quotas import Limits, Usage
+from wrenn.control.quotas import Limits
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.records import NewVersion, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
@@ -28,7 +28,7 @@ from wrenn.control.templates import (
     TemplateStatus,
     is_reserved_name,
     lock_names,
-    quota_status,
+    require_any_space,
     statuses,
 )
 
@@ -90,9 +90,7 @@ class SnapshotLifecycle:
                         f"There is a template named {name}: use overwrite=true to replace it."
                     )
                 if not there:
-                    # How much it takes is known only when it is there; with nothing left it need not be begun.
-                    team = await quota_status(tx, source.team_id, self._settings.limits)
-                    team.require_within_quota(Usage(snapshot_mb=1))
+                    await require_any_space(tx, source.team_id, self._settings.limits)
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self.leases.owner, lease_s=self.leases.lease_s
             )

@@ -19,8 +19,10 @@ from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, finish_transfer
 from wrenn.control.images import ImageKind, Images
+from wrenn.control.quotas import Limits
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.records import SnapshotFiles
+from wrenn.control.templates import require_any_space, require_space
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +35,10 @@ _AFTER_FAILURE_S: Final = 60.0
 
 
 class SnapshotStorage:
-    """Uploads snapshots, and says from which image a host can fetch one. `leases`: those of snapshots that this replica has."""
+    """Uploads snapshots, and says from which image a host can fetch one.
+
+    `leases`: those of snapshots that this replica has. `limits`: of a team that has none of its own.
+    """
 
     def __init__(
         self,
@@ -43,18 +48,20 @@ class SnapshotStorage:
         images: Images,
         leases: HeldLeases,
         retry_s: float,
+        limits: Limits,
     ) -> None:
         self._database = database
         self._clients = clients
         self._images = images
         self._leases = leases
         self._retry_s = retry_s
+        self._limits = limits
 
     async def image_for(self, snapshot_id: SnapshotId, host_id: HostId, timeout_s: float) -> ImageId | None:
         """Return from which image a host gets this snapshot, which is uploaded first if it must; None: the host has it.
 
         Raises:
-            NotFound: there is no such snapshot any more. Unavailable, DeadlineExceeded: the host that has it did not upload it.
+            NotFound: there is no such snapshot any more. QuotaExceeded: its team may store no more. Unavailable, DeadlineExceeded: the host that has it did not upload it.
             Else that host's reason.
         """
         files = await self._find(snapshot_id)
@@ -97,6 +104,9 @@ class SnapshotStorage:
         return files
 
     async def _upload(self, files: SnapshotFiles) -> ImageId:
+        owner = files.owner
+        if owner is not None:
+            await self._database.transaction(lambda tx: require_any_space(tx, owner, self._limits))
         image_id = await self._images.begin_alone(
             files.owner, files.host.host_id, ImageKind.SNAPSHOT, retry_s=self._retry_s
         )
@@ -116,7 +126,9 @@ class SnapshotStorage:
                 await fault_point("control.store_snapshot.after_upload")
 
                 async def publish(tx: Transaction) -> None:
-                    await self._images.publish(tx, image_id)
+                    size_b = await self._images.publish(tx, image_id)
+                    if owner is not None:
+                        await require_space(tx, owner, size_b, self._limits)
                     if not await store.set_stored(tx, files.snapshot_id, image_id, owner=self._leases.owner):
                         raise Unavailable(
                             "The upload of the snapshot took too long and was taken back. Try again."

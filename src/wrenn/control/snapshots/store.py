@@ -26,6 +26,7 @@ from wrenn.control.templates import (
     Template,
     TemplateStatus,
     TemplateType,
+    count_layers_again,
     get_template,
     lock_names,
     move,
@@ -244,11 +245,15 @@ async def retire_on_hosts(tx: Transaction, host_ids: Collection[HostId], *, by: 
         update(templates)
         .where(on_hosts, _c.status == TemplateStatus.READY, _c.name.is_not(None))
         .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
-        .returning(func.coalesce(_c.team_id, literal(PLATFORM_TEAM.value, Uuid)).label("team_id"), _c.name)
+        .returning(
+            _c.id, func.coalesce(_c.team_id, literal(PLATFORM_TEAM.value, Uuid)).label("team_id"), _c.name
+        )
         .cte("retired")
     )
     entry = record_cte(retired, by, DELETED, resource_id=retired.c.name)
-    await tx.execute(select(func.count()).select_from(retired).add_cte(entry))
+    await lock_names(tx)
+    named = await tx.execute(select(retired.c.id).add_cte(entry))
+    await count_layers_again(tx, [row.id for row in named])
     # And what has no name or is not ready, which nobody knows of: its maker loses the lease.
     await tx.execute(
         update(templates)

@@ -34,7 +34,7 @@ from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
 from wrenn.control.db import Database, Transaction, span_s
 from wrenn.control.hosts import hosts
-from wrenn.control.images import retire_images, retire_images_of_team
+from wrenn.control.images import ImageKind, ImageStatus, images, retire_images, retire_images_of_team
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
     Limits,
@@ -206,18 +206,24 @@ async def of_all_owners(database: Database, *, limit: int) -> list[Template]:
 
 
 def snapshot_mb(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
-    """SQL expression: the size of the team's templates, in MB."""
-    return _taken_mb(and_(_c.team_id == team_id, _is_named_and_ready()))
+    """SQL expression: the size of the team's templates, and of the saved states that the store has of it, in MB."""
+    return _taken_mb(_c.team_id == team_id, images.c.team_id == team_id)
 
 
 def snapshot_mb_of(owned_teams: CTE) -> ScalarSelect[int]:
-    """SQL expression: the size of the templates of all these teams, in MB."""
-    return _taken_mb(and_(_c.team_id.in_(select(owned_teams.c.team_id)), _is_named_and_ready()))
+    """SQL expression: the same of all these teams, in MB."""
+    teams = select(owned_teams.c.team_id)
+    return _taken_mb(_c.team_id.in_(teams), images.c.team_id.in_(teams))
 
 
-def _taken_mb(which: ColumnElement[bool]) -> ScalarSelect[int]:
-    taken = func.coalesce(func.sum(_c.size_bytes), 0)
-    return select(cast(func.ceil(taken / float(MIB)), BigInteger)).where(which).scalar_subquery()
+def _taken_mb(has_template: ColumnElement[bool], has_image: ColumnElement[bool]) -> ScalarSelect[int]:
+    on_hosts = select(func.coalesce(func.sum(_c.size_bytes), 0)).where(has_template, _is_named_and_ready())
+    # The images of templates are counted with these.
+    in_store = select(func.coalesce(func.sum(images.c.stored_bytes), 0)).where(
+        has_image, images.c.kind != ImageKind.TEMPLATE, images.c.status == ImageStatus.READY
+    )
+    taken_b = on_hosts.scalar_subquery() + in_store.scalar_subquery()
+    return select(cast(func.ceil(taken_b / float(MIB)), BigInteger)).scalar_subquery()
 
 
 async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
@@ -252,8 +258,17 @@ async def own_layers_b(
     return sum(size_b for layer, size_b in layers.items() if layer not in others)
 
 
+async def require_any_space(tx: Transaction, team_id: TeamId, defaults: Limits) -> None:
+    """Check that the team has room for anything: how much something takes is known only when it is there.
+
+    Raises:
+        QuotaExceeded: it has none left.
+    """
+    (await quota_status(tx, team_id, defaults)).require_within_quota(Usage(snapshot_mb=1))
+
+
 async def require_space(tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits) -> None:
-    """Check that the team had room for a template of this size, which was inserted in this transaction.
+    """Check that the team had room for a template or saved state of this size, which was inserted in this transaction.
 
     Raises:
         QuotaExceeded: it takes more than the team had left.
@@ -428,7 +443,50 @@ async def retire_untagged(tx: Transaction, team_id: TeamId | None, name: str) ->
         .values(status=move(TemplateStatus.READY, TemplateStatus.REMOVING))
         .returning(_c.id)
     )
-    return [row.id for row in marked]
+    retired = [row.id for row in marked]
+    await count_layers_again(tx, retired)
+    return retired
+
+
+async def count_layers_again(tx: Transaction, retired: Sequence[UUID]) -> None:
+    """Count layers of snapshots that were retired in this transaction for the oldest remaining one of the team that has them.
+
+    Each layer is counted once, for the oldest snapshot that has it; that one's removal frees it only if no other has it.
+    """
+    if not retired:
+        return
+    gone = (await tx.execute(select(*_LAYER_COLUMNS).where(_c.id.in_(retired), _c.layers != {}))).all()
+    for team_id in {row.team_id for row in gone}:
+        remaining = await tx.execute(
+            select(*_LAYER_COLUMNS).where(_c.team_id == team_id, _is_named_and_ready(), _c.layers != {})
+        )
+        here = [row for row in gone if row.team_id == team_id]
+        by_age = sorted([*here, *remaining], key=lambda row: (row.created_at, row.id))
+        for template_id, size_b in _inherited(by_age, set(retired)).items():
+            await tx.execute(
+                update(templates).where(_c.id == template_id).values(size_bytes=_c.size_bytes + size_b)
+            )
+
+
+_LAYER_COLUMNS: Final = (_c.id, _c.team_id, _c.layers, _c.created_at)
+
+
+def _inherited(by_age: Sequence[Row[*tuple[Any, ...]]], retired: Collection[UUID]) -> dict[UUID, int]:
+    """Return how many bytes of layers that a retired snapshot counted each remaining one counts now; the oldest snapshots come first."""
+    inherited: dict[UUID, int] = {}
+    counted: set[str] = set()
+    freed: dict[str, int] = {}
+    for row in by_age:
+        for layer, size_b in row.layers.items():
+            if row.id in retired:
+                if layer not in counted:
+                    freed.setdefault(layer, size_b)
+            elif layer in freed:
+                inherited[row.id] = inherited.get(row.id, 0) + freed.pop(layer)
+                counted.add(layer)
+            else:
+                counted.add(layer)
+    return inherited
 
 
 async def remove_all_bases(tx: Transaction, team_id: TeamId) -> None:

@@ -126,7 +126,8 @@ class MoveStep:
             work.host,
             work.generation,
             before_call=lambda: self._renew_lease(work),
-            publish=note,
+            # A move is never refused because the team's storage is used up: its host may have to be emptied.
+            publish=lambda tx, image_id, _size_b: note(tx, image_id),
         )
 
     async def _adopt(self, work: Work, image_id: ImageId, generation: int) -> None:

@@ -16,9 +16,11 @@ from wrenn.base.ids import ImageId, SandboxId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, HeldLeases, Transaction
+from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes.reconcile import upload_store
 from wrenn.control.sandboxes.reconcile.store_state import StoreState
 from wrenn.control.sandboxes.reconcile.upload_store import PausedState
+from wrenn.control.templates import require_any_space, require_space
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class NotWanted(Exception):
 
 
 class PauseUploading:
-    """Uploads paused sandboxes where `uploads` says so."""
+    """Uploads paused sandboxes where `uploads` says so. `limits`: of a team that has none of its own."""
 
     def __init__(
         self,
@@ -55,12 +57,14 @@ class PauseUploading:
         owner: str,
         lease_s: float,
         uploads: PauseUploads,
+        limits: Limits,
         interval_s: float,
     ) -> None:
         self._database = database
         self._store_state = store_state
         self._clock = clock
         self._uploads = uploads
+        self._limits = limits
         self._interval_s = interval_s
         self.leases = HeldLeases(database, upload_store.LEASES, owner=owner, lease_s=lease_s)
         self._failed_at: dict[SandboxId, float] = {}
@@ -124,10 +128,12 @@ class PauseUploading:
             if not await upload_store.is_due(self._database, state):
                 raise NotWanted
 
-        async def note(tx: Transaction, image_id: ImageId) -> None:
+        async def note(tx: Transaction, image_id: ImageId, size_b: int) -> None:
+            await require_space(tx, state.team_id, size_b, self._limits)
             if not await upload_store.set_stored(tx, state, image_id):
                 raise NotWanted
 
+        await self._database.transaction(lambda tx: require_any_space(tx, state.team_id, self._limits))
         await self._store_state.run(
             state.sandbox_id,
             state.team_id,

@@ -33,9 +33,11 @@ class StoreState:
         generation: int,
         *,
         before_call: Callable[[], Awaitable[None]],
-        publish: Callable[[Transaction, ImageId], Awaitable[T]],
+        publish: Callable[[Transaction, ImageId, int], Awaitable[T]],
     ) -> T:
         """Upload a paused sandbox as a new image, and publish it in one transaction with what `publish` writes; returns what that returns.
+
+        `publish` gets the size of the image in the store.
 
         After a failure the image is given up.
 
@@ -59,8 +61,8 @@ class StoreState:
                 await fault_point("control.move.after_upload")
 
                 async def publish_with(tx: Transaction) -> T:
-                    await self.images.publish(tx, image_id)
-                    return await publish(tx, image_id)
+                    size_b = await self.images.publish(tx, image_id)
+                    return await publish(tx, image_id, size_b)
 
                 published = await self.database.transaction(publish_with)
             except BaseException:
