@@ -115,6 +115,8 @@ TABLE: Final[dict[str, Row]] = {
     "PUT /v1/admin/users/{user_id}/active": Row(Who.ROOT, {"active": True}),
     "PUT /v1/admin/users/{user_id}/admin": Row(Who.ROOT, {"admin": False}),
     "GET /v1/admin/teams": Row(Who.ROOT),
+    "GET /v1/admin/metrics": Row(Who.ROOT),
+    "GET /v1/admin/hosts/metrics": Row(Who.ROOT),
     "PUT /v1/admin/teams/{team_id}/byoc": Row(Who.ROOT, {"enabled": True}),
     "DELETE /v1/admin/teams/{team_id}": Row(Who.ROOT),
     "GET /v1/admin/teams/{team_id}/limits": Row(Who.ROOT),

@@ -15,7 +15,7 @@ from wrenn.control.guests import Commands, Downloads, Files, Inspection, Streams
 from wrenn.control.http import Browsers, PortDomain
 from wrenn.control.images import HostImages
 from wrenn.control.keys import Keys
-from wrenn.control.metrics import LiveMetrics, ReceivedSamples, SandboxMetrics, TeamMetrics
+from wrenn.control.metrics import LiveMetrics, PlatformUsage, ReceivedSamples, SandboxMetrics, TeamMetrics
 from wrenn.control.oauth import SignIn
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
@@ -64,6 +64,7 @@ class Services:
     administration: Administration
     lookup: Lookup
     sandbox_metrics: SandboxMetrics
+    platform_usage: PlatformUsage
     live_metrics: LiveMetrics
     team_metrics: TeamMetrics
     received_samples: ReceivedSamples

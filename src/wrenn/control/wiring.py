@@ -71,7 +71,9 @@ from wrenn.control.loop_report import LoopReport
 from wrenn.control.mail import CHANNEL as MAIL
 from wrenn.control.mail import MailSender, SmtpServer
 from wrenn.control.metrics import (
+    CreateCounts,
     LiveMetrics,
+    PlatformUsage,
     ReceivedSamples,
     SampleRetention,
     SandboxMetrics,
@@ -186,7 +188,7 @@ ROUTERS: Final = {
     "/v1/me": (profile.router,),
     **teams.ROUTERS,
     "/v1/api-keys": (keys.router,),
-    "/v1/admin": (administration.router,),
+    "/v1/admin": (administration.router, metrics.admin_router),
     AUDIT_PREFIX: (audit_log.router,),
     ADMIN_AUDIT_PREFIX: (audit_log.admin_router,),
     **oauth.ROUTERS,
@@ -222,6 +224,7 @@ class Control:
     metrics: Metrics
     renewal: CertificateRenewal
     replica: Replica
+    create_counts: CreateCounts
 
     def begin_shutdown(self) -> None:
         """End event streams, which would never end by themselves. Call it before the server waits for open requests."""
@@ -266,6 +269,7 @@ async def running_control(settings: Settings, clock: Clock | None = None) -> Asy
                 clock or SystemClock(),
                 random_hex(8),
                 platform_metrics,
+                CreateCounts(loops_database, observe=platform_metrics.observe_create),
                 authority,
             ),
             metrics,
@@ -314,6 +318,7 @@ class _Base:
     clock: Clock
     owner: str
     metrics: PlatformMetrics
+    create_counts: CreateCounts
     authority: Authority
 
 
@@ -383,6 +388,7 @@ def _build(
         administration=accounts.administration,
         lookup=sandboxes.lookup,
         sandbox_metrics=sandbox_metrics,
+        platform_usage=PlatformUsage(database=database, clients=base.clients),
         live_metrics=LiveMetrics(
             metrics=sandbox_metrics, authenticator=auth.authenticator, open_calls=auth.open_calls
         ),
@@ -451,6 +457,7 @@ def _build(
         Cleanup(base.loops_database),
         SampleRetention(base.loops_database),
         TeamSampler(base.loops_database, owner=base.owner),
+        base.create_counts,
         renewal,
         replica,
     ]
@@ -486,6 +493,7 @@ def _build(
         metrics,
         renewal,
         replica,
+        base.create_counts,
     )
     closing = (
         images.objects.close,
@@ -644,7 +652,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         limits=_size_limits(settings),
         network_rules=network_rules,
         wait_limits=wait_limits,
-        observe=base.metrics.observe_create,
+        observer=base.create_counts,
     )
     return _Sandboxes(
         hints=hints,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -129,6 +129,19 @@ class Sampler:
         """Return the newest sample of a running sandbox; None: it has none yet, or does not run."""
         tracked = self._tracked.get(sandbox_id)
         return None if tracked is None else tracked.series.newest
+
+    def newest_of(self, ids: Iterable[SandboxId]) -> list[tuple[SandboxId, Sample, int]]:
+        """Return the newest sample and the vCPUs of each of these sandboxes that runs and has one."""
+        found = (self._tracked[sandbox_id] for sandbox_id in ids if sandbox_id in self._tracked)
+        return [
+            (tracked.series.sandbox_id, tracked.series.newest, tracked.record.spec.shape.vcpus)
+            for tracked in found
+            if tracked.series.newest is not None
+        ]
+
+    def newest_of_all(self) -> list[tuple[SandboxId, Sample, int]]:
+        """Return the same of all sandboxes that run."""
+        return self.newest_of(self._tracked)
 
     def since(self, sandbox_id: SandboxId, tier: Tier, at_ms: int) -> bytes:
         """Return the samples of a sandbox that are in memory, packed; of one that runs no more only those that were sent lately."""

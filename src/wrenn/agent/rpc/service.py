@@ -230,12 +230,14 @@ class HostAgentService(HostAgent):
         """Return the newest sample of each of these sandboxes that runs."""
         if len(request.sandbox_ids) > NEWEST_LIMIT:
             raise InvalidRequest(f"At most {NEWEST_LIMIT} sandboxes at once.")
-        found = ((text_id, self._sampler.newest(SandboxId.parse(text_id))) for text_id in request.sandbox_ids)
+        if request.all:
+            found = self._sampler.newest_of_all()
+        else:
+            found = self._sampler.newest_of([SandboxId.parse(text_id) for text_id in request.sandbox_ids])
         return pb.GetNewestSamplesResponse(
             samples=[
-                pb.NewestSample(sandbox_id=text_id, sample=newest.pack())
-                for text_id, newest in found
-                if newest is not None
+                pb.NewestSample(sandbox_id=str(sandbox_id), sample=newest.pack(), vcpus=vcpus)
+                for sandbox_id, newest, vcpus in found
             ]
         )
 

@@ -224,6 +224,17 @@ class HostClient:
             by_text[each.sandbox_id]: each.sample for each in answer.samples if each.sandbox_id in by_text
         }
 
+    async def usage(self, *, timeout_s: float) -> list[tuple[bytes, int]] | None:
+        """Return the newest sample, packed, and the vCPUs of each sandbox that runs, as the host says it. None: its agent does not know this call."""
+        request = pb.GetNewestSamplesRequest(all=True)
+        try:
+            answer = await self._rpc.call(
+                "GetNewestSamples", request, pb.GetNewestSamplesResponse, timeout_s=timeout_s
+            )
+        except MethodUnknown:
+            return None
+        return [(each.sample, each.vcpus) for each in answer.samples]
+
     async def ping_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
         """Reset the sandbox's idle timer."""
         request = pb.PingSandboxRequest(sandbox_id=str(sandbox_id))

@@ -1,4 +1,4 @@
-"""Deletes samples of sandboxes that are too old."""
+"""Deletes samples of sandboxes and counts of creates that are too old."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, in_batches
-from wrenn.control.metrics import sample_store
+from wrenn.control.metrics import platform_store, sample_store
 
 _EVERY_S: Final = 600.0
 _BATCH: Final = 2000
@@ -29,3 +29,4 @@ class SampleRetention:
         await in_batches(
             lambda: sample_store.delete_old(self._database, older_s=SAMPLE_RETENTION_S, most=_BATCH)
         )
+        await platform_store.delete_creates(self._database, older_s=SAMPLE_RETENTION_S)

@@ -83,3 +83,15 @@ team_usage_days = Table(
     Column("ram_mb_seconds", BigInteger, nullable=False),
     Column("disk_mb_seconds", BigInteger, nullable=False),
 )
+
+# What became of creates in each minute: `running`, or the code of an error. Sums of milliseconds, and the slowest start.
+create_minutes = Table(
+    "create_minutes",
+    metadata,
+    Column("at", TIMESTAMP(timezone=True), primary_key=True),
+    Column("outcome", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+    Column("place_ms", BigInteger, nullable=False),
+    Column("start_ms", BigInteger, nullable=False),
+    Column("slowest_ms", BigInteger, nullable=False),
+)

@@ -17,7 +17,7 @@ from wrenn.control.metrics import team_store
 from wrenn.control.metrics.ranges import StatsRange
 from wrenn.control.metrics.team_store import TeamTotals, TotalsBucket, UsageDay
 
-_PEAKS_S: Final = 30 * 86_400.0
+PEAKS_S: Final = 30 * 86_400.0
 _USAGE_DAYS: Final = 30
 USAGE_DAYS_LIMIT: Final = 92
 
@@ -56,10 +56,10 @@ class TeamMetrics:
         database = self._database
         now, peaks, series = await asyncio.gather(
             team_store.totals_now(database, team_id),
-            team_store.peaks(database, team_id, span_s=_PEAKS_S),
+            team_store.peaks(database, team_id, span_s=PEAKS_S),
             team_store.series(database, team_id, span_s=span.seconds, bucket_s=span.bucket_s),
         )
-        return TeamStats(now, _highest(peaks, now), series)
+        return TeamStats(now, team_store.highest(peaks, now), series)
 
     async def usage(self, caller: Caller, first: dt.date | None, last: dt.date | None) -> Usage:
         """Return the usage of each day from `first` to `last`, both included; by default of the last 30 days.
@@ -81,11 +81,3 @@ class TeamMetrics:
         found = await team_store.usage_days(self._database, caller.team_id, first, last)
         by_day = {usage.day: usage for usage in found}
         return Usage(first, last, [by_day.get(day) or UsageDay(day, 0, 0, 0) for day in every])
-
-
-def _highest(one: TeamTotals, other: TeamTotals) -> TeamTotals:
-    return TeamTotals(
-        max(one.running_count, other.running_count),
-        max(one.vcpus, other.vcpus),
-        max(one.memory_mb, other.memory_mb),
-    )

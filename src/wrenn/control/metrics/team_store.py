@@ -117,6 +117,8 @@ _ROLL_UP: Final = text(
 
 _NOW: Final = text(f"SELECT {_TOTALS} FROM sandboxes WHERE team_id = :team AND {_LIVE}")  # noqa: S608 - constants
 
+_NOW_OF_ALL: Final = text(f"SELECT {_TOTALS} FROM sandboxes WHERE {_LIVE}")  # noqa: S608 - constants
+
 PEAKS: Final = text(
     """
     SELECT coalesce(max(running_count), 0) AS running_count, coalesce(max(vcpus), 0) AS vcpus,
@@ -189,6 +191,21 @@ async def totals_now(database: Database, team_id: TeamId) -> TeamTotals:
     """Return what the team has now."""
     row = (await database.execute(_NOW, {"team": team_id.value}, repeatable=True)).one()
     return TeamTotals(row.running_count, row.vcpus, row.memory_mb)
+
+
+async def totals_of_all(database: Database) -> TeamTotals:
+    """Return what all teams together have now."""
+    row = (await database.execute(_NOW_OF_ALL, repeatable=True)).one()
+    return TeamTotals(row.running_count, row.vcpus, row.memory_mb)
+
+
+def highest(one: TeamTotals, other: TeamTotals) -> TeamTotals:
+    """Return the higher one of each value."""
+    return TeamTotals(
+        max(one.running_count, other.running_count),
+        max(one.vcpus, other.vcpus),
+        max(one.memory_mb, other.memory_mb),
+    )
 
 
 async def peaks(database: Database, team_id: TeamId, *, span_s: float) -> TeamTotals:

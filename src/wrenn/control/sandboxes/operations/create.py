@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest
+from wrenn.base.errors import Cancelled, Conflict, DeadlineExceeded, InvalidRequest, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import BuildId, SandboxId
 from wrenn.base.tasks import OwnedTasks
@@ -99,11 +101,20 @@ class _Request:
     build_id: BuildId | None
 
 
-class Creations:
-    """Creates sandboxes: checks the request, places the sandbox on a host, and waits until it runs.
+class CreateObserver(Protocol):
+    """Is told what became of creates."""
 
-    `observe` gets the seconds that each phase took: `place` until the row is written, `start` until the sandbox runs.
-    """
+    def created(self, *, place_s: float, start_s: float) -> None:
+        """A sandbox runs: `place_s` passed until its row was written, `start_s` from then on."""
+        ...
+
+    def failed(self, code: str) -> None:
+        """A create failed with the error of this code."""
+        ...
+
+
+class Creations:
+    """Creates sandboxes: checks the request, places the sandbox on a host, and waits until it runs."""
 
     def __init__(
         self,
@@ -116,9 +127,9 @@ class Creations:
         limits: SandboxSizeLimits,
         network_rules: NetworkRules,
         wait_limits: WaitLimits,
-        observe: Callable[[str, float], None],
+        observer: CreateObserver,
     ) -> None:
-        self._observe = observe
+        self._observer = observer
         self._database = database
         self._hints = hints
         self._changes = changes
@@ -164,7 +175,7 @@ class Creations:
         idempotency = _idempotency(idempotency_key, spec)
         sandbox_id = sandbox_id or SandboxId.new()
         request = _Request(spec, asked, idempotency, template, build_id)
-        with self._changes.watch(sandbox_id) as change:
+        with self._reporting_failure(), self._changes.watch(sandbox_id) as change:
             insertion = asyncio.ensure_future(self._insert(caller, sandbox_id, request))
             try:
                 begun_s = time.perf_counter()
@@ -174,8 +185,8 @@ class Creations:
                 self._reconciler.wake()
                 if repeated is None:
                     sandbox = await wait_started(change, self._wait_limits)
-                    self._observe("place", placed_s - begun_s)
-                    self._observe("start", time.perf_counter() - placed_s)
+                    start_s = time.perf_counter() - placed_s
+                    self._observer.created(place_s=placed_s - begun_s, start_s=start_s)
                     return sandbox
                 with self._changes.watch(repeated.sandbox_id) as earlier:
                     earlier.wake()
@@ -184,6 +195,17 @@ class Creations:
                 if idempotency is None:
                     self._tasks.start("remove abandoned sandbox", self._abandon(sandbox_id, insertion))
                 raise
+
+    @contextmanager
+    def _reporting_failure(self) -> Generator[None]:
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._observer.failed(Cancelled.code)
+            raise
+        except WrennError as error:
+            self._observer.failed(error.code)
+            raise
 
     def _check(self, body: CreateSandbox) -> Spec:
         limits = self._limits
