@@ -1,0 +1,73 @@
+"""Processes, ports and activity of a sandbox in the browser."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.async_api import expect
+
+from wrenn.testing.server import free_port
+
+from .conftest import Visitor
+
+
+async def start(visitor: Visitor, sandbox_id: str, script: str, tag: str) -> None:
+    """Start a shell script in the background."""
+    body = {"cmd": "/bin/sh", "args": ["-c", script], "background": True, "tag": tag}
+    answer = await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/exec", body)
+    assert answer.status_code < 300, answer.text
+
+
+async def test_a_process_is_found_followed_and_ended(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create(name="workers")
+    await start(
+        visitor,
+        sandbox_id,
+        "while :; do printf '\\033[31mtick\\033[0m <b>\\n'; sleep 1; done",
+        "ticker",
+    )
+    await start(visitor, sandbox_id, "exec sleep 1000", "other")
+    await visitor.open(f"sandboxes/{sandbox_id}/processes")
+    await page.get_by_label("Search").fill("ticker")
+    row = page.get_by_role("row").filter(has_text="ticker")
+    await row.get_by_role("button", name="Output").click()
+    output = page.get_by_role("region", name="Output of")
+    await expect(output).to_contain_text("tick <b>\ntick <b>\n")
+    await expect(row).to_contain_text(re.compile(r"\d %"))
+    await visitor.check_look("processes")
+    await page.reload()
+    await expect(output).to_contain_text("tick <b>\n")
+    await row.get_by_role("button", name="Send a signal").click()
+    await page.get_by_role("menuitem", name="SIGKILL").click()
+    await expect(output).to_contain_text("ended by SIGKILL")
+    await expect(page.get_by_text("No process matches")).to_be_visible()
+    await page.get_by_label("Search").fill("serve --listen")
+    await expect(page.get_by_role("button", name="Signal")).to_have_attribute("aria-disabled", "true")
+
+
+async def test_a_port_is_opened_by_a_link(visitor: Visitor):
+    page, sandbox_id, port = visitor.page, await visitor.create(name="web"), free_port()
+    await visitor.open(f"sandboxes/{sandbox_id}/ports")
+    await expect(page.get_by_role("button", name="Open").first).to_be_visible()
+    program = f"mkdir -p /srv/web; echo from-the-sandbox > /srv/web/index.html; exec python3 -m http.server -d /srv/web {port}"
+    await start(visitor, sandbox_id, program, "web")
+    row = page.get_by_role("row").filter(has_text=str(port))
+    await expect(row).to_contain_text("python3")
+    await visitor.check_look("ports")
+    async with visitor.context.expect_page() as opening:
+        await row.get_by_role("button", name="Open").click()
+    opened = await opening.value
+    await expect(opened.locator("body")).to_contain_text("from-the-sandbox")
+    assert await opened.evaluate("[window.opener, document.referrer]") == [None, ""]
+    assert "wrenn_link" not in opened.url
+
+
+async def test_activity_shows_what_was_done_with_the_sandbox(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create(name="watched")
+    await visitor.create(name="another")
+    await visitor.open(f"sandboxes/{sandbox_id}/activity")
+    rows = page.get_by_role("row").filter(has_text=sandbox_id)
+    await expect(rows).to_have_count(1)
+    await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
+    await expect(rows.filter(has_text="sandbox pause")).to_be_visible()
+    await visitor.check_look("activity")
