@@ -198,6 +198,54 @@ async def test_a_failed_upload_is_tried_again_later_and_holds_up_no_other(fleet:
     assert "stored_at" not in await info(fleet, sandbox_id)
 
 
+async def test_a_host_whose_uploads_never_end_holds_up_no_other(fleet: Fleet):
+    first, second = fleet.hosts
+    first.switches.hold["store_sandbox"] = gate = asyncio.Event()
+    stuck = [await fleet.created_on(first) for _ in range(5)]
+    for sandbox_id in stuck:
+        await fleet.post(sandbox_id, "pause")
+    await first.wait_call("store_sandbox", count=2)
+    while True:
+        other = await fleet.created()
+        if other in second.sandbox_ids:
+            break
+    await fleet.post(other, "pause")
+    async with asyncio.timeout(5):
+        await stored_at(fleet, other)
+    assert first.calls["store_sandbox"] == 2
+    gate.set()
+    for sandbox_id in stuck:
+        await stored_at(fleet, sandbox_id)
+
+
+async def test_an_upload_that_ends_during_a_recovery_does_not_change_what_is_recovered(fleet: Fleet):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    target = fleet.other_than(source)
+    saved = await stored_at(fleet, sandbox_id)
+    await fleet.post(sandbox_id, "resume")
+    await fleet.post(sandbox_id, "exec", cmd="sh", args=["-c", "echo later >/root/held"])
+    arm_faults("control.move.after_upload=sleep:8")
+    await fleet.post(sandbox_id, "pause")
+    await source.wait_call("store_sandbox", count=2)
+    target.switches.hold["adopt_sandbox"] = gate = asyncio.Event()
+    await lose(fleet, source)
+    recovering = asyncio.create_task(recover(fleet, sandbox_id))
+    await target.wait_call("adopt_sandbox")
+    # Until the upload has ended.
+    await asyncio.sleep(8)
+    gate.set()
+    answer = await recovering
+    arm_faults("")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["saved_at"] == saved
+    assert answer.json()["sandbox"]["stored_at"] == saved
+    answer = await fleet.post(sandbox_id, "exec", cmd="cat", args=["/root/held"])
+    assert answer.json().get("stdout") == "held\n", answer.text
+    await source.start()
+    await fleet.settled(sandbox_id)
+
+
 async def test_what_is_stored_counts_in_the_quota_and_what_does_not_fit_is_not_stored(fleet: Fleet):
     sandbox_id = await fleet.paused()
     await stored_at(fleet, sandbox_id)

@@ -1,6 +1,7 @@
 """PostgreSQL: connection pool, transactions that a cancellation cannot interrupt, notifications, migrations, the embedded server."""
 
 from wrenn.control.db.batches import in_batches
+from wrenn.control.db.conditions import is_none_of
 from wrenn.control.db.engine import Database, Transaction
 from wrenn.control.db.leases import RELEASED, HeldLeases, Leases
 from wrenn.control.db.loop_leases import LoopLease
@@ -24,6 +25,7 @@ __all__ = [
     "Transaction",
     "in_batches",
     "in_s",
+    "is_none_of",
     "metadata",
     "settled_moment",
     "span_s",

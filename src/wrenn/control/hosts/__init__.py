@@ -61,6 +61,7 @@ from wrenn.control.hosts.types import (
     Listener,
     RunningProcess,
 )
+from wrenn.control.hosts.upload_slots import UploadSlots
 from wrenn.control.hosts.views import HostView, host_json
 from wrenn.control.hosts.visits import Visits
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, MethodUnknown
@@ -147,6 +148,7 @@ __all__ = [
     "Size",
     "StartProcess",
     "Step",
+    "UploadSlots",
     "Visits",
     "address_of",
     "all_hosts",

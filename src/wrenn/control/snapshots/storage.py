@@ -17,7 +17,7 @@ from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, HeldLeases, Transaction
-from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, finish_transfer
+from wrenn.control.hosts import TRANSFER_WAIT_S, HostClients, UploadSlots, finish_transfer
 from wrenn.control.images import ImageKind, Images
 from wrenn.control.quotas import Limits
 from wrenn.control.snapshots import store
@@ -28,10 +28,6 @@ _log = logging.getLogger(__name__)
 
 _LIMIT_S: Final = 3600.0
 _LOOK_AGAIN_S: Final = 0.5
-_AT_ONCE: Final = 4
-"""Uploads in the background that one replica has under way."""
-_AFTER_FAILURE_S: Final = 60.0
-"""After a failure a snapshot is not uploaded in the background for so long."""
 
 
 class SnapshotStorage:
@@ -156,10 +152,8 @@ class BackgroundUploads:
     ) -> None:
         self._database = database
         self._storage = storage
-        self._clock = clock
         self._interval_s = interval_s
-        self._failed_at: dict[SnapshotId, float] = {}
-        self._uploading: set[SnapshotId] = set()
+        self._slots: UploadSlots[SnapshotId] = UploadSlots(clock)
         self._tasks = OwnedTasks()
         self.loop = Loop("upload snapshots")
 
@@ -172,32 +166,29 @@ class BackgroundUploads:
 
     async def begin_once(self) -> None:
         """Begin to upload what is not stored, as much as may be uploaded at once."""
-        now = self._clock.monotonic()
-        self._failed_at = {
-            snapshot_id: at for snapshot_id, at in self._failed_at.items() if now - at < _AFTER_FAILURE_S
-        }
-        if len(self._uploading) >= _AT_ONCE:
+        if not self._slots.free:
             return
-        limit = _AT_ONCE + len(self._failed_at) + len(self._uploading)
-        for files in await store.not_stored(self._database, limit=limit):
-            snapshot_id = files.snapshot_id
-            if snapshot_id in self._failed_at or snapshot_id in self._uploading:
-                continue
-            if len(self._uploading) < _AT_ONCE:
-                self._uploading.add(snapshot_id)
-                self._tasks.start(f"upload {snapshot_id}", self._upload(snapshot_id))
+        found = await store.not_stored(
+            self._database,
+            limit=self._slots.free,
+            busy_hosts=self._slots.busy_hosts(),
+            except_for=self._slots.not_now(),
+        )
+        for files in found:
+            if self._slots.take(files.snapshot_id, files.host.host_id):
+                self._tasks.start(f"upload {files.snapshot_id}", self._upload(files.snapshot_id))
 
     async def _upload(self, snapshot_id: SnapshotId) -> None:
         try:
             async with asyncio.timeout(_LIMIT_S):
                 await self._storage.upload(snapshot_id)
         except (WrennError, TimeoutError) as error:
-            self._failed_at[snapshot_id] = self._clock.monotonic()
+            self._slots.note_failure(snapshot_id)
             _log.warning(
                 "snapshot not stored yet", extra={"snapshot_id": str(snapshot_id), "cause": str(error)}
             )
         finally:
-            self._uploading.discard(snapshot_id)
+            self._slots.release(snapshot_id)
             self.loop.wake()
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, actor_json, record, record_cte
-from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
+from wrenn.control.db import RELEASED, Database, Leases, Transaction, is_none_of, span_s
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
 from wrenn.control.quotas import Limits
 from wrenn.control.snapshots.records import NewVersion, SnapshotFiles, SnapshotSource, StoredSnapshot
@@ -409,8 +409,13 @@ async def find_files(database: Database, snapshot_id: SnapshotId) -> SnapshotFil
     return found[0] if found else None
 
 
-async def not_stored(database: Database, *, limit: int) -> list[SnapshotFiles]:
-    """Return templates that are not in the store, whose hosts answer, and that nobody uploads; the oldest first."""
+async def not_stored(
+    database: Database, *, limit: int, busy_hosts: Collection[HostId], except_for: Collection[SnapshotId]
+) -> list[SnapshotFiles]:
+    """Return templates that are not in the store, whose hosts answer, and that nobody uploads; one of each host in turn, the oldest first.
+
+    `except_for`: other snapshots than these.
+    """
     return await _files(
         database,
         _ready_of(_c.type == TemplateType.SNAPSHOT),
@@ -418,16 +423,19 @@ async def not_stored(database: Database, *, limit: int) -> list[SnapshotFiles]:
         hosts.c.is_reachable,
         hosts.c.deleted_at.is_(None),
         LEASES.is_free(),
+        is_none_of(_c.host_id, busy_hosts),
+        is_none_of(_c.id, except_for),
         limit=limit,
     )
 
 
 async def _files(database: Database, *conditions: Any, limit: int | None = None) -> list[SnapshotFiles]:
+    turn = func.row_number().over(partition_by=_c.host_id, order_by=_c.created_at)
     found = await database.execute(
         select(_c.id, _c.team_id, _c.host_id, _c.stored_image_id, hosts.c.address)
         .join_from(templates, hosts, hosts.c.id == _c.host_id)
         .where(*conditions)
-        .order_by(_c.created_at)
+        .order_by(turn, _c.created_at)
         .limit(limit),
         repeatable=True,
     )

@@ -16,6 +16,7 @@ from wrenn.base.ids import ImageId, SandboxId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database, HeldLeases, Transaction
+from wrenn.control.hosts import UploadSlots
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes.reconcile import upload_store
 from wrenn.control.sandboxes.reconcile.store_state import StoreState
@@ -25,9 +26,6 @@ from wrenn.control.templates import require_any_space, require_space
 _log = logging.getLogger(__name__)
 
 _LIMIT_S: Final = 3600.0
-_AT_ONCE: Final = 4
-"""Uploads that one replica has under way, as many as a host carries out at once."""
-_AFTER_FAILURE_S: Final = 60.0
 
 
 class PauseUploads(enum.StrEnum):
@@ -62,13 +60,11 @@ class PauseUploading:
     ) -> None:
         self._database = database
         self._store_state = store_state
-        self._clock = clock
         self._uploads = uploads
         self._limits = limits
         self._interval_s = interval_s
         self.leases = HeldLeases(database, upload_store.LEASES, owner=owner, lease_s=lease_s)
-        self._failed_at: dict[SandboxId, float] = {}
-        self._uploading: set[SandboxId] = set()
+        self._slots: UploadSlots[SandboxId] = UploadSlots(clock)
         self._tasks = OwnedTasks()
         self.loop = Loop("upload paused sandboxes")
 
@@ -81,23 +77,18 @@ class PauseUploading:
 
     async def begin_once(self) -> None:
         """Begin to upload what is not stored, as much as may be uploaded at once."""
-        now = self._clock.monotonic()
-        self._failed_at = {
-            sandbox_id: at for sandbox_id, at in self._failed_at.items() if now - at < _AFTER_FAILURE_S
-        }
-        if len(self._uploading) >= _AT_ONCE:
+        if not self._slots.free:
             return
         found = await upload_store.due(
             self._database,
-            limit=_AT_ONCE + len(self._failed_at) + len(self._uploading),
+            limit=self._slots.free,
             only_drained=self._uploads is PauseUploads.ON_DRAIN,
+            busy_hosts=self._slots.busy_hosts(),
+            except_for=self._slots.not_now(),
         )
         for state in found:
-            sandbox_id = state.sandbox_id
-            is_due = sandbox_id not in self._failed_at and sandbox_id not in self._uploading
-            if is_due and len(self._uploading) < _AT_ONCE:
-                self._uploading.add(sandbox_id)
-                self._tasks.start(f"upload {sandbox_id}", self._upload(state))
+            if self._slots.take(state.sandbox_id, state.host.host_id):
+                self._tasks.start(f"upload {state.sandbox_id}", self._upload(state))
 
     async def _upload(self, state: PausedState) -> None:
         sandbox_id, owner = state.sandbox_id, self.leases.owner
@@ -117,10 +108,10 @@ class PauseUploading:
         except NotWanted:
             _log.debug("paused sandbox not stored: it is not paused any more", extra=fields)
         except (WrennError, TimeoutError) as error:
-            self._failed_at[sandbox_id] = self._clock.monotonic()
+            self._slots.note_failure(sandbox_id)
             _log.warning("paused sandbox not stored yet", extra={**fields, "cause": str(error)})
         finally:
-            self._uploading.discard(sandbox_id)
+            self._slots.release(sandbox_id)
             self.loop.wake()
 
     async def _store(self, state: PausedState) -> None:

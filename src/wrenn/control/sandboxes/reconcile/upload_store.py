@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import and_, delete, select, true, update
+from sqlalchemy import and_, delete, func, select, true, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.ids import HostId, ImageId, SandboxId, TeamId
-from wrenn.control.db import Database, Leases, Transaction
+from wrenn.control.db import Database, Leases, Transaction, is_none_of
 from wrenn.control.hosts import HostEndpoint, hosts
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.tables import sandbox_uploads, sandboxes
@@ -40,25 +41,45 @@ def _is_due() -> Any:
 
 
 def _is_still(state: PausedState) -> Any:
-    """SQL condition: the sandbox has not ended, nor been paused again, nor moved, since this state was saved."""
+    """SQL condition: the sandbox has not ended, nor been paused again, nor moved, since this state was saved; nor is it being moved."""
     return and_(
         _c.id == state.sandbox_id.value,
         _c.status.in_([State.PAUSED, State.RUNNING]),
         _c.host_id == state.host.host_id.value,
         _c.generation == state.generation,
         _c.paused_at == state.paused_at,
+        # The recovery on another host begins from what is stored now.
+        _c.move_host_id.is_(None),
     )
 
 
-async def due(database: Database, *, limit: int, only_drained: bool) -> list[PausedState]:
-    """Return states that nobody uploads, of hosts that answer; the oldest first. `only_drained`: of hosts that are drained."""
+async def due(
+    database: Database,
+    *,
+    limit: int,
+    only_drained: bool,
+    busy_hosts: Collection[HostId],
+    except_for: Collection[SandboxId],
+) -> list[PausedState]:
+    """Return states that nobody uploads, of hosts that answer; one of each host in turn, the oldest first.
+
+    `only_drained`: of hosts that are drained. `except_for`: other sandboxes than these.
+    """
     is_drained = hosts.c.drain_policy.is_not(None) if only_drained else true()
+    turn = func.row_number().over(partition_by=_c.host_id, order_by=_c.paused_at)
     found = await database.execute(
         select(_c.id, _c.team_id, _c.host_id, _c.generation, _c.paused_at, hosts.c.address)
         .join_from(sandboxes, hosts, hosts.c.id == _c.host_id)
         .outerjoin(sandbox_uploads, sandbox_uploads.c.id == _c.id)
-        .where(_is_due(), hosts.c.is_reachable, is_drained, LEASES.is_free())
-        .order_by(_c.paused_at)
+        .where(
+            _is_due(),
+            hosts.c.is_reachable,
+            is_drained,
+            LEASES.is_free(),
+            is_none_of(_c.host_id, busy_hosts),
+            is_none_of(_c.id, except_for),
+        )
+        .order_by(turn, _c.paused_at)
         .limit(limit),
         repeatable=True,
     )

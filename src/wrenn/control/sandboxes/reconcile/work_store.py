@@ -382,12 +382,15 @@ async def move_to_host(tx: Transaction, hints: Hints, work: Work, host_id: HostI
 async def set_stored(tx: Transaction, work: Work, image_id: ImageId, *, owner: str) -> int | None:
     """Store which image is the saved state of a sandbox that is being moved, and return a generation for the target that no host has.
 
-    In a recovery it is the one that was stored. None: the lease is lost.
+    In a recovery it is the one that was stored. None: the lease is lost, or another state was stored since.
     """
-    saved = {} if work.recover_from is not None else {"stored_at": _c.paused_at}
+    recovery = work.recover_from
+    saved = {} if recovery is not None else {"stored_at": _c.paused_at}
+    # Another image in the store would be another state, which `stored_at` is the time of.
+    unchanged = () if recovery is None else (_c.stored_image_id == recovery.value,)
     found = await tx.execute(
         update(sandboxes)
-        .where(*_held(work, owner))
+        .where(*_held(work, owner), *unchanged)
         .values(
             stored_image_id=image_id.value,
             move_generation=func.greatest(_c.move_generation, _c.generation) + 1,
