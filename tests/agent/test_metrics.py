@@ -18,6 +18,7 @@ from wrenn.agent.rpc.service import HostAgentService
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import InvalidRequest
+from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.samples import Sample, Tier, unpack_samples
@@ -125,6 +126,18 @@ async def test_a_vm_that_ends_by_itself_and_a_failed_pause_lose_no_samples(quick
     running.vm.handle.process.kill()
     await until(lambda: bool(outbox(quick)))
     assert (str(spec.sandbox_id), "10m") in outbox(quick)
+
+
+async def test_a_pause_that_fails_interrupts_nothing(quick: Agent):
+    spec, _ = await created(quick.sandboxes)
+    before = len(await sampled(quick, spec.sandbox_id, 5))
+    arm_faults("agent.pause.after_freeze=error")
+    with pytest.raises(FaultInjected):
+        await quick.sandboxes.pause(spec.sandbox_id)
+    arm_faults("")
+    await sampled(quick, spec.sandbox_id, before + 10)
+    assert outbox(quick) == {}
+    assert len(samples(quick, spec.sandbox_id, Tier.COARSE)) == 1
 
 
 async def test_an_agent_that_ends_leaves_everything_to_the_next_one(settings: Settings):

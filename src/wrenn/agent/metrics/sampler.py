@@ -21,6 +21,7 @@ from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import WrennError
+from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
@@ -241,6 +242,7 @@ class Sampler:
 
     async def _put_into_outbox(self, batches: Sequence[Batch]) -> None:
         if batches:
+            await fault_point("agent.metrics.before_outbox")
             await run_to_end(partial(self._outbox.add, batches))
             self._outbox.on_added()
 

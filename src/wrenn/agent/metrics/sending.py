@@ -75,6 +75,7 @@ class MetricsSender:
             body = await asyncio.to_thread(path.read_bytes)
         except FileNotFoundError:  # there were too many
             return
+        await fault_point("agent.metrics.before_send")
         try:
             await client.send_metrics(credentials.host_id, credentials.token, body)
         except (InvalidRequest, TooLarge) as error:

@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import BigInteger, cast, delete, func, or_, select
 from sqlalchemy.dialects.postgresql import insert
 
+from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.metrics.tables import sandbox_samples
@@ -68,6 +69,7 @@ async def store_batches(tx: Transaction, host_id: HostId, batches: Sequence[Samp
         )
         .on_conflict_do_nothing()
     )
+    await fault_point("control.samples.before_commit")
     newest: defaultdict[tuple[SandboxId, Tier], int] = defaultdict(int)
     for batch in taken:
         key = (batch.sandbox_id, batch.tier)
