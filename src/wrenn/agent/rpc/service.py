@@ -23,6 +23,7 @@ from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
+from wrenn.base.steps import StepLog
 from wrenn.guest import CommandLine, list_all_processes, list_listeners, settle_disk
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
@@ -270,6 +271,10 @@ class HostAgentService(HostAgent):
             processes=[pb.Process(pid=p.pid, tag=p.tag, cmd=p.cmd, args=list(p.args)) for p in processes]
         )
 
+    async def get_steps(self, request: pb.GetStepsRequest, ctx: Any, /) -> pb.Steps:
+        """Return the steps of the last create, pause or resume of a sandbox, as far as it is done."""
+        return _steps(self._sandboxes.steps(SandboxId.parse(request.sandbox_id)))
+
     async def list_listeners(self, request: pb.ListListenersRequest, ctx: Any, /) -> pb.ListListenersResponse:
         """Return the sockets that accept TCP connections in a sandbox."""
         async with self._sandboxes.observe(SandboxId.parse(request.sandbox_id)) as sandbox:
@@ -346,7 +351,9 @@ class HostAgentService(HostAgent):
         return self._sandboxes.use(SandboxId.parse(sandbox_id))
 
     def _described(self, sandbox_id: SandboxId) -> pb.Sandbox:
-        return _sandbox(*self._sandboxes.inspect(sandbox_id))
+        described = _sandbox(*self._sandboxes.inspect(sandbox_id))
+        described.steps = _steps(self._sandboxes.steps(sandbox_id))
+        return described
 
 
 def _spec(wanted: pb.SandboxSpec | None) -> tuple[SandboxSpec, NetworkSettings]:
@@ -423,6 +430,11 @@ def _sandbox(record: Record, running: RunningSandbox | None) -> pb.Sandbox:
         generation=record.spec.generation,
         platform=platform_message(record.platform) if is_paused and record.platform else None,
     )
+
+
+def _steps(log: StepLog) -> pb.Steps:
+    steps = [pb.Step(name=step.name, ms=step.ms) for step in log.steps]
+    return pb.Steps(operation=log.operation, steps=steps)
 
 
 def _snapshot(snapshot: Snapshot, layers: Mapping[str, int] | None = None) -> pb.Snapshot:

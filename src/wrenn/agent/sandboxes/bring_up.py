@@ -16,6 +16,7 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
+from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux.files import remove_tree, translated
@@ -72,7 +73,9 @@ class BringUp:
     async def _from_template(self, spec: SandboxSpec) -> tuple[Record, Origin]:
         if (image_id := ImageId.find(spec.template)) is not None:
             await self.fetch_image(image_id)
+            step_done("image")
         base = await self.bases.get(spec.template, spec.shape)
+        step_done("template")
         image_mb = self.driver.disks.image_size_b(base.key) // MIB
         asked_mb = spec.disk_mb
         if asked_mb < image_mb and asked_mb != DEFAULT_DISK_SIZE_MB:

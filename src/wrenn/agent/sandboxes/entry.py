@@ -14,6 +14,7 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.transfers import Transfer
 from wrenn.base.errors import InvalidState, StaleGeneration, WrennError
 from wrenn.base.ids import SandboxId
+from wrenn.base.steps import StepLog, recording
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ class Entry:
         transfer: its upload, or the fetch that it is adopted with, while that is under way.
         merging: the merge of its disk's layers, while it is under way.
         removing: its removal, while it is under way.
+        steps: those of its last create, pause or resume, as far as it is done; empty: of an agent before this one.
         lock: held by the operation that changes it.
         lock_holder: that operation, if a removal may cancel it.
     """
@@ -38,6 +40,7 @@ class Entry:
     merging: asyncio.Task[object] | None = None
     removing: asyncio.Task[None] | None = None
     lock_holder: asyncio.Task[Any] | None = None
+    steps: StepLog = field(default_factory=lambda: StepLog(""))
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -60,6 +63,13 @@ class Entry:
                 yield
             finally:
                 self.lock_holder = None
+
+    @contextmanager
+    def recording(self, operation: str) -> Generator[None]:
+        """Record the steps of an operation that begins."""
+        self.steps = StepLog(operation)
+        with recording(self.steps):
+            yield
 
     def cancel_operation(self) -> None:
         """Cancel the operation that holds the lock, if there is one."""

@@ -20,6 +20,7 @@ from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.clock import Clock
 from wrenn.base.faults import fault_point
 from wrenn.base.secrets import Secret
+from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import GuestConnection, Identity, grow_root, initialise
@@ -94,6 +95,7 @@ class Launch:
         # Before there is a VM: no program of the guest runs under another policy for a moment.
         if (policy := record.network.policy) != EgressPolicy():
             await self.slots.set_egress(slot.index, policy)
+        step_done("network")
         await fault_point(f"{step}.after_slot")
 
         layer, *frozen = record.layers
@@ -104,11 +106,13 @@ class Launch:
             size_b=origin.disk_mb * MIB,
             copy_of=origin.copy_of,
         )
+        step_done("disk")
         await fault_point(f"{step}.after_disk")
 
         undo.push("remove cgroup", partial(self.confiner.release, name))
         vm = await self._restore(record, slot, origin)
         undo.push("kill vm", vm.kill)
+        step_done("machine")
         await fault_point(f"{step}.after_spawn")
         record = replace(record, process=vm.handle.process)
         save(record)
@@ -116,12 +120,14 @@ class Launch:
         identity = self._identity(record, origin)
         ready = initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S, clock=self.clock)
         await fail_if_vm_exits(vm, ready)
+        step_done("guest")
         await fault_point(f"{step}.after_ready")
         token = self.tokens.of(name)
         guest = GuestConnection(slot.address, token)
         undo.push("close guest connections", guest.close)
         if record.disk_mb > origin.disk_mb:
             await grow_disk(self.driver, vm, guest, record.disk_mb)
+            step_done("grow")
             await fault_point(f"{step}.after_grow")
         return record, RunningSandbox(
             vm, slot.address, token, guest, record.started_at, self.slots.reset_connections

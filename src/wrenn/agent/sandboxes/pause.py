@@ -22,6 +22,7 @@ from wrenn.agent.sandboxes.save_vm import Saver
 from wrenn.base.errors import AgentFailure, NotFound, StorageFull, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId
+from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.guest import freeze_processes, thaw_processes
 from wrenn.linux.files import remove_tree
@@ -100,6 +101,7 @@ class Pause:
             record = before = await with_actual_layers(record, running)
             undo.push("take calls again", running.unless_being_removed(running.reopen))
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
+            step_done("calls")
             snapshot_id = str(SnapshotId.new())
             record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot, platform=None)
             record = record.with_state(State.PAUSING, reason=reason, cause=cause)
@@ -122,12 +124,15 @@ class Pause:
 
             undo.push("unsuspend the VM", running.unsuspend_vm)
             await running.vm.suspend()
+            step_done("freeze")
             await fault_point("agent.pause.after_freeze")
 
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             saved = await self.saver.save(running.vm, record, draft, step="agent.pause")
+            step_done("memory")
             snapshot = await self.saver.publish(saved, record, snapshot_id, record.layers)
+            step_done("snapshot")
             record = replace(record, platform=snapshot.manifest.platform)
             undo.keep()
         await fault_point("agent.pause.after_manifest")
@@ -171,6 +176,7 @@ class Pause:
         record = replace(record, slot=None, process=None, parent="", next_layer="")
         with suppress(StorageFull):  # recovery finds the manifest
             save(record)
+        step_done("release")
         await fault_point("agent.pause.after_paused")
         return record
 

@@ -38,6 +38,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.on_failure import on_failure
+from wrenn.base.steps import StepLog, step_done
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
@@ -237,11 +238,13 @@ class Sandboxes:
             on_failure(self._garbage.wake),
             on_failure(partial(self._entries.pop, sandbox_id, None)),
             entry.logging_failure("sandbox did not start"),
+            entry.recording("create"),
         ):
             try:
                 if snapshot_image is not None:
                     snapshot_id = SnapshotId.parse(entry.record.spec.snapshot_id)
                     await self.stored_snapshots.require(snapshot_id, snapshot_image)
+                    step_done("image")
                 entry.record, entry.running = await self._operations.bring_up.run(
                     entry.record.spec, entry.record.network, partial(self._save, entry)
                 )
@@ -285,7 +288,11 @@ class Sandboxes:
                 return entry.record
             else:
                 await self._stop_merge(entry)
-                with entry.logging_failure("sandbox not paused"), self._explaining_full_disk():
+                with (
+                    entry.logging_failure("sandbox not paused"),
+                    self._explaining_full_disk(),
+                    entry.recording("pause"),
+                ):
                     entry.record = await self._operations.pause.run(
                         entry.record, entry.running, save, reason=reason, cause=cause
                     )
@@ -318,7 +325,8 @@ class Sandboxes:
                     if entry.record.state is not State.PAUSED:
                         raise entry.not_running()
                     save = partial(self._save, entry)
-                    entry.record, entry.running = await self._operations.resume.run(entry.record, save)
+                    with entry.recording("resume"):
+                        entry.record, entry.running = await self._operations.resume.run(entry.record, save)
             finally:
                 entry.starting = None
         self._watch(entry)
@@ -776,6 +784,10 @@ class Sandboxes:
         """Return the record of a sandbox and, if it runs, its VM. Raises NotFound."""
         entry = self._known(sandbox_id)
         return entry.record, entry.running
+
+    def steps(self, sandbox_id: SandboxId) -> StepLog:
+        """Return the steps of the last create, pause or resume of a sandbox, as far as it is done. Raises NotFound."""
+        return self._known(sandbox_id).steps
 
     def list(self) -> list[tuple[Record, RunningSandbox | None]]:
         """Return the record and, if running, the VM of each sandbox."""

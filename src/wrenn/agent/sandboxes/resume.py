@@ -17,6 +17,7 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.clock import Clock
 from wrenn.base.errors import StorageFull
 from wrenn.base.faults import fault_point
+from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.storage.layers import new_layer_id
@@ -48,6 +49,7 @@ class Resume:
         manifest = snapshot.manifest
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
         copy_of, frozen = self._disk(manifest, disk_mb)
+        step_done("check")
         async with Undo() as undo:
 
             async def restore_journal() -> None:

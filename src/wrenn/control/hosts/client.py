@@ -31,6 +31,7 @@ from wrenn.control.hosts.messages import (
     snapshot_of,
     snapshots_of,
     spec_message,
+    steps_of,
     transfer_of,
 )
 from wrenn.control.hosts.rpc import HostRpc
@@ -48,6 +49,7 @@ from wrenn.control.hosts.types import (
     HostSandbox,
     HostSandboxSpec,
     HostSnapshot,
+    HostSteps,
     HostTransfer,
     ImageSource,
     Listener,
@@ -330,6 +332,15 @@ class HostClient:
         request = pb.ListProcessesRequest(sandbox_id=str(sandbox_id))
         answer = await self._rpc.call("ListProcesses", request, pb.ListProcessesResponse, timeout_s=timeout_s)
         return [process_of(process) for process in answer.processes]
+
+    async def get_steps(self, sandbox_id: SandboxId, *, timeout_s: float) -> HostSteps:
+        """Return the steps of the last create, pause or resume of a sandbox, as far as it is done.
+
+        Raises:
+            MethodUnknown: the host is of an earlier version. NotFound: it has no such sandbox.
+        """
+        request = pb.GetStepsRequest(sandbox_id=str(sandbox_id))
+        return steps_of(await self._rpc.call("GetSteps", request, pb.Steps, timeout_s=timeout_s))
 
     async def list_listeners(self, sandbox_id: SandboxId, *, timeout_s: float) -> list[Listener]:
         """Return the sockets that accept TCP connections in a sandbox. Not an activity.

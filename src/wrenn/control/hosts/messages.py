@@ -15,6 +15,7 @@ from protobuf import Message, Oneof, message_from_json_value
 
 from wrenn.base.errors import AgentFailure, InvalidRequest
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
+from wrenn.base.steps import STEPS_LIMIT
 from wrenn.control.hosts.types import (
     Command,
     ContainerSource,
@@ -32,6 +33,7 @@ from wrenn.control.hosts.types import (
     HostSandboxSpec,
     HostSandboxState,
     HostSnapshot,
+    HostSteps,
     HostTransfer,
     HostTransferState,
     ImageSource,
@@ -112,6 +114,7 @@ _FILE_MAX_B: Final = 2**50
 """Of a file on a host: some hundred together are still a BIGINT."""
 _TIME_MAX: Final = 253_402_300_799.0
 """The end of the year 9999, in Unix time: the last that `datetime` can express."""
+_STEP_NAME: Final = re.compile(r"[a-z_]{1,32}")
 _DIGEST: Final = re.compile(r"[0-9a-f]{0,64}")
 _UNSTORABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 """Control characters, and surrogates, which have no UTF-8 form."""
@@ -271,6 +274,19 @@ def sandbox_of(sandbox: pb.Sandbox) -> HostSandbox:
         generation=_number(sandbox.generation, _BIGINT_MAX, "generation"),
         was_control_plane_lost=sandbox.cause == CONTROL_PLANE_LOST,
         platform=_platform(sandbox.platform),
+        steps=HostSteps() if sandbox.steps is None else steps_of(sandbox.steps),
+    )
+
+
+def steps_of(steps: pb.Steps) -> HostSteps:
+    """Convert the steps of an operation. What is no name of a step is left out."""
+    return HostSteps(
+        steps.operation if _STEP_NAME.fullmatch(steps.operation) else "",
+        [
+            (step.name, min(step.ms, _INTEGER_MAX))
+            for step in steps.steps[:STEPS_LIMIT]
+            if _STEP_NAME.fullmatch(step.name)
+        ],
     )
 
 

@@ -217,6 +217,21 @@ class HostSandboxState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class HostSteps:
+    """The steps of the last operation on a sandbox that are done, with their durations in milliseconds. `operation` empty: not known."""
+
+    operation: str = ""
+    steps: Sequence[tuple[str, int]] = ()
+
+    def to_json(self) -> dict[str, object]:
+        """Return the form that the database and events have."""
+        return {
+            "operation": self.operation,
+            "steps": [{"name": name, "ms": ms} for name, ms in self.steps],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class HostSandbox:
     """A sandbox as its host reports it.
 
@@ -227,6 +242,7 @@ class HostSandbox:
         host_ip: its address on the host.
         network_revision: of the network policy that it has.
         platform: what a paused one needs to be resumed, as far as its host says so.
+        steps: of its last create, pause or resume, in the answer to such a call.
     """
 
     sandbox_id: SandboxId
@@ -239,6 +255,7 @@ class HostSandbox:
     was_control_plane_lost: bool = False
     generation: int = 0
     platform: VmPlatform = UNKNOWN_PLATFORM
+    steps: HostSteps = HostSteps()
 
 
 class HostImageState(enum.StrEnum):

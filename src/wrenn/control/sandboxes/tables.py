@@ -79,6 +79,8 @@ sandboxes = Table(
     Column("desired_by", JSONB),
     # `desired = paused` holds only if it was not in use for so long; 0: in any case.
     Column("idle_ms", BigInteger, nullable=False, server_default=text("0")),
+    # The steps of its last create, pause or resume, as `HostSteps` in JSON; NULL: not known.
+    Column("steps", JSONB),
     # Why it is in `error`, or why the last pause or resume was not done: code of wrenn.base.errors and public text.
     Column("failure", Text, nullable=False, server_default=""),
     Column("reason", Text, nullable=False, server_default=""),

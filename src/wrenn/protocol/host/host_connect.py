@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, Host, Image, ListAllProcessesRequest, ListAllProcessesResponse, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListListenersRequest, ListListenersResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, StoreSandboxRequest, StoreSnapshotRequest, Transfer
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, GetStepsRequest, Host, Image, ListAllProcessesRequest, ListAllProcessesResponse, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListListenersRequest, ListListenersResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, Steps, StoreSandboxRequest, StoreSnapshotRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -176,6 +176,12 @@ class HostAgent(Protocol):
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def list_processes(self, request: ListProcessesRequest, ctx: RequestContext[ListProcessesRequest, ListProcessesResponse], /) -> ListProcessesResponse:
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_steps(self, request: GetStepsRequest, ctx: RequestContext[GetStepsRequest, Steps], /) -> Steps:
+        """
+        Returns the steps of the last create, pause or resume of a sandbox, as far as it is done.
+        """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
     async def list_listeners(self, request: ListListenersRequest, ctx: RequestContext[ListListenersRequest, ListListenersResponse], /) -> ListListenersResponse:
@@ -471,6 +477,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.list_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/GetSteps": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetSteps",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetStepsRequest,
+                        output=Steps,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.get_steps,
                 ),
                 "/wrenn.host.v1.HostAgent/ListListeners": Endpoint.unary(
                     method=MethodInfo(
@@ -1124,6 +1140,29 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def get_steps(
+        self,
+        request: GetStepsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Steps:
+        """
+        Returns the steps of the last create, pause or resume of a sandbox, as far as it is done.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetSteps",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetStepsRequest,
+                output=Steps,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def list_listeners(
         self,
         request: ListListenersRequest,
@@ -1447,6 +1486,12 @@ class HostAgentSync(Protocol):
     def list_processes(self, request: ListProcessesRequest, ctx: RequestContext[ListProcessesRequest, ListProcessesResponse], /) -> ListProcessesResponse:
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
+    def get_steps(self, request: GetStepsRequest, ctx: RequestContext[GetStepsRequest, Steps], /) -> Steps:
+        """
+        Returns the steps of the last create, pause or resume of a sandbox, as far as it is done.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
     def list_listeners(self, request: ListListenersRequest, ctx: RequestContext[ListListenersRequest, ListListenersResponse], /) -> ListListenersResponse:
         """
         Returns the sockets that accept TCP connections in a sandbox. Not an activity: whoever looks keeps no sandbox awake.
@@ -1738,6 +1783,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.list_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/GetSteps": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="GetSteps",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetStepsRequest,
+                        output=Steps,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.get_steps,
                 ),
                 "/wrenn.host.v1.HostAgent/ListListeners": EndpointSync.unary(
                     method=MethodInfo(
@@ -2362,6 +2417,28 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=ListProcessesRequest,
                 output=ListProcessesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def get_steps(
+        self,
+        request: GetStepsRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> Steps:
+        """
+        Returns the steps of the last create, pause or resume of a sandbox, as far as it is done.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetSteps",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetStepsRequest,
+                output=Steps,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,9 +23,10 @@ from wrenn.base.errors import (
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, SnapshotId
 from wrenn.control.db import Database, Hints
-from wrenn.control.hosts import HostClients, HostNotConnected, HostSandbox, HostSandboxState
+from wrenn.control.hosts import HostClient, HostClients, HostNotConnected, HostSandbox, HostSandboxState
 from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
+from wrenn.control.sandboxes.reconcile.following import following
 from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
 from wrenn.control.sandboxes.reconcile.move import MoveStep
 from wrenn.control.sandboxes.records import Work
@@ -111,9 +113,10 @@ class Steps:
             image = None
             if work.origin.snapshot_id is not None:
                 image = await self._image_for(work.origin.snapshot_id, work.host.host_id, left_s)
-            seen = await client.ensure_sandbox(
-                host_spec(work, work.generation), snapshot_image=image, timeout_s=left_s
-            )
+            async with self._following(client, work, "create"):
+                seen = await client.ensure_sandbox(
+                    host_spec(work, work.generation), snapshot_image=image, timeout_s=left_s
+                )
             await fault_point("control.create.after_rpc")
         except WrennError as error:
             if isinstance(error, HostNotConnected):
@@ -135,6 +138,9 @@ class Steps:
             extra={"sandbox_id": str(work.sandbox_id), "attempts": work.attempts},
         )
         return None
+
+    def _following(self, client: HostClient, work: Work, operation: str) -> AbstractAsyncContextManager[None]:
+        return following(self._database, client, work, operation, owner=self._owner)
 
     async def _start_elsewhere(self, work: Work, *, is_known: bool) -> bool:
         """Have a sandbox that its host did not take be placed on another one, if there is one and nothing of it can be left here.
@@ -213,12 +219,13 @@ class Steps:
     async def _pause(self, work: Work) -> float | None:
         client = self._clients.at(work.host)
         try:
-            seen = await client.pause_sandbox(
-                work.sandbox_id,
-                generation=work.generation,
-                idle_ms=work.idle_ms,
-                timeout_s=self._settings.start_timeout_s,
-            )
+            async with self._following(client, work, "pause"):
+                seen = await client.pause_sandbox(
+                    work.sandbox_id,
+                    generation=work.generation,
+                    idle_ms=work.idle_ms,
+                    timeout_s=self._settings.start_timeout_s,
+                )
             in_use = work.idle_ms > 0 and seen.state is HostSandboxState.RUNNING
             if seen.state is not HostSandboxState.PAUSED and not in_use:
                 raise AgentFailure("The host did not pause the sandbox.", context={"state": seen.state})
@@ -242,9 +249,10 @@ class Steps:
     async def _resume(self, work: Work) -> float | None:
         client = self._clients.at(work.host)
         try:
-            seen = await client.resume_sandbox(
-                work.sandbox_id, generation=work.generation, timeout_s=self._settings.start_timeout_s
-            )
+            async with self._following(client, work, "resume"):
+                seen = await client.resume_sandbox(
+                    work.sandbox_id, generation=work.generation, timeout_s=self._settings.start_timeout_s
+                )
             await fault_point("control.resume.after_rpc")
         except WrennError as error:
             return await self._handle_failed_change(work, error, "resume")

@@ -33,7 +33,7 @@ from wrenn.base.errors import WrennError
 from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Facts, Resource, Status, record_cte, wire_id
 from wrenn.control.db import RELEASED, Database, Hints, Leases, Transaction, in_s
-from wrenn.control.hosts import HostEndpoint, HostSandbox, hosts
+from wrenn.control.hosts import HostEndpoint, HostSandbox, HostSteps, hosts
 from wrenn.control.sandboxes.records import NetworkPolicy, Origin, Spec, Work
 from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import NOT_MOVING, due_when_paused, due_when_running
@@ -259,6 +259,12 @@ async def renew_lease(database: Database, work: Work, *, owner: str, lease_s: fl
     return (await database.execute(held)).rowcount == 1
 
 
+async def write_steps(database: Database, work: Work, steps: HostSteps, *, owner: str) -> bool:
+    """Store which steps of a create, pause or resume that goes on are done; False: the lease is lost."""
+    held = update(sandboxes).where(*_held(work, owner)).values(steps=steps.to_json())
+    return (await database.execute(held)).rowcount == 1
+
+
 async def finish_running(
     database: Database, hints: Hints, work: Work, seen: HostSandbox, *, owner: str, keep_stored: bool
 ) -> bool:
@@ -277,6 +283,8 @@ async def finish_running(
         "attempts": 0,
         **({} if keep_stored else {"stored_image_id": None, "stored_at": None}),
     }
+    if seen.steps.steps:
+        values["steps"] = seen.steps.to_json()
     # A create is in the log since it was asked for.
     log = by_requester("resume") if work.status is State.PAUSED else _nothing
     return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
@@ -298,6 +306,8 @@ async def finish_paused(
         "idle_ms": 0,
         "attempts": 0,
     }
+    if seen.steps.steps:
+        values["steps"] = seen.steps.to_json()
     log = by_requester("pause", cause="idle" if work.idle_ms else "")
     return await write_result(database, hints, _held(work, owner), values | RELEASED, log)
 
