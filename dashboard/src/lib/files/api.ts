@@ -93,22 +93,19 @@ export class Files {
 		return new Uint8Array(await new Blob(parts).arrayBuffer());
 	}
 
-	/** Have the browser save a file, or a directory as a tar archive. */
+	/** Have the browser save a file, or a directory as a tar archive, without holding it in memory. */
 	async download(entry: FileEntry): Promise<void> {
-		const isDirectory = entry.type === 'directory';
-		const options = { params: this.#params, body: { path: entry.path }, parseAs: 'blob' } as const;
-		const content = await answer<unknown>(
-			isDirectory
-				? api.POST('/v1/sandboxes/{sandbox_id}/files/tar/read', options)
-				: api.POST('/v1/sandboxes/{sandbox_id}/files/read', options)
+		const { url } = await answer(
+			api.POST('/v1/sandboxes/{sandbox_id}/files/download-link', {
+				params: this.#params,
+				body: { path: entry.path, archive: entry.type === 'directory' }
+			})
 		);
-		// Without its own type, so that no browser shows it as a page of this origin.
-		const url = URL.createObjectURL(new Blob([content as Blob], { type: 'application/octet-stream' }));
+		// The server names the file and forbids that it is shown as a page.
 		const link = document.createElement('a');
 		link.href = url;
-		link.download = isDirectory ? `${entry.name}.tar` : entry.name;
+		link.download = '';
 		link.click();
-		setTimeout(() => URL.revokeObjectURL(url), 60_000);
 	}
 
 	async #mustBeFree(path: string): Promise<void> {
