@@ -122,6 +122,24 @@ async def test_a_server_in_a_guest_is_reached(guest: Guest) -> None:
         assert ws.close_code == 4001
 
 
+async def test_what_listens_and_runs_in_a_guest_is_listed(guest: Guest) -> None:
+    await guest.serve("::1", LOOPBACK6_PORT)
+    found = (await guest.api.get(f"/v1/sandboxes/{guest.id}/ports")).json()["ports"]
+    assert [(each["port"], each["addresses"], each["name"]) for each in found] == [
+        (PORT, ["0.0.0.0"], "python3"),
+        (LOOPBACK6_PORT, ["::1"], "python3"),
+    ]
+    processes = (await guest.api.get(f"/v1/sandboxes/{guest.id}/processes/all")).json()["processes"]
+    by_pid = {each["pid"]: each for each in processes}
+    assert by_pid[1]["managed"] is False, "the guest agent itself"
+    server = by_pid[found[0]["pid"]]
+    assert (server["command"], server["managed"]) == (f"python3 /root/server.py 0.0.0.0 {PORT}", True)
+    assert server["memory_bytes"] > MIB
+    assert not [each for each in processes if each["command"].startswith("kworker")], (
+        "none of the kernel's own"
+    )
+
+
 async def test_a_server_on_loopback_is_reached_and_leaves_its_port_free(guest: Guest) -> None:
     assert (await guest.get("/", LOOPBACK_PORT)).json()["error"]["code"] == "port_closed"
     await guest.serve("127.0.0.1", LOOPBACK_PORT)
