@@ -19,6 +19,7 @@ from wrenn.base.errors import InternalError, Unavailable
 from wrenn.base.faults import arm_faults
 from wrenn.control.db import Database
 from wrenn.control.images import images
+from wrenn.control.sandboxes import sandboxes
 from wrenn.control.settings import Settings
 from wrenn.control.snapshots import SnapshotUploads
 from wrenn.control.templates import snapshot_copies, templates
@@ -283,6 +284,50 @@ async def test_a_create_says_why_the_snapshot_was_not_brought_to_its_host(fleet:
     answer = await creating
     assert answer.status_code == 201, answer.text
     assert answer.json()["id"] in second.sandbox_ids
+
+
+async def test_an_upload_outlives_the_create_that_needs_it_which_holds_no_place_meanwhile(
+    settings: Settings, tmp_path: Path
+):
+    async with fleet_of(replace(settings, start_timeout_s=6), tmp_path) as fleet:
+        first, second = fleet.hosts
+        await template_on(fleet, first)
+        first.switches.hold["store_snapshot"] = gate = asyncio.Event()
+        creating = asyncio.create_task(create(fleet, **ELSEWHERE))
+        await first.wait_call("store_snapshot")
+        free = select(sandboxes.c.id).where(
+            sandboxes.c.status == "starting", sandboxes.c.lease_owner.is_(None)
+        )
+        async with asyncio.timeout(3):
+            while not (await fleet.plane.control.database.execute(free)).all():
+                await asyncio.sleep(0.02)
+        refused(await creating, 504, "deadline_exceeded")
+        gate.set()
+        async with asyncio.timeout(DEADLINE_S):
+            while (await counted(fleet.plane.control.database))[2] == 0 or not (
+                await fleet.plane.control.database.execute(
+                    select(_c.id).where(_c.name == "own", _c.stored_image_id.is_not(None))
+                )
+            ).all():
+                await asyncio.sleep(0.1)
+        # It was the one that the create began.
+        found = await fleet.plane.control.database.execute(select(func.count()).select_from(images))
+        assert found.scalar_one() == 1
+        await assert_created_on(fleet, second, **ELSEWHERE)
+        await assert_all_removed(fleet)
+
+
+async def test_a_host_is_not_avoided_because_another_one_did_not_upload_a_snapshot(fleet: Fleet):
+    first, second = fleet.hosts
+    await template_on(fleet, first)
+    first.switches.fail["store_snapshot"] = InternalError("secret")
+    for _ in range(2):
+        answer = await create(fleet, **ELSEWHERE)
+        assert answer.status_code == 500, answer.text
+    before = len(second.sandbox_ids)
+    for _ in range(6):
+        await fleet.created()
+    assert len(second.sandbox_ids) > before
 
 
 async def test_a_template_that_is_deleted_during_its_upload_goes_everywhere(fleet: Fleet):

@@ -498,6 +498,7 @@ def _build(
     closing = (
         images.objects.close,
         sandboxes.creations.close,
+        sandboxes.snapshot_storage.close,
         sandboxes.forks.close,
         sandboxes.capacity.close,
         heartbeats.close,
@@ -554,6 +555,7 @@ class _Sandboxes:
     snapshot_lifecycle: SnapshotLifecycle
     internal: InternalSandboxes
     sweep: SnapshotSweep
+    snapshot_storage: SnapshotStorage
     uploads: BackgroundUploads
 
 
@@ -587,6 +589,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         clients=clients,
         images=images,
         leases=snapshot_lifecycle.leases,
+        clock=base.clock,
         retry_s=settings.start_retry_s,
         limits=settings.quotas,
     )
@@ -756,6 +759,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             interval_s=settings.host_interval_s,
             unknown_grace_s=settings.unknown_grace_s,
         ),
+        snapshot_storage=snapshot_storage,
         uploads=BackgroundUploads(
             database=base.loops_database,
             storage=snapshot_storage,

@@ -5,13 +5,14 @@ from wrenn.control.snapshots.lifecycle import SnapshotLifecycle, SnapshotLifecyc
 from wrenn.control.snapshots.reconciler import SnapshotSweep
 from wrenn.control.snapshots.records import NewVersion, SnapshotSource, SnapshotUploads
 from wrenn.control.snapshots.service import Snapshots
-from wrenn.control.snapshots.storage import BackgroundUploads, SnapshotStorage
+from wrenn.control.snapshots.storage import BackgroundUploads, NotStoredYet, SnapshotStorage
 
 routers = (routes.router,)
 
 __all__ = [
     "BackgroundUploads",
     "NewVersion",
+    "NotStoredYet",
     "SnapshotLifecycle",
     "SnapshotLifecycleSettings",
     "SnapshotSource",

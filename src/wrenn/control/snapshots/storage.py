@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
@@ -30,6 +31,16 @@ _LIMIT_S: Final = 3600.0
 _LOOK_AGAIN_S: Final = 0.5
 
 
+class NotStoredYet(Exception):
+    """The snapshot is being uploaded, or waits for its turn: ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    error: WrennError
+    at: float
+
+
 class SnapshotStorage:
     """Uploads snapshots, and says from which image a host can fetch one.
 
@@ -43,6 +54,7 @@ class SnapshotStorage:
         clients: HostClients,
         images: Images,
         leases: HeldLeases,
+        clock: Clock,
         retry_s: float,
         limits: Limits,
     ) -> None:
@@ -50,33 +62,67 @@ class SnapshotStorage:
         self._clients = clients
         self._images = images
         self._leases = leases
+        self._clock = clock
         self._retry_s = retry_s
         self._limits = limits
+        self._slots: UploadSlots[SnapshotId] = UploadSlots(clock)
+        self._failures: dict[SnapshotId, _Failure] = {}
+        self._tasks = OwnedTasks()
 
-    async def image_for(self, snapshot_id: SnapshotId, host_id: HostId, timeout_s: float) -> ImageId | None:
-        """Return from which image a host gets this snapshot, which is uploaded first if it must; None: the host has it.
+    async def close(self) -> None:
+        """Cut off the uploads that `image_for` began."""
+        await self._tasks.close()
+
+    async def image_for(self, snapshot_id: SnapshotId, host_id: HostId, age_s: float) -> ImageId | None:
+        """Return from which image a host gets this snapshot; None: the host has it. Does not wait for its upload, which it begins if it must.
+
+        The upload outlives whoever needs it, up to a limit of its own. `age_s`: when it was first asked for the caller's sandbox: if an upload has failed since, so does this.
 
         Raises:
-            NotFound: there is no such snapshot any more. QuotaExceeded: its team may store no more. Unavailable, DeadlineExceeded: the host that has it did not upload it.
-            Else that host's reason.
+            NotStoredYet: ask again. NotFound: there is no such snapshot any more. QuotaExceeded: its team may store no more.
+            Unavailable, DeadlineExceeded: the host that has it did not upload it. Else that host's reason.
         """
         files = await self._find(snapshot_id)
         if files.host.host_id == host_id:
             return None
-        try:
-            async with asyncio.timeout(timeout_s):
-                image_id = files.image_id or await self.upload(snapshot_id)
-        except TimeoutError as error:
-            raise DeadlineExceeded("The snapshot was not brought to another host in time.") from error
+        if files.image_id is None:
+            self._begin_upload(files, asked_at=self._clock.monotonic() - age_s)
+            raise NotStoredYet
         if not await store.use_copy(self._database, snapshot_id, host_id):
             raise _gone()
-        return image_id
+        return files.image_id
+
+    def _begin_upload(self, files: SnapshotFiles, *, asked_at: float) -> None:
+        """Begin an upload if none of this replica is under way and there is a slot for it; raise the error of one that failed since `asked_at`."""
+        snapshot_id = files.snapshot_id
+        failure = self._failures.get(snapshot_id)
+        if failure is not None and failure.at >= asked_at:
+            raise failure.error.with_traceback(None)
+        if self._slots.take(snapshot_id, files.host.host_id):
+            self._tasks.start(f"upload {snapshot_id}", self._upload_needed(snapshot_id))
+
+    async def _upload_needed(self, snapshot_id: SnapshotId) -> None:
+        try:
+            async with asyncio.timeout(_LIMIT_S):
+                await self.upload(snapshot_id)
+        except TimeoutError:
+            self._note_failure(snapshot_id, DeadlineExceeded("The snapshot was not uploaded in time."))
+        except WrennError as error:
+            self._note_failure(snapshot_id, error)
+        finally:
+            self._slots.release(snapshot_id)
+
+    def _note_failure(self, snapshot_id: SnapshotId, error: WrennError) -> None:
+        now = self._clock.monotonic()
+        self._failures = {key: each for key, each in self._failures.items() if now - each.at < _LIMIT_S}
+        self._failures[snapshot_id] = _Failure(error, now)
+        _log.warning("snapshot not stored", extra={"snapshot_id": str(snapshot_id), "cause": error.message})
 
     async def upload(self, snapshot_id: SnapshotId) -> ImageId:
         """Bring a snapshot into the store, or wait until whoever does that has done it; returns the image that it is there.
 
         Raises:
-            As `image_for`.
+            As `image_for`, but for NotStoredYet.
         """
         while True:
             files = await self._find(snapshot_id)

@@ -6,6 +6,7 @@ the host is called outside of any transaction.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
@@ -31,11 +32,13 @@ from wrenn.control.sandboxes.reconcile.host_call import host_spec, public_error
 from wrenn.control.sandboxes.reconcile.move import MoveStep
 from wrenn.control.sandboxes.records import Work
 from wrenn.control.sandboxes.state import Desired, State
+from wrenn.control.snapshots import NotStoredYet
 
 _log = logging.getLogger(__name__)
 
 ImageFor = Callable[[SnapshotId, HostId, float], Awaitable[ImageId | None]]
-"""Returns from which image of the store a host gets a snapshot, within so many seconds; None: it has it. Raises WrennError."""
+"""Returns from which image of the store a host gets a snapshot that was first asked for so many seconds ago; None: it has it.
+Raises NotStoredYet, WrennError."""
 
 PlaceAgain = Callable[[Work], Awaitable[bool]]
 """Places a leased sandbox on another host, and gives the lease up; False: there is no other host."""
@@ -43,6 +46,8 @@ PlaceAgain = Callable[[Work], Awaitable[bool]]
 _REMOVE_TIMEOUT_S: Final = 30.0
 _FIRST_PAUSE_S: Final = 0.25
 _LONGEST_PAUSE_S: Final = 10.0
+_UPLOAD_PAUSES_S: Final = (0.25, 2.0)
+"""Until it is looked again whether a snapshot is in the store: the longer, the longer a create has waited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +111,24 @@ class Steps:
 
     async def _start(self, work: Work) -> float | None:
         client = self._clients.at(work.host)
-        left_s = self._settings.start_timeout_s - work.age_s
+        now = asyncio.get_running_loop().time
+        end = now() + self._settings.start_timeout_s - work.age_s
         try:
-            if left_s <= 0:
+            image = await self._snapshot_image(work, end=end)
+        except NotStoredYet:
+            return await self._wait_for_upload(work)
+        except WrennError as error:
+            # That is no reason to try this host later than others.
+            if isinstance(error, Unavailable) and work.age_s < self._settings.start_retry_s:
+                return await self._postpone(work, error)
+            await self._give_up(work, error)
+            return None
+        try:
+            if now() >= end:
                 raise DeadlineExceeded("The sandbox did not start in time.")
-            image = None
-            if work.origin.snapshot_id is not None:
-                image = await self._image_for(work.origin.snapshot_id, work.host.host_id, left_s)
             async with self._following(client, work, "create"):
                 seen = await client.ensure_sandbox(
-                    host_spec(work, work.generation), snapshot_image=image, timeout_s=left_s
+                    host_spec(work, work.generation), snapshot_image=image, timeout_s=end - now()
                 )
             await fault_point("control.create.after_rpc")
         except WrennError as error:
@@ -141,6 +154,37 @@ class Steps:
 
     def _following(self, client: HostClient, work: Work, operation: str) -> AbstractAsyncContextManager[None]:
         return following(self._database, client, work, operation, owner=self._owner)
+
+    async def _snapshot_image(self, work: Work, *, end: float) -> ImageId | None:
+        """Return the image from which the host gets the snapshot that the sandbox is made from, if it needs one.
+
+        Raises:
+            NotStoredYet: it is being uploaded. DeadlineExceeded: it is so still at the end. Else as `ImageFor`.
+        """
+        if work.origin.snapshot_id is None:
+            return None
+        try:
+            return await self._image_for(work.origin.snapshot_id, work.host.host_id, work.age_s)
+        except NotStoredYet:
+            if asyncio.get_running_loop().time() < end:
+                raise
+            raise DeadlineExceeded(
+                "The snapshot was not brought to another host in time. Its upload goes on: try again later."
+            ) from None
+
+    async def _wait_for_upload(self, work: Work) -> float:
+        """Give the lease up until it is looked again. It is no attempt: the host was not called."""
+        shortest_s, longest_s = _UPLOAD_PAUSES_S
+        pause_s = min(max(shortest_s, work.age_s / 8), longest_s)
+        await work_store.postpone(
+            self._database,
+            self._hints,
+            work,
+            owner=self._owner,
+            pause_s=pause_s,
+            attempts=work.attempts - 1,
+        )
+        return pause_s
 
     async def _start_elsewhere(self, work: Work, *, is_known: bool) -> bool:
         """Have a sandbox that its host did not take be placed on another one, if there is one and nothing of it can be left here.

@@ -462,8 +462,17 @@ async def finish_not_moved(
     return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
-async def postpone(database: Database, hints: Hints, work: Work, *, owner: str, pause_s: float) -> bool:
-    """Try again later."""
-    return await write_result(
-        database, hints, _held(work, owner), {"next_attempt_at": in_s(pause_s)} | RELEASED
-    )
+async def postpone(
+    database: Database,
+    hints: Hints,
+    work: Work,
+    *,
+    owner: str,
+    pause_s: float,
+    attempts: int | None = None,
+) -> bool:
+    """Try again later. `attempts`: how many there have been, if this was none."""
+    values: dict[str, Any] = {"next_attempt_at": in_s(pause_s)}
+    if attempts is not None:
+        values["attempts"] = attempts
+    return await write_result(database, hints, _held(work, owner), values | RELEASED)
