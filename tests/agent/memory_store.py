@@ -64,6 +64,9 @@ class MemoryStore:
     async def fetch(self, image_id: ImageId, rootfs: Path, progress: Any) -> None:
         raise NotImplementedError
 
+    async def download(self, url: str, limit_b: int) -> bytes:
+        raise NotImplementedError
+
     def close(self) -> None: ...
 
 

@@ -16,13 +16,24 @@ from pathlib import Path
 import pytest
 from network_kit import internet, private_host
 
-from tests.container_images import PASSWORD, PASSWORD_FILE, REGISTRY_PORT, USERNAME, Layer, push, registry
+from tests.container_images import (
+    PASSWORD,
+    PASSWORD_FILE,
+    REGISTRY_PORT,
+    USERNAME,
+    Layer,
+    push,
+    registry,
+    write_layout,
+)
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.leftovers import list_everything
-from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phase
+from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phase, Progress
 from wrenn.agent.images.container import ImportContainer, Reference, missing_packages
+from wrenn.agent.images.job import Source
 from wrenn.agent.images.pulled_images import PulledImages
 from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
+from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
 from wrenn.base.secrets import Secret
@@ -38,7 +49,8 @@ from wrenn.network import (
     release_block,
     remove_everything,
 )
-from wrenn.storage.images import ImageFolder
+from wrenn.sdk._image_archive import packed_image
+from wrenn.storage.images import ImageFacts, ImageFolder
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -53,6 +65,7 @@ class Host:
     layout: Layout
     namespace: str
     scratch: Path
+    archive: bytes = b""
 
     async def imported(self, name: str, *, disk_size_mb: int = 64, **fields: object) -> ImageStatus:
         """Import `name` of the registry; return the final status."""
@@ -62,6 +75,12 @@ class Host:
             insecure_registry=True,
             **fields,  # type: ignore[arg-type]
         )
+        return await self.images.ensure(ImageId.new(), source, wait_s=60)
+
+    async def from_archive(self, kind: str, archive: bytes) -> ImageStatus:
+        """Import the image in an archive of the store; return the final status."""
+        self.archive = archive
+        source = ContainerSource(kind, 64, scope="ada", archive_url=Secret("/archive"))
         return await self.images.ensure(ImageId.new(), source, wait_s=60)
 
     async def refused(self, name: str, *, disk_size_mb: int = 64, **fields: object) -> tuple[str, str]:
@@ -132,15 +151,25 @@ async def host(tmp_path: Path) -> AsyncGenerator[Host]:
                 async def no_upload(*_: object) -> int:
                     raise AssertionError
 
+                async def prepare(
+                    source: Source, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+                ) -> ImageFacts:
+                    assert isinstance(source, ContainerSource), "only container images are asked for"
+                    archive = host.archive if source.archive_url is not None else None
+                    return await containers.run(
+                        source, image_id, draft, progress, job_slot=job_slot, archive=archive
+                    )
+
                 images = Images(
                     folder=ImageFolder(layout.images),
                     data_dir=data_dir,
                     reserve_b=1,
-                    prepare=containers.run,  # type: ignore[arg-type] - only container images are asked for
+                    prepare=prepare,
                     upload=no_upload,
                     cache=Cache(0, set[str], lambda: None),
                 )
-                yield Host(images, layout, namespace, tmp_path)
+                host = Host(images, layout, namespace, tmp_path)
+                yield host
                 await images.close()
                 await slots.close()
                 await remove_everything(block)
@@ -227,6 +256,52 @@ async def test_an_image_that_was_pulled_is_not_pulled_again_by_the_same_team(hos
     refused = await host.imported("team/missing:1", scope="ada")
     assert refused.failure is not None
     await host.assert_nothing_left()
+
+
+async def test_a_local_image_is_imported_without_any_network(host: Host) -> None:
+    layout, kinds = host.scratch / "local", ("oci-archive", "docker-archive")
+    write_layout(layout, [base().done()], {"User": "7"})
+    oci, docker = host.scratch / "oci.tar", host.scratch / "docker.tar"
+    with packed_image(layout) as file:
+        oci.write_bytes(file.read())
+    await run(
+        ["skopeo", "--insecure-policy", "copy", "--quiet", f"oci:{layout}:image", f"docker-archive:{docker}:a:1"],
+        timeout_s=60,
+    )  # fmt: skip
+    for kind, path in zip(kinds, (oci, docker), strict=True):
+        image = (await host.from_archive(kind, path.read_bytes())).ready
+        image = (await host.from_archive(kind, path.read_bytes())).ready
+        assert image is not None
+        assert image.facts.reference.startswith(f"{kind}@sha256:")
+        assert image.facts.config is not None
+        assert image.facts.config.user == "7"
+        assert await content(image.rootfs, "/etc/changed") == "old"
+        again = (await host.from_archive(kind, path.read_bytes())).ready
+        assert again is not None
+        assert again.rootfs.samefile(image.rootfs)
+    # What is no such archive, is cut off, or is of a kind that would read files of the host.
+    evil = tarfile_with_link()
+    for kind, data in (
+        ("oci-archive", docker.read_bytes()),
+        ("docker-archive", docker.read_bytes()[:100_000]),
+        ("oci-archive", evil),
+        ("docker-archive", evil),
+        ("docker-archive", b""),
+        ("dir", oci.read_bytes()),
+        ("oci-archive:/etc", oci.read_bytes()),
+    ):
+        status = await host.from_archive(kind, data)
+        assert status.failure is not None, kind
+        assert status.failure.code == InvalidRequest.code
+        await host.assert_nothing_left()
+
+
+def tarfile_with_link() -> bytes:
+    """An archive whose files are links to files outside."""
+    layer = Layer().add("oci-layout", kind=tarfile.SYMTYPE, target="/etc/passwd")
+    layer.add("index.json", kind=tarfile.SYMTYPE, target="/etc/passwd")
+    layer.add("manifest.json", kind=tarfile.SYMTYPE, target="/etc/passwd")
+    return layer.add("../../escaped", b"x").done()
 
 
 async def test_hostile_layers_stay_in_the_image(host: Host) -> None:

@@ -303,6 +303,7 @@ async def test_what_cannot_be_built_is_refused_before_anything_starts(
         ({"name": "x", "dockerfile": "FROM template://minimal\nRUN true\nVOLUMES /x\n"}, "line 3"),
         ({"name": "x", "recipe": ["RUN true"], "vcpus": 0}, "vcpus"),
         ({"name": "x", "recipe": ["RUN true"], "unknown": 1}, "unknown"),
+        ({"name": "x", "recipe": ["FROM oci-archive:"]}, "it is missing"),
     ]
     for body, said in cases:
         with subtests.test(str(body)):
@@ -310,6 +311,15 @@ async def test_what_cannot_be_built_is_refused_before_anything_starts(
             refused(answer, 400, "invalid_request")
             assert said in answer.json()["error"]["message"]
     assert [b for b in (await platform.api.get("/v1/builds")).json() if b["name"] in ("x", "-x")] == []
+
+
+async def test_an_archive_is_the_base_or_has_files_to_copy_and_not_both(platform: Platform):
+    config = {"name": "x", "dockerfile": "FROM docker-archive:\nCOPY a /b\n"}
+    answer = await platform.api.post(
+        "/v1/builds", data={"config": json.dumps(config)}, files={"archive": ("a.tar", b"anything")}
+    )
+    refused(answer, 400, "invalid_request")
+    assert "cannot copy files" in answer.text
 
 
 async def test_another_teams_build_is_not_there(platform: Platform):

@@ -156,6 +156,8 @@ def test_arguments_before_from_are_for_from_until_they_are_declared_again() -> N
     [
         ("debian", BaseKind.IMAGE, "debian"),
         ("docker://debian:12", BaseKind.IMAGE, "debian:12"),
+        ("oci-archive:", BaseKind.ARCHIVE, "oci-archive"),
+        ("docker-archive:", BaseKind.ARCHIVE, "docker-archive"),
         ("registry.example:5000/a/b:t", BaseKind.IMAGE, "registry.example:5000/a/b:t"),
         (f"ghcr.io/a/b@sha256:{'0' * 64}", BaseKind.IMAGE, f"ghcr.io/a/b@sha256:{'0' * 64}"),
         ("--platform=linux/amd64 debian AS build", BaseKind.IMAGE, "debian"),
@@ -345,6 +347,8 @@ def test_what_has_no_effect_is_noted() -> None:
         ("FROM $NOPE", "line 1: the image '$NOPE' is empty"),
         ("FROM A/B", "line 1: 'A/B' is not a container image"),
         ("FROM oci:dir", "line 1: 'oci:dir' is local"),
+        ("FROM oci:", "line 1: 'oci:' is local"),
+        ("FROM docker-archive:/etc/passwd", "line 1: 'docker-archive:/etc/passwd' is local"),
         ("FROM template://-x", "line 1: '-x' is not a template"),
         ("FROM a\n\nONBUILD RUN b", "line 3: ONBUILD is not supported"),
         ("FROM a\nSTOPSIGNAL 9", "line 2: STOPSIGNAL is not supported"),

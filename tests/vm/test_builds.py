@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.container_images import REGISTRY_PORT
+from tests.container_images import REGISTRY_PORT, Layer, write_layout
 from tests.vm.platform import Platform, running_platform
 
 pytestmark = [pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(400)]
@@ -104,9 +105,17 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         imported = await wrenn(platform, *arguments)
         assert imported == "plain:1\n"
         assert await output(api, "plain:1", "ls /bin") == "busybox\ncat\nid\nsh\n"
+        # The same from a local file, which goes through the store.
+        files = Layer().folder("bin").add("bin/busybox", Path("/usr/bin/busybox").read_bytes(), mode=0o755)
+        files.add("bin/sh", kind=tarfile.SYMTYPE, target="busybox")
+        write_layout(data_dir / "layout", [files.done()], {"Env": ["A=local"]})
+        imported = await wrenn(platform, "templates", "import", f"oci:{data_dir / 'layout'}", "-t", "local")
+        assert imported == "local\n"
+        assert await output(api, "local", "echo $A; /bin/busybox ls /bin") == "local\nbusybox\nsh\n"
+        assert not list((data_dir / "store").rglob("uploads/*"))
         listed = (await api.get("/v1/sandboxes")).json()
         assert [each["name"] for each in listed] == []
-        for name in ("image", "longer", "tiny", "plain"):
+        for name in ("image", "longer", "tiny", "plain", "local"):
             assert (await api.delete(f"/v1/templates/{name}")).status_code == 204
         # Their files go with them, on the host too, but for the layers of the three builds and the image that one of them lies on.
         async with asyncio.timeout(_DEADLINE_S):

@@ -21,6 +21,7 @@ app = typer.Typer(help="Builds of templates.", no_args_is_help=True, rich_markup
 
 BuildIdArgument = Annotated[str, typer.Argument(metavar="BUILD", help="Id of the build.")]
 
+_LOCAL_IMAGES: Final = ("oci", "oci-archive", "docker-archive")
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 
 
@@ -105,7 +106,8 @@ def import_image(
     image: Annotated[
         str,
         typer.Argument(
-            metavar="IMAGE", help="Of a registry: NAME:TAG, NAME@sha256:…, or with docker:// before."
+            metavar="IMAGE",
+            help="Of a registry: NAME:TAG, NAME@sha256:…, or with docker:// before. Local: oci:DIR, oci-archive:FILE, docker-archive:FILE.",
         ),
     ],
     *,
@@ -115,14 +117,20 @@ def import_image(
 ) -> None:
     """Make a template of a container image.
 
-    The image's environment, user and working directory are those of the template; its program is not started. The
-    registry must be reachable from the host. Progress goes to standard error; the template's name is printed at the end.
+    The image's environment, user and working directory are those of the template; its program is not started. A
+    registry must be reachable from the host; a local image, such as one of `docker save`, is uploaded, and may have 100 MiB. Progress goes to standard error; the template's name is printed at the end.
     """
     from wrenn.sdk import Template
 
     use_credentials()
     template_name, tag = _parse_name(name)
-    builder = Template().from_image(image.removeprefix("docker://"))
+    prefix, colon, path = image.partition(":")
+    if colon and prefix in _LOCAL_IMAGES:
+        if not Path(path).exists():
+            raise typer.BadParameter(f"{path} does not exist.", param_hint="IMAGE")
+        builder = Template().from_archive(path, kind="docker" if prefix == "docker-archive" else "oci")
+    else:
+        builder = Template().from_image(image.removeprefix("docker://"))
     started = builder.start_build(template_name, tag=tag, disk_size_mb=disk_size_mb)
     _report(_follow(started.id, notes=builder.notes()), json=json)
 

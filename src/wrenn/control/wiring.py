@@ -819,6 +819,7 @@ def _build_builds(
             database=database,
             sandboxes=sandboxes.internal,
             images=images.images,
+            objects=images.objects,
             insecure_registries=settings.insecure_registries,
             credentials=registry_credentials,
         ),

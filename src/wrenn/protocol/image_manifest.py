@@ -24,6 +24,8 @@ CHUNK_STORED_LIMIT_B: Final = CHUNK_B + CHUNK_B // 128
 IMAGE_LIMIT_B: Final = 256 * GIB
 MANIFEST_LIMIT_B: Final = 20 * MIB
 """Size of a manifest: of 262,144 chunks with 67 bytes each it has 17.6 MB."""
+ARCHIVE_LIMIT_B: Final = 100 * MIB
+"""The longest archive that is uploaded for a build."""
 DIGESTS_A_CALL: Final = 256
 """Chunks for which a host may ask URLs in one call."""
 

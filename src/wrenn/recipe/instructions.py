@@ -17,6 +17,8 @@ class BaseKind(StrEnum):
 
     TEMPLATE = "template"
     IMAGE = "image"
+    ARCHIVE = "archive"
+    """A container image in the archive that is uploaded with the build."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +27,11 @@ class From:
 
     An explicit prefix decides: `template://NAME[:TAG]` is a template, `docker://REFERENCE` a container image of a registry.
     Without a prefix it is a container image in a Dockerfile, as in Docker, and a template in a line-based recipe.
+    `oci-archive:` and `docker-archive:`, with nothing behind, are the container image in the archive of the build.
 
     Attributes:
-        kind: template or container image.
-        reference: without the prefix: `NAME[:TAG]`, or the image's reference as `docker pull` takes it.
+        kind: template, or container image of a registry or an archive.
+        reference: without the prefix: `NAME[:TAG]`, or the image's reference as `docker pull` takes it; the format of an archive.
         line, text: where it was written, and how.
     """
 
@@ -38,6 +41,8 @@ class From:
     text: str
 
     def __str__(self) -> str:
+        if self.kind is BaseKind.ARCHIVE:
+            return f"{self.reference}:"
         prefix = "docker" if self.kind is BaseKind.IMAGE else "template"
         return f"{prefix}://{self.reference}"
 

@@ -20,6 +20,8 @@ _IMAGE: Final = re.compile(
 )
 _MAX_REFERENCE: Final = 512
 """Characters: more than the 255 of a repository, the 128 of a tag and a digest."""
+ARCHIVES: Final = ("oci-archive", "docker-archive")
+"""Formats of container images in an archive, as skopeo names them."""
 _LOCAL: Final = ("oci:", "oci-archive:", "docker-archive:", "dir:", "containers-storage:", "docker-daemon:")
 
 
@@ -27,17 +29,19 @@ def parse_base(reference: str, *, default: BaseKind, line: int, text: str) -> Fr
     """Parse the reference of a FROM. `default` is what a reference without a prefix names.
 
     Raises:
-        InvalidRequest: neither a template nor an image of a registry.
+        InvalidRequest: neither a template nor an image of a registry or an archive.
     """
     kind = default
     if reference.startswith("docker://"):
         kind, reference = BaseKind.IMAGE, reference.removeprefix("docker://")
     elif reference.startswith("template://"):
         kind, reference = BaseKind.TEMPLATE, reference.removeprefix("template://")
+    elif reference.endswith(":") and reference[:-1] in ARCHIVES:
+        return From(kind=BaseKind.ARCHIVE, reference=reference[:-1], line=line, text=text)
     elif reference.startswith(_LOCAL):
         raise refused(
             line,
-            f"{shown(reference)} is local: push it to a registry, and build from there",
+            f"{shown(reference)} is local: push it to a registry, or import it with `wrenn templates import`, and build from there",
         )
     if kind is BaseKind.TEMPLATE:
         if not _TEMPLATE.fullmatch(reference):

@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Self, cast
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.sdk._image_archive import packed_image
 from wrenn.sdk.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -20,22 +21,30 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, slots=True)
 class BuildRequest:
-    """A build as it is sent: the fields of the call, and the folder of the files that it copies, if it copies any."""
+    """A build as it is sent: the fields of the call, and the folder of the files that it copies, or the file or folder of its base, if any."""
 
     config: dict[str, object]
     folder: Path | None
     dockerfile: Path | None
     notes: tuple[str, ...]
+    image: Path | None = None
+
+    @property
+    def has_archive(self) -> bool:
+        """Whether files are sent with it."""
+        return self.folder is not None or self.image is not None
 
     def pack(self) -> BinaryIO:
-        """Return a temporary file with the build context, at its beginning.
+        """Return a temporary file with the build context or the base, at its beginning.
 
         Raises:
-            InvalidRequestError: the context exceeds a limit, or `.dockerignore` is not valid.
+            InvalidRequestError: the files exceed a limit, or `.dockerignore` is not valid.
             OSError: a file cannot be read.
         """
         from wrenn.recipe.context import pack_context, read_ignore_rules  # noqa: PLC0415 - slow, and only for builds
 
+        if self.image is not None:
+            return packed_image(self.image)
         assert self.folder is not None, "asked for without a folder"
         out = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - the caller closes it
         try:
@@ -62,6 +71,7 @@ class RecipeBuilder:
         self._lines: list[str] = []
         self._ready: str | None = None
         self._dockerfile: Path | None = None
+        self._image: Path | None = None
         self._build_args: dict[str, str] = {}
 
     @classmethod
@@ -83,6 +93,14 @@ class RecipeBuilder:
     def from_image(self, reference: str) -> Self:
         """Begin with a container image of a registry: `debian:12`, `ghcr.io/owner/image@sha256:…`."""
         return self._begin(f"docker://{reference.removeprefix('docker://')}")
+
+    def from_archive(self, path: PathLike, *, kind: Literal["oci", "docker"]) -> Self:
+        """Begin with a container image in a local file: of `docker save`, or an OCI layout, as a folder or a tar file. At most 100 MiB.
+
+        Such a template copies no files.
+        """
+        self._image = Path(path)
+        return self._begin(f"{kind}-archive:")
 
     def from_template(self, name: str) -> Self:
         """Begin with a template, `NAME` or `NAME:TAG`. Without any `from_…` it is `minimal`."""
@@ -197,6 +215,8 @@ class RecipeBuilder:
             raise InvalidRequestError(error.message) from error
         config |= {key: value for key, value in options.items() if value is not None}
         folder = self._context
+        if recipe.needs_context and self._image is not None:
+            raise InvalidRequestError("A template from an archive copies no files.")
         if recipe.needs_context and folder is None:
             raise InvalidRequestError("The template copies files: pass context=FOLDER.")
         return BuildRequest(
@@ -204,4 +224,5 @@ class RecipeBuilder:
             folder if recipe.needs_context else None,
             self._dockerfile,
             tuple(str(note) for note in recipe.notes),
+            self._image,
         )

@@ -80,6 +80,8 @@ _REFERENCE: Final = re.compile(
 )
 _MOUNT_POINTS: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp")
 """Folders that the guest agent needs; some images lack them."""
+_ARCHIVE: Final = "archive.tar"
+_ARCHIVES: Final = ("oci-archive", "docker-archive")
 _SCRIPT: Final = Path("/check_layers.py")
 _NO_SUCH_IMAGE: Final = ("manifest unknown", "name unknown", "not found", "status 404")
 _NOT_ALLOWED: Final = (
@@ -164,15 +166,24 @@ class ImportContainer:
     pulled: PulledImages
 
     async def run(
-        self, source: ContainerSource, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+        self,
+        source: ContainerSource,
+        image_id: ImageId,
+        draft: Path,
+        progress: Progress,
+        *,
+        job_slot: int,
+        archive: bytes | None = None,
     ) -> ImageFacts:
-        """Write the image into the draft. Afterwards none of its processes is left.
+        """Write the image into the draft, that of a registry or the one in an archive. Afterwards none of its processes is left.
 
         Raises:
             InvalidRequest: the reference or the image is not acceptable. NotFound, Forbidden: the registry says so.
             Unavailable: a program is missing, or the registry does not answer. StorageFull: no room.
         """
-        reference = Reference.parse(source.reference)
+        reference = (
+            _archived(source.reference, archive) if archive is not None else Reference.parse(source.reference)
+        )
         if not 0 < source.disk_size_mb <= _DISK_LIMIT_MB:
             raise InvalidRequest(f"disk_size_mb: between 1 and {_DISK_LIMIT_MB}.")
         for program, package in _PACKAGES.items():
@@ -211,7 +222,12 @@ class ImportContainer:
                     known = await asyncio.to_thread(self.pulled.take, _key(source, pinned), draft)
                 return known is not None
 
-            pinned = await self._pull(run, source, reference, name, is_known)
+            if archive is None:
+                pinned = await self._pull(run, source, reference, name, is_known)
+            else:
+                pinned = reference
+                if not await is_known(pinned):
+                    await run.copy_archive(source.reference, archive)
             await fault_point("agent.image.after_pull")
             if known is not None:
                 return known
@@ -305,6 +321,32 @@ class _Import:
         finally:
             (self.jail.work / "auth.json").unlink(missing_ok=True)
         return reference
+
+    async def copy_archive(self, kind: str, archive: bytes) -> None:
+        """Copy the image in the archive into `layout`."""
+        path = self.jail.work / _ARCHIVE
+        try:
+            await run_to_end(partial(self._write_archive, path, archive))
+            argv = [
+                str(SKOPEO), "--insecure-policy", "--override-os=linux", "--override-arch=amd64",
+                f"--tmpdir={WORK}", "copy", "--quiet", f"{kind}:{WORK / _ARCHIVE}", f"oci:{WORK}/layout:image",
+            ]  # fmt: skip
+            await self._watched(self.jail.run(argv, timeout_s=_UNPACK_TIMEOUT_S), self._check_pulled)
+        except CommandError as error:
+            if _FULL in str(error.context.get("stderr", "")).lower():
+                raise StorageFull("The disk of the host is full: the image could not be unpacked.") from error
+            raise InvalidRequest(
+                f"The archive is not one container image for linux/amd64 in the format {kind}.",
+                context=error.context,
+            ) from error
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _write_archive(self, path: Path, archive: bytes) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+        with os.fdopen(fd, "wb") as file:
+            os.fchown(fd, self.jail.first_id, self.jail.first_id)
+            file.write(archive)
 
     def _write_credentials(self, source: ContainerSource, registry: str) -> None:
         password = source.password.reveal() if source.password is not None else ""
@@ -431,6 +473,13 @@ class _Import:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
+
+
+def _archived(kind: str, archive: bytes) -> Reference:
+    """Return what identifies the image in an archive. Raises InvalidRequest: of a format that is not known."""
+    if kind not in _ARCHIVES:
+        raise InvalidRequest(f"{kind[:64]!r} is no format of an archive with a container image.")
+    return Reference(kind, f"@sha256:{sha256(archive).hexdigest()}")
 
 
 def _key(source: ContainerSource, pinned: Reference) -> str:

@@ -44,6 +44,7 @@ class ContainerSource:
         disk_size_mb: of the file system that is made of it.
         policy: which destinations the download may reach, within what the host allows.
         insecure_registry: plain HTTP, or a certificate that cannot be verified, is accepted.
+        archive_url: signed, of an archive in the store that the image is in; `reference` is its format then. None: a registry has it.
         scope: for whom it is pulled: a pulled image is used again within its scope alone; empty: never.
     """
 
@@ -54,6 +55,7 @@ class ContainerSource:
     password: Secret | None = None
     insecure_registry: bool = False
     scope: str = ""
+    archive_url: Secret | None = None
 
 
 Source = StoredSource | DiskSource | ContainerSource

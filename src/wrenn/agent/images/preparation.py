@@ -11,6 +11,7 @@ from wrenn.agent.images.job import ContainerSource, DiskSource, Phase, Progress,
 from wrenn.agent.sandboxes.transfers import StateStore
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import ImageId
+from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 from wrenn.storage.images import ROOTFS, ImageFacts, LocalImage
 
 Report = Callable[[int, int], None]
@@ -28,6 +29,10 @@ class Transfer(StateStore, Protocol):
         """Write the image from the store to the new file."""
         ...
 
+    async def download(self, url: str, limit_b: int) -> bytes:
+        """Read an object of the store by its signed URL."""
+        ...
+
     def close(self) -> None:
         """Release its resources."""
         ...
@@ -37,9 +42,16 @@ class ContainerImages(Protocol):
     """Makes images of container images."""
 
     async def run(
-        self, source: ContainerSource, image_id: ImageId, draft: Path, progress: Progress, *, job_slot: int
+        self,
+        source: ContainerSource,
+        image_id: ImageId,
+        draft: Path,
+        progress: Progress,
+        *,
+        job_slot: int,
+        archive: bytes | None = None,
     ) -> ImageFacts:
-        """Write the image into the draft."""
+        """Write the image into the draft; with an archive, the one in that."""
         ...
 
 
@@ -81,7 +93,13 @@ class Preparation:
             case ContainerSource():
                 if self._containers is None:
                     raise Unavailable("This host cannot import container images.")
-                return await self._containers.run(source, image_id, draft, progress, job_slot=job_slot)
+                archive = None
+                if source.archive_url is not None:
+                    progress.begin(Phase.PULL)
+                    archive = await self.connected().download(source.archive_url.reveal(), ARCHIVE_LIMIT_B)
+                return await self._containers.run(
+                    source, image_id, draft, progress, job_slot=job_slot, archive=archive
+                )
 
     async def upload(self, image: LocalImage, progress: Progress) -> int:
         """Upload an image. Implements `registry.Upload`.

@@ -204,6 +204,15 @@ class ImageTransfer:
             raise DamagedChunk("The manifest in the store is that of another image.")
         return manifest
 
+    async def download(self, url: str, limit_b: int) -> bytes:
+        """Read an object of the store by its signed URL.
+
+        Raises:
+            StoreUnavailable: it does not answer, or has no such object. AgentFailure: it is longer than `limit_b`.
+        """
+        async with self._connected() as connection:
+            return await connection.patiently(partial(connection.get, url, limit_b))
+
     async def _manifest_bytes(self, connection: _Connection, image_id: ImageId) -> bytes | None:
         """Read the manifest; None: it is not the one that the control plane accepted."""
         found = await connection.patiently(

@@ -38,6 +38,7 @@ def source_of(request: pb.EnsureImageRequest) -> Source:
                 password=Secret(image.password) if image.password else None,
                 insecure_registry=image.insecure_registry,
                 scope=image.scope[:_SCOPE_LIMIT],
+                archive_url=Secret(image.archive_url) if image.archive_url else None,
             )
         case _:
             raise InvalidRequest("An image needs a source.")

@@ -19,7 +19,8 @@ from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
 from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
-from wrenn.control.images import Images, owner_name
+from wrenn.control.images import URL_LIFE_S, Images, owner_name
+from wrenn.control.objects import ObjectStore
 from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
@@ -73,6 +74,7 @@ class BuildBases:
     database: Database
     sandboxes: InternalSandboxes
     images: Images
+    objects: ObjectStore
     insecure_registries: frozenset[str]
     credentials: RegistryCredentials
 
@@ -92,17 +94,7 @@ class BuildBases:
         image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
         with self.images.renewing_lease(image_id):
             try:
-                login = await self.credentials.for_image(build.team_id, base.reference)
-                username, password = ("", "") if login is None else (login[0], login[1].reveal())
-                source = ContainerSource(
-                    base.reference,
-                    build.disk_size_mb,
-                    _EVERYWHERE,
-                    owner_name(build.owner),
-                    username,
-                    password,
-                    is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
-                )
+                source = await self._source(build, base)
                 made = await make_image(host, image_id, source, upload=False)
                 release = partial(self.images.give_up, image_id)
                 # Without a digest nothing says that the next one is the same.
@@ -111,6 +103,24 @@ class BuildBases:
             finally:
                 # The result of the build is an image of its own.
                 await asyncio.shield(self.images.give_up(image_id))
+
+    async def _source(self, build: Build, base: From) -> ContainerSource:
+        scope = owner_name(build.owner)
+        if base.kind is BaseKind.ARCHIVE:
+            assert build.archive_key is not None, "the service looked"
+            (url,) = await self.objects.sign("GET", [build.archive_key], expires_s=URL_LIFE_S)
+            return ContainerSource(base.reference, build.disk_size_mb, _EVERYWHERE, scope, archive_url=url)
+        login = await self.credentials.for_image(build.team_id, base.reference)
+        username, password = ("", "") if login is None else (login[0], login[1].reveal())
+        return ContainerSource(
+            base.reference,
+            build.disk_size_mb,
+            _EVERYWHERE,
+            scope,
+            username,
+            password,
+            is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
+        )
 
     async def _template(self, build: Build, base: From) -> Base:
         where = f"line {base.line}: " if base.line else ""

@@ -56,6 +56,11 @@ def base_of(request: BuildRequest, recipe: Recipe) -> From:
     return From(kind=BaseKind.TEMPLATE, reference=request.base_template, line=0, text="")
 
 
+def is_from_archive(request: BuildRequest) -> bool:
+    """Whether the base is a container image in the archive of the build, which has no files to copy then. Raises as `parse`."""
+    return base_of(request, parse(request)).kind is BaseKind.ARCHIVE
+
+
 def check_recipe(request: BuildRequest) -> tuple[int, bool]:
     """Check everything about a request's recipe that does not depend on its base.
 

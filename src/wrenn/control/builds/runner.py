@@ -23,12 +23,12 @@ from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, Phase
 from wrenn.control.builds.results import BuildResults, lease_lost
-from wrenn.control.builds.service import ARCHIVE_LIMIT_B
 from wrenn.control.builds.steps import DEFAULT_ENVIRONMENT, BuildSandbox, StepFailed
 from wrenn.control.db import Database
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import CreateSandbox, InternalSandboxes
 from wrenn.control.templates import Template
+from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 from wrenn.recipe import Recipe, Step
 from wrenn.recipe.archive import ContextArchive
 from wrenn.recipe.cache_key import changes_disk
@@ -177,7 +177,7 @@ class BuildRunner:
 
     @asynccontextmanager
     async def _context(self, build: Build) -> AsyncGenerator[ContextArchive]:
-        if build.archive_key is None:
+        if build.archive_key is None or recipes.is_from_archive(build.request):
             context = ContextArchive.empty()
         else:
             context = await self._opened(build.archive_key)

@@ -11,11 +11,10 @@ from typing import Any, Final
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited
 from wrenn.base.ids import BuildId, TeamId
-from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor
 from wrenn.control.auth import Account, Caller, Scope
 from wrenn.control.builds import layer_store, store
-from wrenn.control.builds.recipes import check_recipe
+from wrenn.control.builds.recipes import check_recipe, is_from_archive
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild
 from wrenn.control.db import Database, Transaction
@@ -26,8 +25,8 @@ from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 
-ARCHIVE_LIMIT_B: Final = 100 * MIB
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
 """Builds of a team that have not ended."""
@@ -105,6 +104,13 @@ class Builds:
             raise NameReserved(f"{DEFAULT_TEMPLATE} is built by hosts, and by no recipe.")
         request = self._checked(body)
         steps, needs_context = check_recipe(request)
+        if is_from_archive(request):
+            if archive is None:
+                raise InvalidRequest(
+                    "archive: the base is a container image in the archive of the build: it is missing."
+                )
+            if needs_context:
+                raise InvalidRequest("archive: it has the base, so the recipe cannot copy files from it.")
         if needs_context and archive is None:
             raise InvalidRequest("archive: the recipe copies files, so it needs the archive of its context.")
         build_id = BuildId.new()

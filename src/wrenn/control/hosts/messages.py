@@ -360,6 +360,7 @@ def _image_source(
                 network=network_message(source.network),
                 insecure_registry=source.is_insecure,
                 scope=source.scope,
+                archive_url=source.archive_url,
             )
             return Oneof("container", container)
         case _:

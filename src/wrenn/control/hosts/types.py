@@ -319,6 +319,7 @@ class ContainerSource:
         reference: `registry/name:tag` or `registry/name@sha256:…`.
         disk_size_mb: of the file system that is made.
         network: for the download.
+        archive_url: signed, of an archive in the store that the image is in; `reference` is its format then. Empty: a registry has it.
         scope: for whom it is pulled: a host that has it pulled already for another scope pulls it again.
         is_insecure: the registry speaks plain HTTP, or its certificate cannot be verified.
     """
@@ -330,6 +331,7 @@ class ContainerSource:
     username: str = ""
     password: str = field(default="", repr=False)
     is_insecure: bool = False
+    archive_url: str = field(default="", repr=False)
 
 
 ImageSource = ContainerSource | SandboxId | None

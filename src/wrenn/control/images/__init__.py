@@ -1,6 +1,6 @@
 """Images: the root file systems that templates are made of, in the store and on hosts."""
 
-from wrenn.control.images.host_access import HostImages
+from wrenn.control.images.host_access import URL_LIFE_S, HostImages
 from wrenn.control.images.records import ImageKind, ImageStatus, owner_name
 from wrenn.control.images.routes import router, store_router
 from wrenn.control.images.service import Images
@@ -10,6 +10,7 @@ from wrenn.control.images.sweep import ImageSweep
 from wrenn.control.images.tables import images
 
 __all__ = [
+    "URL_LIFE_S",
     "HostImages",
     "ImageKind",
     "ImageStatus",

@@ -13,7 +13,7 @@ from wrenn.control.http import body_of, read_at_most, refusals, service
 from wrenn.control.images.host_access import HostImages
 from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
 from wrenn.control.objects import ObjectStore, UrlSigner
-from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B
+from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B, MANIFEST_LIMIT_B
 
 router = APIRouter(prefix="/{host_id}/images", tags=["hosts"])
 store_router = APIRouter(tags=["store"])
@@ -87,7 +87,7 @@ async def host_put_manifest(
 async def get_object(key: str, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf) -> Response:
     """An object of the store, by a signed URL that an agent got. Only where the store is a folder of the control plane."""
     signer.verify("GET", key, url.expires, url.signature)
-    data = await objects.get(key, limit_b=MANIFEST_LIMIT_B)
+    data = await objects.get(key, limit_b=max(MANIFEST_LIMIT_B, ARCHIVE_LIMIT_B))
     return Response(data, 200, _NO_STORE, "application/octet-stream")
 
 

@@ -219,7 +219,7 @@ class AsyncTemplate(RecipeBuilder):
 
 async def start(api: AsyncApi, request: BuildRequest) -> Build:
     """Begin a build, with the files that it copies."""
-    if request.folder is None:
+    if not request.has_archive:
         body = await api.call("POST", build_path_of(), json=request.config)
     else:
         archive = await in_thread(request.pack)

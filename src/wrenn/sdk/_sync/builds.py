@@ -209,7 +209,7 @@ class Template(RecipeBuilder):
 
 def start(api: Api, request: BuildRequest) -> Build:
     """Begin a build, with the files that it copies."""
-    if request.folder is None:
+    if not request.has_archive:
         body = api.call("POST", build_path_of(), json=request.config)
     else:
         archive = in_thread(request.pack)
