@@ -6,17 +6,23 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
 from tests.agent.kit import created, output, until
+from wrenn.agent.guest_tokens import Tokens
+from wrenn.agent.layout import Layout
 from wrenn.agent.metrics import sampler as sampler_module
+from wrenn.agent.parts import Parts
 from wrenn.agent.rpc.service import HostAgentService
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
+from wrenn.base.clock import Clock, SystemClock
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SandboxId
@@ -213,3 +219,38 @@ async def test_no_samples_are_taken_where_that_is_switched_off(settings: Setting
         await asyncio.sleep(INTERVAL_S * 4)
         assert samples(agent, spec.sandbox_id) == []
         assert not agent.layout.metrics.exists()
+
+
+class SetBack(SystemClock):
+    """The clock of the machine, which a test may set back."""
+
+    by = timedelta()
+
+    def now(self) -> datetime:
+        return super().now() - self.by
+
+
+class HostWithClock(ProcessHost):
+    """A host with this clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    @asynccontextmanager
+    async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
+        async with super().parts(settings, layout, tokens) as parts:
+            yield replace(parts, clock=self._clock)
+
+
+async def test_samples_go_on_when_the_clock_is_set_back(settings: Settings):
+    clock = SetBack()
+    async with running_agent(settings, HostWithClock(clock)) as agent:
+        spec, _ = await created(agent.sandboxes)
+        before = await sampled(agent, spec.sandbox_id, 10)
+        clock.by = timedelta(hours=1)
+        newest = agent.sampler.newest
+        await until(lambda: (n := newest(spec.sandbox_id)) is not None and n.at_ms < before[0].at_ms)
+        # What came before is stored, and readable until it is.
+        assert {each.at_ms for each in before} <= {each.at_ms for each in samples(agent, spec.sandbox_id)}
+        await until(lambda: (str(spec.sandbox_id), "10m") in outbox(agent))

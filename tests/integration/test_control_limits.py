@@ -105,6 +105,9 @@ async def test_wrong_host_tokens_are_counted_like_other_credentials(guarded: Pla
     statuses = [(await player.heartbeat(token=f"wrong{number}")).status_code for number in range(7)]
     assert statuses == [401] * 5 + [429] * 2
     assert (await player.heartbeat()).status_code == 204, "one that is known is not held up"
+    async with client(guarded.url, None) as nobody:
+        sent = await nobody.post(f"/v1/hosts/{player.host_id}/metrics", headers={"X-Host-Token": "wrong7"})
+        refused(sent, 429, "rate_limited")
 
 
 async def raw(url: str, *parts: bytes) -> bytes:

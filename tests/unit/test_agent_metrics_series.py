@@ -113,10 +113,13 @@ def test_each_sample_is_taken_for_the_control_plane_once_and_the_end_takes_the_r
     assert rest == {Tier.FINE: 680, Tier.MEDIUM: 1, Tier.COARSE: 1}
 
 
-def test_a_clock_that_is_set_back_adds_nothing():
+def test_a_clock_that_is_set_back_adds_nothing_until_it_is_far_behind():
     series = filled(10)
     series.add(sample(3))
     assert len(read(series, Tier.FINE)) == 10
+    assert not series.is_set_back(sample(9).at_ms - 5_000)
+    assert series.is_set_back(sample(9).at_ms - 5_001)
+    assert not Series(SandboxId.new()).is_set_back(0)
 
 
 def test_samples_of_two_places_are_merged_each_once():

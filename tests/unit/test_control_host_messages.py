@@ -12,6 +12,8 @@ from wrenn.control.hosts import HostSandboxState
 from wrenn.control.hosts.messages import (
     decoded,
     file_of,
+    guest_processes_of,
+    listeners_of,
     report_of,
     sandbox_of,
     sandboxes_of,
@@ -144,3 +146,18 @@ def test_the_longest_list_of_files_is_decoded() -> None:
     )  # fmt: skip
     body = pb.ListDirResponse(entries=[entry] * 20_000).to_binary()
     assert len(decoded(pb.ListDirResponse, body).entries) == 20_000
+
+
+def test_what_a_guest_runs_and_listens_on_is_bounded() -> None:
+    def ports(count: int) -> pb.ListListenersResponse:
+        return pb.ListListenersResponse(listeners=[pb.Listener(port=80)] * count)
+
+    def programs(count: int) -> pb.ListAllProcessesResponse:
+        return pb.ListAllProcessesResponse(processes=[pb.GuestProcess(pid=1)] * count)
+
+    assert len(listeners_of(ports(256))) == 256
+    assert len(guest_processes_of(programs(1024)).processes) == 1024
+    with pytest.raises(AgentFailure, match="257 listeners"):
+        listeners_of(ports(257))
+    with pytest.raises(AgentFailure, match="1025 processes"):
+        guest_processes_of(programs(1025))

@@ -10,7 +10,7 @@ from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import Exited
 from wrenn.guest.figures import GuestFigures, read_figures
 from wrenn.guest.files import Download, Files, Part, WriteOptions
-from wrenn.guest.inspection import GuestProcess, GuestProcesses, Listener, list_all_processes, list_listeners
+from wrenn.guest.inspection import GuestProcess, GuestProcesses, Inspector, Listener
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
 from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, settle_disk, thaw_processes
@@ -32,6 +32,7 @@ __all__ = [
     "GuestProcess",
     "GuestProcesses",
     "Identity",
+    "Inspector",
     "Listener",
     "Output",
     "Part",
@@ -44,8 +45,6 @@ __all__ = [
     "freeze_processes",
     "grow_root",
     "initialise",
-    "list_all_processes",
-    "list_listeners",
     "read_figures",
     "settle_disk",
     "thaw_processes",

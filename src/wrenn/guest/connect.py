@@ -82,6 +82,8 @@ class GuestConnection:
         self.base_url = f"http://{address}:{ENVD_PORT}"
         self._streams = 0
         self._decoding = asyncio.Lock()
+        self.inspecting = asyncio.Lock()
+        """Held while its programs or ports are read: one answer at a time."""
         self._headers = {"X-Access-Token": token.reveal()}
         self.pace = Pace()
         self._connector = PacedConnector(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
-from wrenn.base.errors import AgentFailure
-from wrenn.base.units import MIB
+from wrenn.base.errors import AgentFailure, Unavailable
+from wrenn.base.units import KIB, MIB
 from wrenn.guest.connect import ENVD_PORT, GuestConnection
 from wrenn.guest.values import guest_text, json_object
 from wrenn.linux.threads import run_to_end
@@ -17,7 +18,10 @@ from wrenn.linux.threads import run_to_end
 T = TypeVar("T")
 
 _TIMEOUT_S: Final = 10.0
-_ANSWER_LIMIT_B: Final = 4 * MIB
+_LISTENERS_LIMIT_B: Final = 64 * KIB
+_PROCESSES_LIMIT_B: Final = 2 * MIB
+_AT_ONCE: Final = 32
+"""Guests of one host whose answers are read at the same time: they have at most 64 MiB together."""
 _LISTENERS_LIMIT: Final = 256
 _PROCESSES_LIMIT: Final = 1024
 _PID_LIMIT: Final = 2**22
@@ -56,28 +60,41 @@ class GuestProcesses:
     processes: Sequence[GuestProcess]
 
 
-async def list_listeners(guest: GuestConnection) -> list[Listener]:
-    """Return the sockets that accept TCP connections, without that of the guest agent.
+class Inspector:
+    """Reads what runs and listens in the guests of one host. Of each guest it reads one answer at a time, and it parses one at a time."""
 
-    Raises:
-        InvalidState: the guest agent is too old. Unavailable: no answer in time. AgentFailure: an answer that makes no sense.
-    """
-    found = await _read(guest, "/listeners", _listeners)
-    return [listener for listener in found if listener.port != ENVD_PORT]
+    def __init__(self) -> None:
+        self._reading = asyncio.Semaphore(_AT_ONCE)
+        self._parsing = asyncio.Lock()
 
+    async def listeners(self, guest: GuestConnection) -> list[Listener]:
+        """Return the sockets that accept TCP connections, without that of the guest agent.
 
-async def list_all_processes(guest: GuestConnection) -> GuestProcesses:
-    """Return all programs that run.
+        Raises:
+            InvalidState: the guest agent is too old. Unavailable: no answer in time. AgentFailure: an answer that makes no sense.
+        """
+        found = await self._read(guest, "/listeners", _LISTENERS_LIMIT_B, _listeners)
+        return [listener for listener in found if listener.port != ENVD_PORT]
 
-    Raises:
-        As `list_listeners`.
-    """
-    return await _read(guest, "/processes", _processes)
+    async def processes(self, guest: GuestConnection) -> GuestProcesses:
+        """Return all programs that run.
 
+        Raises:
+            As `listeners`.
+        """
+        return await self._read(guest, "/processes", _PROCESSES_LIMIT_B, _processes)
 
-async def _read(guest: GuestConnection, path: str, parse: Callable[[bytes], T]) -> T:
-    body = await guest.get(path, timeout_s=_TIMEOUT_S, limit_b=_ANSWER_LIMIT_B)
-    return await run_to_end(partial(parse, body))
+    async def _read(self, guest: GuestConnection, path: str, limit_b: int, parse: Callable[[bytes], T]) -> T:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S), guest.inspecting, self._reading:
+                body = await guest.get(path, timeout_s=_TIMEOUT_S, limit_b=limit_b)
+                # Parsing holds the interpreter's lock for milliseconds: several threads of it would crowd out the event loop.
+                async with self._parsing:
+                    return await run_to_end(partial(parse, body))
+        except TimeoutError as error:
+            raise Unavailable(
+                f"The sandbox did not say within {_TIMEOUT_S:.0f} s what runs in it."
+            ) from error
 
 
 def _listeners(body: bytes) -> list[Listener]:

@@ -17,6 +17,10 @@ from wrenn.protocol.wire import check_fields
 M = TypeVar("M", bound=Message[Any])
 
 TEXT_LIMIT: Final = 500
+_JSON_VALUES_LIMIT: Final = 65_536
+"""Values of one JSON text. Parsing holds the interpreter's lock to its end: this many take some milliseconds."""
+_JSON_DIGITS_LIMIT: Final = 20
+"""Of a whole number: the time to convert one grows with the square of its length."""
 
 
 def guest_text(text: object) -> str:
@@ -31,15 +35,24 @@ def json_object(body: bytes) -> dict[str, Any]:
     """Parse `body` as a JSON object.
 
     Raises:
-        AgentFailure: it is not a JSON object.
+        AgentFailure: it is not a JSON object, or may have more than `_JSON_VALUES_LIMIT` values.
     """
+    # Each value follows one of these characters. In texts they count too, which only makes the limit stricter.
+    if body.count(b",") + body.count(b"{") + body.count(b"[") > _JSON_VALUES_LIMIT:
+        raise AgentFailure("The sandbox sent a text with too many values.")
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_int=_whole_number)
     except (ValueError, RecursionError, MemoryError) as error:
         raise AgentFailure("The sandbox sent a text that cannot be read.") from error
     if not isinstance(value, dict):
         raise AgentFailure("The sandbox sent a text that cannot be read.")
     return cast("dict[str, Any]", value)
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > _JSON_DIGITS_LIMIT:
+        raise ValueError("too many digits")
+    return int(digits)
 
 
 def json_object_or_empty(body: bytes) -> dict[str, Any]:

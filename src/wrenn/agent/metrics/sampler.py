@@ -171,6 +171,9 @@ class Sampler:
                 readings = self._read(sampled)
             at_ms = int(self._clock.now().timestamp() * 1000)
             for tracked, reading in zip(sampled, readings, strict=True):
+                if tracked.series.is_set_back(at_ms):
+                    batches += self._end(tracked.series, *Tier)
+                    tracked.series = Series(tracked.series.sandbox_id)
                 _add(tracked, reading, at_ms)
         self._begin_slow(sampled)
         if self._ticks % _SENT_TICKS == 0:
@@ -182,8 +185,7 @@ class Sampler:
         self, present: dict[SandboxId, tuple[Record, RunningSandbox | None]]
     ) -> list[Batch]:
         """Forget the sandboxes that run no more, or again on another VM; return what the control plane lacks of them."""
-        now = self._clock.monotonic()
-        while self._ended and now - self._ended[0][0] > _ENDED_RETENTION_S:
+        while self._ended and self._clock.monotonic() - self._ended[0][0] > _ENDED_RETENTION_S:
             self._ended.popleft()
         batches: list[Batch] = []
         for sandbox_id, tracked in list(self._tracked.items()):
@@ -192,9 +194,13 @@ class Sampler:
                 continue
             del self._tracked[sandbox_id]
             # Of one that was removed nobody looks at the last ten minutes any more.
-            batches += _whole(tracked.series, *((Tier.COARSE,) if found is None else Tier))
-            self._ended.append((now, tracked.series))
+            batches += self._end(tracked.series, *((Tier.COARSE,) if found is None else Tier))
         return batches
+
+    def _end(self, series: Series, *tiers: Tier) -> list[Batch]:
+        """Keep a series that is over in memory for a while; return what the control plane lacks of these tiers."""
+        self._ended.append((self._clock.monotonic(), series))
+        return _whole(series, *tiers)
 
     def _read(self, sampled: Sequence[_Tracked]) -> list[_Reading | None]:
         """Read what the machine says about these sandboxes; None for those whose VM has ended. Runs in a thread."""

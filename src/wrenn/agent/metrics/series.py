@@ -12,6 +12,8 @@ from wrenn.protocol.samples import MERGED, SAMPLE_B, Sample, Tier, time_of
 
 _NEXT: Final = {Tier.FINE: Tier.MEDIUM, Tier.MEDIUM: Tier.COARSE}
 
+_SET_BACK_MS: Final = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -101,11 +103,15 @@ class Series:
         """The newest sample of each tier that was taken for the control plane."""
 
     def add(self, sample: Sample) -> None:
-        """Add a sample, which must be newer than all others: one that is not is left out (the clock was set back)."""
+        """Add a sample. One that is not newer than all others is left out: the clock was set back a little (`is_set_back`)."""
         if self.newest is not None and sample.at_ms <= self.newest.at_ms:
             return
         self.newest = sample
         self._append(Tier.FINE, sample)
+
+    def is_set_back(self, at_ms: int) -> bool:
+        """Whether the clock says now that the newest sample is of the future, by more than is waited for: a new series must begin."""
+        return self.newest is not None and at_ms < self.newest.at_ms - _SET_BACK_MS
 
     def _append(self, tier: Tier, sample: Sample) -> None:
         self._rings[tier].append(sample.pack())

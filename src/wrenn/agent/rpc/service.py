@@ -24,7 +24,7 @@ from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.base.steps import StepLog
-from wrenn.guest import CommandLine, list_all_processes, list_listeners, settle_disk
+from wrenn.guest import CommandLine, Inspector, settle_disk
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.protocol.guest import filesystem_pb as guest_pb
 from wrenn.protocol.host import host_pb as pb
@@ -99,6 +99,7 @@ class HostAgentService(HostAgent):
         self._facts = facts
         self._sampler = sampler
         self._budget = OutputBudget(OutputLimits())
+        self._inspector = Inspector()
 
     async def get_host(self, request: pb.GetHostRequest, ctx: Any, /) -> pb.Host:
         """Return facts about this host and the use of its resources."""
@@ -278,7 +279,7 @@ class HostAgentService(HostAgent):
     async def list_listeners(self, request: pb.ListListenersRequest, ctx: Any, /) -> pb.ListListenersResponse:
         """Return the sockets that accept TCP connections in a sandbox."""
         async with self._sandboxes.observe(SandboxId.parse(request.sandbox_id)) as sandbox:
-            found = await list_listeners(sandbox.guest)
+            found = await self._inspector.listeners(sandbox.guest)
         return pb.ListListenersResponse(
             listeners=[pb.Listener(port=o.port, address=o.address, pid=o.pid, name=o.name) for o in found]
         )
@@ -288,7 +289,7 @@ class HostAgentService(HostAgent):
     ) -> pb.ListAllProcessesResponse:
         """Return all programs that run in a sandbox."""
         async with self._sandboxes.observe(SandboxId.parse(request.sandbox_id)) as sandbox:
-            found = await list_all_processes(sandbox.guest)
+            found = await self._inspector.processes(sandbox.guest)
             tags = {process.pid: process.tag for process in await sandbox.commands.list()}
         return pb.ListAllProcessesResponse(
             at_ms=found.at_ms,

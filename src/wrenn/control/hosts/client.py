@@ -21,7 +21,7 @@ from wrenn.control.hosts.messages import (
     image_of,
     image_request,
     images_of,
-    listener_of,
+    listeners_of,
     network_message,
     process_of,
     report_of,
@@ -350,7 +350,7 @@ class HostClient:
         """
         request = pb.ListListenersRequest(sandbox_id=str(sandbox_id))
         answer = await self._rpc.call("ListListeners", request, pb.ListListenersResponse, timeout_s=timeout_s)
-        return [listener_of(listener) for listener in answer.listeners]
+        return listeners_of(answer)
 
     async def list_all_processes(self, sandbox_id: SandboxId, *, timeout_s: float) -> GuestProcesses:
         """Return all programs that run in a sandbox. Not an activity.

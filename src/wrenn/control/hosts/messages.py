@@ -86,6 +86,9 @@ _EXACT_LIMIT: Final = 2**53
 """The largest whole number that JSON is read exactly with everywhere."""
 _IP_TEXT_LIMIT: Final = 45
 _GUEST_TEXT_LIMIT: Final = 512
+_GUEST_LISTENERS: Final = 256
+_GUEST_PROCESSES: Final = 1024
+"""Of one sandbox, as the host's agent limits them too."""
 _FIELDS_LIMIT: Final = 500_000
 """Of an answer, nested messages included: an empty entry has two bytes on the wire, and hundreds in memory."""
 _ACTIVE_LIMIT: Final = 1_000
@@ -435,8 +438,7 @@ def process_of(process: pb.Process) -> RunningProcess:
     return RunningProcess(process.pid, process.tag, process.cmd, tuple(process.args))
 
 
-def listener_of(listener: pb.Listener) -> Listener:
-    """Convert a socket that a guest reports. Raises AgentFailure if a number is not possible."""
+def _listener_of(listener: pb.Listener) -> Listener:
     return Listener(
         _number(listener.port, _PORT_LIMIT, "a port"),
         clean_text(listener.address, _IP_TEXT_LIMIT),
@@ -445,9 +447,15 @@ def listener_of(listener: pb.Listener) -> Listener:
     )
 
 
+def listeners_of(answer: pb.ListListenersResponse) -> list[Listener]:
+    """Convert all sockets that a guest reports. Raises AgentFailure if a number is not possible, or they are too many."""
+    _check_count(answer.listeners, _GUEST_LISTENERS, "listeners")
+    return [_listener_of(listener) for listener in answer.listeners]
+
+
 def guest_processes_of(answer: pb.ListAllProcessesResponse) -> GuestProcesses:
     """Convert all programs that a guest reports. Raises AgentFailure if a number is not possible, or they are too many."""
-    _check_count(answer.processes, _LIST_LIMIT, "processes")
+    _check_count(answer.processes, _GUEST_PROCESSES, "processes")
     return GuestProcesses(
         _number(answer.at_ms, _EXACT_LIMIT, "a time"),
         [

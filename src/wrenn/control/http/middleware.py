@@ -15,7 +15,7 @@ from wrenn.base.ids import random_hex
 from wrenn.base.request_ids import request_id
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import REQUEST_ID_HEADER
+from wrenn.protocol.api import DOWNLOADS_PREFIX, REQUEST_ID_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -50,10 +50,16 @@ class RequestIds:
             await self._app(scope, receive, send_named)
         except Exception:  # noqa: BLE001 - the last net: a fault of ours is logged and told in general words
             # Of an answer that has begun, the server breaks the connection: the client sees that it is not whole.
-            _log.exception("request failed", extra={"path": scope["path"], "answer_begun": started})
+            _log.exception("request failed", extra={"path": _path_to_log(scope), "answer_begun": started})
             if not started:
                 error = InternalError(f"An internal error occurred; the log has it under request id {name}.")
                 await error_response(error)(scope, receive, send_named)
+
+
+def _path_to_log(scope: Scope) -> str:
+    """Return the path of a request, without the secret of a download link."""
+    head, prefix, secret = str(scope["path"]).partition(f"{DOWNLOADS_PREFIX}/")
+    return f"{head}{prefix}…" if secret else head + prefix
 
 
 class BodyLimit:

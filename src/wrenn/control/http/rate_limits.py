@@ -36,7 +36,7 @@ _PROVING: Final = "/v1/"
 _NOT_PROVING: Final = ("/v1/auth/", f"{DOWNLOADS_PREFIX}/", "/v1/hosts/register", "/v1/hosts/auth/")
 """Of the paths that are not answered without a credential, these may be."""
 _HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
-_OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/(heartbeat|images/.*)")
+_OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/(heartbeat|metrics|images/.*)")
 """Where a host's token is the credential. Elsewhere it is none, or whoever sends a new one each time would have a new bucket."""
 _REFUSED_SOCKET: Final = 1008
 """How a WebSocket ends whose first message, which may be its credential, was refused."""
