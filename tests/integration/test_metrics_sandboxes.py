@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 from sqlalchemy import text
 
 from wrenn import AsyncSandbox, MetricPoint
-from wrenn.base.errors import Unavailable
+from wrenn.base.errors import RateLimited, Unavailable
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import HostId, SandboxId
+from wrenn.control.db import Transaction
 from wrenn.control.metrics import sample_store
 from wrenn.control.metrics.sample_store import SampleBatch
 from wrenn.control.settings import Settings
-from wrenn.protocol.samples import Sample, Tier
+from wrenn.protocol.samples import Sample, Tier, time_of
 from wrenn.testing.agent_host import AgentHost, agent_host
 
 from .conftest import DEADLINE_S, Platform, client, refused
@@ -279,3 +281,111 @@ async def test_stored_samples_are_limited_to_the_window_of_their_tier_and_none_i
     assert await stored(platform, path) == {"2h": 2}, "the oldest one is behind the window"
     assert await sample_store.delete_old(database, older_s=60.0, most=1000) == 1
     assert await stored(platform, path) == {"2h": 1}
+
+
+async def test_a_host_that_sends_very_many_samples_fills_no_more_than_twice_a_tier(platform: Platform):
+    path = await platform.create()
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    host_id = await host_of(platform, path)
+    database = platform.control.database
+    now_ms = int(time.time() * 1000)
+
+    async def store(tier: Tier, *, first: int, count: int, length: int = 1) -> int:
+        batches = [
+            SampleBatch(
+                sandbox_id,
+                tier,
+                b"".join(
+                    Sample(now_ms - 500_000 + number * length + part, 1.0, 0.0, 0.0, 4096).pack()
+                    for part in range(length)
+                ),
+            )
+            for number in range(first, first + count)
+        ]
+        return await database.transaction(lambda tx: sample_store.store_batches(tx, host_id, batches))
+
+    # One millisecond apart, so that all are within the window.
+    for first in range(0, 1000, 250):
+        assert await store(Tier.MEDIUM, first=first, count=250) == 250
+    assert (await stored(platform, path))["2h"] == 480
+    kept = await sample_store.stored_samples(database, sandbox_id, Tier.MEDIUM)
+    times = [time_of(packed, 0) for packed in kept]
+    assert times == [now_ms - 500_000 + number for number in range(999, 519, -1)], "the newest ones"
+    # Whole batches count by their samples.
+    assert await store(Tier.COARSE, first=0, count=10, length=288) == 10
+    assert (await stored(platform, path))["24h"] == 2
+    # The reader bounds what an earlier release may have stored.
+    await database.execute(
+        text(
+            "INSERT INTO sandbox_samples SELECT sandbox_id, tier, first_ms - 1000 * n, last_ms - 1000 * n, samples"
+            " FROM sandbox_samples, generate_series(1, 3) AS n WHERE tier = '2h'"
+        )
+    )
+    assert len(await sample_store.stored_samples(database, sandbox_id, Tier.MEDIUM)) == 480
+
+
+async def test_samples_of_a_sandbox_that_ended_long_ago_are_not_taken(platform: Platform):
+    path = await platform.create()
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    host_id = await host_of(platform, path)
+    database = platform.control.database
+    assert (await platform.api.delete(path)).status_code == 204
+
+    async def store(ago_s: float) -> int:
+        batch = SampleBatch(sandbox_id, Tier.COARSE, sample(ago_s).pack())
+        return await database.transaction(lambda tx: sample_store.store_batches(tx, host_id, [batch]))
+
+    async with asyncio.timeout(DEADLINE_S):
+        while (await platform.api.get(path)).json().get("status") not in (None, "stopped"):
+            await asyncio.sleep(0.05)
+    assert await store(2) == 1
+    await database.execute(
+        text("UPDATE sandboxes SET last_updated = now() - interval '25 hours' WHERE id = :id"),
+        {"id": sandbox_id.value},
+    )
+    assert await store(1) == 0
+
+
+async def test_bodies_with_too_many_values_are_refused_before_they_are_parsed(
+    platform: Platform, settings: Settings
+):
+    path = await platform.create()
+    admin = await sign_up(platform.url)
+    await make_admin(str(settings.database_url), admin)
+    player = await registered(admin, name="other")
+    headers = {"X-Host-Token": player.token}
+    url = f"/v1/hosts/{player.host_id}/metrics"
+    one = body_of(path.rpartition("/")[2], sample(5), tier="24h")["series"][0]
+    async with client(platform.url, None) as api:
+        for content in (b'{"series": [' + b"{}," * 300_000 + b"{}]}", b"[" * 900_000, b"[" + b"0," * 500_000):
+            sent = await api.post(url, headers=headers, content=content)
+            assert "at most 1000" in refused(sent, 400, "invalid_request")
+        too_many = await api.post(url, headers=headers, json={"series": [one] * 1001})
+        refused(too_many, 400, "invalid_request")
+        most = await api.post(url, headers=headers, json={"series": [one] * 1000})
+        assert most.status_code == 204
+
+
+async def test_samples_of_a_host_are_stored_by_one_request_at_a_time(platform: Platform):
+    path = await platform.create()
+    host_id = await host_of(platform, path)
+    database, received = platform.control.database, platform.control.services.received_samples
+    body = json.dumps(body_of(path.rpartition("/")[2], sample(5), tier="24h")).encode()
+    locked, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.execute(text("LOCK TABLE sandbox_samples IN EXCLUSIVE MODE"))
+        locked.set()
+        await release.wait()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(database.transaction(hold))
+        await locked.wait()
+        first = group.create_task(received.store(host_id, body))
+        await asyncio.sleep(0)
+        with pytest.raises(RateLimited):
+            await received.store(host_id, body)
+        assert not first.done()
+        release.set()
+    await received.store(host_id, body)
+    assert (await stored(platform, path))["24h"] >= 1

@@ -178,3 +178,32 @@ def test_the_outbox_gives_up_the_oldest_samples_before_it_fills_the_disk(
     assert 1 <= len(left) < 10
     assert sum(path.stat().st_size for path in left) <= 1000
     assert left[-1].stem == f"{20:012}"
+
+
+def test_the_outbox_makes_one_body_of_several_files_within_the_limits_of_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    outbox = Outbox(tmp_path / "metrics")
+    outbox.open()
+    assert outbox.next_body()[1] == []
+    ids = [SandboxId.new() for _ in range(6)]
+    for sandbox_id in ids[:5]:
+        outbox.add([Batch(sandbox_id, Tier.COARSE, sample(1).pack())])
+    (tmp_path / "metrics" / "000000000003.json").write_bytes(b'{"series"')
+    body, files = outbox.next_body()
+    assert [each["sandbox_id"] for each in json.loads(body)["series"]] == [
+        str(each) for number, each in enumerate(ids[:5], 1) if number != 3
+    ]
+    assert files == outbox.files()
+    monkeypatch.setattr(outbox_module, "METRICS_SERIES_LIMIT", 2)
+    outbox.add([Batch(ids[5], tier, sample(1).pack()) for tier in Tier])
+    sizes: list[int] = []
+    while (taken := outbox.next_body())[1]:
+        sizes.append(len(json.loads(taken[0])["series"]))
+        for path in taken[1]:
+            outbox.remove(path)
+    assert sizes == [2, 2, 2, 1]
+    monkeypatch.setattr(outbox_module, "_BODY_B", 300)
+    for sandbox_id in ids[:2]:
+        outbox.add([Batch(sandbox_id, Tier.COARSE, sample(1).pack() + sample(2).pack())])
+    assert len(outbox.next_body()[1]) == 1

@@ -1,4 +1,4 @@
-"""Samples on their way to the control plane: files that outlive the agent, each the body of one request."""
+"""Samples on their way to the control plane: files that outlive the agent, each at most the body of one request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Final
 
 from wrenn.agent.metrics.series import Batch
 from wrenn.base.units import KIB, MIB
-from wrenn.protocol.api import METRICS_BODY_LIMIT_B
+from wrenn.protocol.api import METRICS_BODY_LIMIT_B, METRICS_SERIES_LIMIT
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +77,29 @@ class Outbox:
         """Return the files, the oldest one first."""
         return sorted(path for path in self._folder.iterdir() if path.suffix == _SUFFIX)
 
+    def next_body(self) -> tuple[bytes, list[Path]]:
+        """Return the body of the next request, and the files that it is made of: the oldest ones, as many as fit; none if there are none."""
+        series: list[object] = []
+        chosen: list[Path] = []
+        size_b = 0
+        for path in self.files():
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # there were too many
+                continue
+            try:
+                added = json.loads(content)["series"]
+            except (ValueError, KeyError, TypeError):  # the machine lost power
+                _log.warning("samples of sandboxes are lost: a file is damaged", extra={"file": path.name})
+                self.remove(path)
+                continue
+            size_b += len(content)
+            if chosen and (size_b > _BODY_B or len(series) + len(added) > METRICS_SERIES_LIMIT):
+                break
+            series += added
+            chosen.append(path)
+        return json.dumps({"series": series}).encode(), chosen
+
     @staticmethod
     def remove(path: Path) -> None:
         """Delete a file. Idempotent."""
@@ -89,7 +112,8 @@ def _bodies(batches: Sequence[Batch]) -> Iterator[bytes]:
     size_b = 0
     for batch in batches:
         packed = base64.b64encode(batch.packed).decode()
-        if series and size_b + len(packed) + _OVERHEAD_B > _BODY_B:
+        is_full = len(series) == METRICS_SERIES_LIMIT or size_b + len(packed) + _OVERHEAD_B > _BODY_B
+        if series and is_full:
             yield json.dumps({"series": series}).encode()
             series, size_b = [], 0
         series.append({"sandbox_id": str(batch.sandbox_id), "tier": str(batch.tier), "samples": packed})

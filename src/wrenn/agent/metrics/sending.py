@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -55,31 +55,31 @@ class MetricsSender:
                 await self.send_all()
 
     async def send_all(self) -> None:
-        """Send all files, the oldest first.
+        """Send all files, the oldest first, several in one request.
 
         Raises:
-            WrennError: the control plane does not take one now; it and the later ones stay.
+            WrennError: the control plane does not take some now; they and the later ones stay.
         """
         async with self._turn:
-            files = await asyncio.to_thread(self._outbox.files)
+            body, files = await asyncio.to_thread(self._outbox.next_body)
             if not files:
                 return
             credentials = self._credentials()
             url = self._control_url or credentials.control_url
             async with ControlClient(url, self._control_ca) as client:
-                for path in files:
-                    await self._send(client, credentials, path)
+                while files:
+                    await self._send(client, credentials, body, files)
+                    body, files = await asyncio.to_thread(self._outbox.next_body)
 
-    async def _send(self, client: ControlClient, credentials: Credentials, path: Path) -> None:
-        try:
-            body = await asyncio.to_thread(path.read_bytes)
-        except FileNotFoundError:  # there were too many
-            return
+    async def _send(
+        self, client: ControlClient, credentials: Credentials, body: bytes, files: Sequence[Path]
+    ) -> None:
         await fault_point("agent.metrics.before_send")
         try:
             await client.send_metrics(credentials.host_id, credentials.token, body)
         except (InvalidRequest, TooLarge) as error:
             # It would be refused again.
-            _log.warning("samples of sandboxes refused", extra={"file": path.name, "cause": error.message})
+            _log.warning("samples of sandboxes refused", extra={"files": len(files), "cause": error.message})
         await fault_point("agent.metrics.after_send")
-        await asyncio.to_thread(self._outbox.remove, path)
+        for path in files:
+            await asyncio.to_thread(self._outbox.remove, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -17,12 +18,16 @@ from wrenn.control.hosts import credential_store
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.metrics import sample_store
 from wrenn.control.metrics.sample_store import SampleBatch
+from wrenn.protocol.api import METRICS_SERIES_LIMIT
 from wrenn.protocol.samples import Tier, is_sound
 
-_CALLS: Final = Rate(per_s=2, burst=60)
-"""Of one host, each with half a megabyte of samples; a host that was cut off sends what it has."""
+_CALLS: Final = Rate(per_s=0.2, burst=60)
+"""Of one host. An agent sends every five minutes, and when sandboxes pause or end; what waits meanwhile it sends together."""
 _BUCKETS: Final = 20_000
-_SERIES_LIMIT: Final = 10_000
+_VALUES_LIMIT: Final = 8 * (METRICS_SERIES_LIMIT + 1)
+"""JSON values of a body: parsing more of them would hold up everything else."""
+_AT_ONCE: Final = 4
+"""Bodies that a replica stores at the same time; others wait."""
 
 
 class ReceivedSamples:
@@ -32,6 +37,8 @@ class ReceivedSamples:
         self._database = database
         self._tokens = tokens
         self._calls = Buckets(_CALLS, clock, most=_BUCKETS)
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._sending: set[HostId] = set()
 
     async def sender(self, host_token: str | None, text_id: str) -> HostId:
         """Return which host calls; to be asked before its body is read.
@@ -52,14 +59,28 @@ class ReceivedSamples:
         """Store the samples in this body, each once. Those of sandboxes that are not on this host are left out.
 
         Raises:
-            InvalidRequest: it is no list of sound samples. Nothing is stored.
+            InvalidRequest: it is no list of sound samples. Nothing is stored. RateLimited: samples of this host are being stored.
         """
-        batches = _batches(body)
-        if batches:
-            await self._database.transaction(lambda tx: sample_store.store_batches(tx, host_id, batches))
+        if host_id in self._sending:
+            raise RateLimited(
+                "Samples of this host are being stored. Send the next ones afterwards.", retry_after_s=1
+            )
+        self._sending.add(host_id)
+        try:
+            async with self._turns:
+                batches = await asyncio.to_thread(_batches, body)
+                if batches:
+                    await self._database.transaction(
+                        lambda tx: sample_store.store_batches(tx, host_id, batches)
+                    )
+        finally:
+            self._sending.discard(host_id)
 
 
 def _batches(body: bytes) -> list[SampleBatch]:
+    # In texts they count too, but there are none in which they occur.
+    if body.count(b",") + body.count(b"{") + body.count(b"[") > _VALUES_LIMIT:
+        raise InvalidRequest(f"series: at most {METRICS_SERIES_LIMIT}.")
     try:
         said: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -68,8 +89,8 @@ def _batches(body: bytes) -> list[SampleBatch]:
     if not isinstance(series, list):
         raise InvalidRequest("series: a list is needed.")
     each_of = cast("list[Any]", series)
-    if len(each_of) > _SERIES_LIMIT:
-        raise InvalidRequest(f"series: at most {_SERIES_LIMIT}.")
+    if len(each_of) > METRICS_SERIES_LIMIT:
+        raise InvalidRequest(f"series: at most {METRICS_SERIES_LIMIT}.")
     return [_batch(each) for each in each_of]
 
 

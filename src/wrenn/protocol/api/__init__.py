@@ -52,6 +52,8 @@ TEMPLATE_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
 JSON_BODY_LIMIT_B: Final = 1 * MIB
 METRICS_BODY_LIMIT_B: Final = JSON_BODY_LIMIT_B
 """Limit for the samples of sandboxes that a host sends at once."""
+METRICS_SERIES_LIMIT: Final = 1_000
+"""Series in them."""
 UPLOAD_LIMIT_B: Final = 100 * MIB
 """Limit for `files/write`; `files/stream/write` has none."""
 UPLOAD_FORM_LIMIT_B: Final = 64 * 1024
