@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
 from .conftest import Visitor
 
@@ -112,6 +112,36 @@ async def test_output_and_pasted_text_do_nothing_without_a_question(visitor: Vis
             await expect(question).to_contain_text("leads to example.org")
             await question.get_by_role("button", name="Cancel").click()
     assert len(visitor.context.pages) == 1
+
+
+async def test_a_lost_connection_is_made_again_and_nothing_is_shown_twice(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    sockets: list[WebSocketRoute] = []
+
+    def through(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        if len(sockets) != 3:
+            socket.connect_to_server()
+
+    await page.route_web_socket(re.compile("/pty$"), through)
+    text = await opened(visitor, sandbox_id)
+    await page.keyboard.type("for i in 1 2 3; do echo line-$i-end; sleep 1; done\n")
+    await expect(text).to_contain_text("line-1-end")
+    await sockets[0].close()
+    await expect(text).to_contain_text("line-3-end")
+    await connected(page)
+    assert len(sockets) == 2
+    assert (await text.inner_text()).count("line-1-end") == 1
+    # The third connection leads nowhere; a key makes the fourth, and is not sent itself.
+    await sockets[1].close()
+    await expect(shown(page)).to_have_attribute("data-state", "connecting")
+    await sockets[2].close()
+    await expect(shown(page)).to_have_attribute("data-state", "lost")
+    await page.keyboard.press("q")
+    await connected(page)
+    await page.keyboard.type("echo a''gain\n")
+    await expect(text).to_contain_text("again")
+    assert "qecho" not in await text.inner_text()
 
 
 async def test_a_terminal_says_that_its_sandbox_is_paused_and_resumes_it(visitor: Visitor):
