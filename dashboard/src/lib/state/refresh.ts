@@ -34,11 +34,3 @@ export function reloadOnFocus(reload: () => Promise<void>): () => void {
 	document.addEventListener('visibilitychange', change);
 	return () => document.removeEventListener('visibilitychange', change);
 }
-
-/** Load again at an interval while the tab is visible: only for what changes without an event. */
-export function reloadEvery(ms: number, reload: () => Promise<void>): () => void {
-	const timer = setInterval(() => {
-		if (document.visibilityState === 'visible') void reload();
-	}, ms);
-	return () => clearInterval(timer);
-}
