@@ -16,13 +16,13 @@ async def test_a_build_from_its_form_to_a_sandbox(visitor: Visitor):
     await page.get_by_label("Name of the template").fill("hello")
     await page.get_by_label("Tag").fill("v1")
     await page.get_by_label("Dockerfile", exact=True).fill(
-        'FROM template://minimal\nRUN printf "\\033[31mred\\033[0m <b>not bold</b>\\n"\nRUN echo second\n'
+        'FROM template://minimal\nRUN printf "\\033[31mred\\033[0m <b>not bold</b>\\n"\nRUN echo second\nCMD ["sleep", "600"]\n'
     )
     await page.get_by_role("button", name="Build", exact=True).click()
     await expect(page.get_by_role("heading", name="hello:v1")).to_be_visible()
     steps = page.get_by_role("region", name="Steps")
     await expect(page.get_by_role("link", name="Start a sandbox")).to_be_visible()
-    await expect(steps.get_by_text("done")).to_have_count(2)
+    await expect(steps.get_by_text("done")).to_have_count(3)
     await steps.get_by_role("button", name="RUN printf").click()
     await expect(steps.get_by_label("Output of step 1")).to_have_text("red <b>not bold</b>\n")
     build_id = path_of(page).rpartition("/")[2]
@@ -88,10 +88,10 @@ async def test_a_failed_build_says_why_and_a_running_one_is_cancelled(visitor: V
     await visitor.open("builds")
     await expect(page.get_by_role("row").filter(has_text="slow")).to_contain_text("cancelled")
     third = await visitor.person.post(
-        "/v1/builds", {"name": "third", "dockerfile": "FROM template://minimal\nRUN true\n"}
+        "/v1/builds", {"name": "third", "dockerfile": "FROM template://minimal\nRUN false\n"}
     )
     assert third.status_code == 201
-    await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("success")
+    await expect(page.get_by_role("row").filter(has_text="third")).to_contain_text("failed")
 
 
 async def test_a_recipe_that_is_refused_keeps_what_was_typed(visitor: Visitor):
