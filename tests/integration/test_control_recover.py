@@ -18,12 +18,13 @@ from wrenn.base.errors import InternalError
 from wrenn.base.faults import arm_faults
 from wrenn.control.hosts import DrainPolicy, drain_store, hosts
 from wrenn.control.images import images
+from wrenn.control.images.tables import image_collections
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import PauseUploads
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost, agent_host
 
-from .conftest import client, environment_of, make_team, refused, running_control_plane
+from .conftest import client, environment_of, make_team, refused, run_sql, running_control_plane
 from .test_control_move import Fleet
 from .test_control_quotas import set_limits
 
@@ -216,6 +217,35 @@ async def test_a_host_whose_uploads_never_end_holds_up_no_other(fleet: Fleet):
     gate.set()
     for sandbox_id in stuck:
         await stored_at(fleet, sandbox_id)
+
+
+async def test_uploads_in_the_background_wait_where_garbage_could_not_be_collected_for_long(fleet: Fleet):
+    removed = await fleet.paused()
+    await stored_at(fleet, removed)
+    url = str(fleet.plane.settings.database_url)
+    await run_sql(
+        url,
+        "INSERT INTO images (id, team_id, status, kind, lease_owner, lease_until)"
+        " SELECT gen_random_uuid(), team_id, 'pending', 'sandbox', 'other', now() + interval '1 hour' FROM images",
+    )
+    answer = await fleet.plane.api.delete(f"/v1/sandboxes/{removed}")
+    assert answer.status_code == 204, answer.text
+    blocked = select(func.count()).where(image_collections.c.blocked_since.is_not(None))
+    database = fleet.plane.control.database
+    async with asyncio.timeout(DEADLINE_S):
+        while not (await database.execute(blocked)).scalar_one():
+            await asyncio.sleep(0.1)
+    # Until it is overdue, uploads go on.
+    await stored_at(fleet, await fleet.paused())
+    await run_sql(url, "UPDATE image_collections SET blocked_since = now() - interval '31 minutes'")
+    waiting = await fleet.paused()
+    await asyncio.sleep(2)
+    assert "stored_at" not in await info(fleet, waiting)
+    await run_sql(url, "DELETE FROM images WHERE status = 'pending'")
+    # What was removed before leaves the store now, then the next state gets there.
+    await fleet.plane.control.image_sweep.sweep_once()
+    await stored_at(fleet, waiting)
+    assert not (await database.execute(blocked)).scalar_one()
 
 
 async def test_an_upload_that_ends_during_a_recovery_does_not_change_what_is_recovered(fleet: Fleet):

@@ -366,6 +366,26 @@ async def test_a_copy_that_nobody_uses_is_removed(fleet: Fleet):
     await assert_all_removed(fleet)
 
 
+async def test_a_copy_that_its_host_could_not_remove_is_removed_later(fleet: Fleet):
+    first, second = fleet.hosts
+    await template_on(fleet, first)
+    await assert_created_on(fleet, second, **ELSEWHERE)
+    second.silence("remove_snapshot")
+    await run_sql(
+        str(fleet.plane.settings.database_url),
+        "UPDATE snapshot_copies SET used_at = now() - interval '2 days'",
+    )
+    await second.wait_call("remove_snapshot")
+    await asyncio.sleep(1)
+    assert second.snapshot_ids
+    assert await counted(fleet.plane.control.database) == [1, 1, 1]
+    second.answer_again()
+    async with asyncio.timeout(DEADLINE_S):
+        while second.snapshot_ids or (await counted(fleet.plane.control.database))[1]:
+            await asyncio.sleep(0.1)
+    assert first.snapshot_ids
+
+
 async def test_an_offline_host_removes_its_copy_when_it_answers_again(fleet: Fleet):
     first, second = fleet.hosts
     await template_on(fleet, first)

@@ -1,5 +1,6 @@
 """Images: the root file systems that templates are made of, in the store and on hosts."""
 
+from wrenn.control.images.collection_store import is_overdue as is_collection_overdue
 from wrenn.control.images.host_access import URL_LIFE_S, HostImages
 from wrenn.control.images.records import ImageKind, ImageStatus, owner_name
 from wrenn.control.images.routes import router, store_router
@@ -17,6 +18,7 @@ __all__ = [
     "ImageSweep",
     "Images",
     "images",
+    "is_collection_overdue",
     "owner_name",
     "retire_images",
     "retire_images_of_team",

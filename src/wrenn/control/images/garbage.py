@@ -16,14 +16,15 @@ from typing import Final
 from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.ids import TeamId
 from wrenn.control.db import Database, Transaction
-from wrenn.control.images import store
+from wrenn.control.images import collection_store, store
 from wrenn.control.images.records import (
-    PLATFORM,
     ImageStatus,
     chunks_prefix,
     manifest_key,
     manifests_prefix,
+    team_of,
 )
+from wrenn.control.images.store import CollectionStart
 from wrenn.control.objects import ObjectMissing, ObjectStore
 from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B, Manifest, digest_of
 
@@ -46,16 +47,52 @@ class GarbageCollection:
         """Return all owners that have something in the store."""
         return await self._objects.folders()
 
-    async def collect(self, owner: str) -> bool:
-        """Delete what no image of this owner names; returns whether it came to its end, which a pending image prevents.
+    async def request_all(self) -> None:
+        """Have all owners collected that have something in the store."""
+        await collection_store.delete_done(self._database)
+        teams: list[TeamId | None] = []
+        for owner in await self.owners():
+            try:
+                teams.append(team_of(owner))
+            except InvalidRequest as error:
+                _log.warning(
+                    "folder in the store not collected", extra={"owner": owner, "cause": error.message}
+                )
+        await self._database.transaction(lambda tx: collection_store.request(tx, teams))
+
+    async def collect_due(self, *, again_s: float) -> None:
+        """Collect the owners that are to be collected. One that cannot be is due again in `again_s`."""
+        await self.collect_all(await collection_store.take_due(self._database, again_s=again_s))
+
+    async def collect_all(self, owners: Sequence[str]) -> None:
+        """Collect these owners. Failures are logged and hold up no other owner."""
+        for owner in owners:
+            try:
+                await self.collect(owner)
+            except InvalidRequest as error:
+                await collection_store.drop(self._database, owner)
+                _log.warning(
+                    "owner in the store not collected", extra={"owner": owner, "cause": error.message}
+                )
+            except WrennError as error:
+                await collection_store.note_failed(self._database, owner)
+                _log.warning("store not collected yet", extra={"owner": owner, "cause": error.message})
+
+    async def collect(self, owner: str) -> None:
+        """Delete what no image of this owner names. While an image is pending, only note that it could not be done.
 
         Raises:
-            StoreUnavailable: nothing that is needed was deleted. InvalidRequest: it is no owner.
+            StoreUnavailable: nothing that is needed was deleted. InvalidRequest: it is no owner, or a manifest cannot be read.
         """
-        team_id = None if owner == PLATFORM else TeamId.parse(owner)
+        team_id = team_of(owner)
         start = await self._database.transaction(lambda tx: store.begin_collection(tx, owner, team_id))
-        if start is None:
-            return False
+        if start is not None and await self._collect(owner, team_id, start):
+            await collection_store.note_collected(self._database, owner, since=start.at)
+        else:
+            await self._database.transaction(lambda tx: collection_store.note_blocked(tx, team_id))
+
+    async def _collect(self, owner: str, team_id: TeamId | None, start: CollectionStart) -> bool:
+        """Delete what none of these images names; returns whether no other image was begun meanwhile."""
         keys: set[str] = set()
         chunks: set[bytes] = set()
         for image in start.images:
@@ -123,18 +160,3 @@ def _is_named(key: str, chunks: set[bytes]) -> bool:
         return bytes.fromhex(key.rsplit("/", 1)[-1]) in chunks
     except ValueError:
         return False
-
-
-async def collect_all(collection: GarbageCollection, owners: Sequence[str]) -> set[str]:
-    """Collect these owners; returns those that must be tried again. Failures are logged and hold up no other owner."""
-    again: set[str] = set()
-    for owner in owners:
-        try:
-            if not await collection.collect(owner):
-                again.add(owner)
-        except InvalidRequest as error:
-            _log.warning("owner in the store not collected", extra={"owner": owner, "cause": error.message})
-        except WrennError as error:
-            again.add(owner)
-            _log.warning("store not collected yet", extra={"owner": owner, "cause": error.message})
-    return again

@@ -76,6 +76,11 @@ def owner_name(team_id: TeamId | None) -> str:
     return PLATFORM if team_id is None else str(team_id)
 
 
+def team_of(owner: str) -> TeamId | None:
+    """Return the team whose folder in the store has this name; None: it is the platform's. Raises InvalidRequest."""
+    return None if owner == PLATFORM else TeamId.parse(owner)
+
+
 def chunk_key(owner: str, digest: str) -> str:
     """Return the key of a chunk in the store."""
     return f"{chunks_prefix(owner)}/{digest[:2]}/{digest}"

@@ -220,10 +220,10 @@ async def existing_among(database: Database, ids: Collection[ImageId]) -> set[Im
     return {ImageId(row.id) for row in found}
 
 
-async def delete_row(database: Database, image_id: ImageId) -> bool:
+async def delete_row(tx: Transaction, image_id: ImageId) -> bool:
     """Delete the row of an image that hosts and store have removed; False: a template that is being removed still names it."""
     named = exists(select(_templates.c.image_id).where(_templates.c.image_id == _c.id))
-    found = await database.execute(
+    found = await tx.execute(
         delete(images)
         .where(_c.id == image_id.value, _c.status == ImageStatus.REMOVING, ~named)
         .returning(_c.id)

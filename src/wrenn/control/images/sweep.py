@@ -14,10 +14,10 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
 from wrenn.base.ids import HostId, ImageId
 from wrenn.base.loops import Loop
-from wrenn.control.db import Database
+from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
-from wrenn.control.images import store
-from wrenn.control.images.garbage import GarbageCollection, collect_all
+from wrenn.control.images import collection_store, store
+from wrenn.control.images.garbage import GarbageCollection
 from wrenn.control.images.records import ImageKind, StoredImage, manifests_prefix
 from wrenn.control.objects import ObjectStore
 
@@ -31,7 +31,7 @@ _COLLECTION_S: Final = 6 * 3600.0
 """How often all owners are collected; one whose image was removed, at once."""
 
 _AGAIN_S: Final = 30.0
-"""Until owners are collected again that could not be, for instance as one of their images is being made."""
+"""An owner is collected at most so often: one that could not be, for instance as one of its images is being made, is then tried again."""
 
 FindUsers = Callable[[Database, Collection[ImageId]], Awaitable[set[ImageId]]]
 """Returns those of these images that something of one kind is made of."""
@@ -65,10 +65,8 @@ class ImageSweep:
         # Of each image that is to be removed: the hosts that do not have it (any more).
         self._absent: dict[ImageId, set[HostId]] = {}
         self._out_of_store: set[ImageId] = set()
-        self._uncollected: set[str] = set()
         # Hosts that had images without a row.
         self._unsettled: set[HostId] = set()
-        self._uncollected_at = -math.inf
         # A restart is no reason to ask all hosts and to read all manifests.
         self._collection_at = self._all_hosts_at = clock.monotonic()
 
@@ -83,7 +81,7 @@ class ImageSweep:
         """Sweep all hosts and collect all owners now."""
         self._all_hosts_at = -math.inf
         await self._sweep_due()
-        self._uncollected = await collect_all(self._collection, await self._collection.owners())
+        await self._collection.collect_all(await self._collection.owners())
 
     async def _sweep_due(self) -> None:
         for image_id in await store.retire_abandoned(self._database):
@@ -183,18 +181,19 @@ class ImageSweep:
             return
         hosts = {host.host_id for host in await all_hosts(self._database)}
         is_nowhere = image.kind is not ImageKind.TEMPLATE or hosts <= self._absent.get(image_id, set())
-        if is_nowhere and await store.delete_row(self._database, image_id):
-            self._uncollected.add(image.owner)
+        if is_nowhere:
+            await self._database.transaction(lambda tx: self._delete_row(tx, image))
+
+    async def _delete_row(self, tx: Transaction, image: StoredImage) -> None:
+        if await store.delete_row(tx, image.image_id):
+            await collection_store.request(tx, [image.team_id])
 
     async def _collect(self) -> None:
         now = self._clock.monotonic()
         if now - self._collection_at >= _COLLECTION_S:
             self._collection_at = now
             try:
-                self._uncollected |= set(await self._collection.owners())
+                await self._collection.request_all()
             except WrennError as error:
                 _log.warning("store not listed", extra={"cause": error.message})
-        if self._uncollected and now >= self._uncollected_at:
-            self._uncollected_at = now + _AGAIN_S
-            due, self._uncollected = sorted(self._uncollected), set()
-            self._uncollected |= await collect_all(self._collection, due)
+        await self._collection.collect_due(again_s=_AGAIN_S)

@@ -50,6 +50,22 @@ images = Table(
     CheckConstraint("status <> 'ready' OR manifest_digest IS NOT NULL", name="manifest"),
 )
 
+# Owners whose garbage was collected, or is to be.
+image_collections = Table(
+    "image_collections",
+    metadata,
+    # The name of its folder in the store.
+    Column("owner", Text, primary_key=True),
+    # NULL: the platform. Teams that were deleted have objects for a while.
+    Column("team_id", Uuid),
+    # When a collection was last asked for; NULL: none is since the last one.
+    Column("requested_at", TIMESTAMP(timezone=True)),
+    # When it may be tried next.
+    Column("attempt_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),
+    # Since when it cannot be, because there is always an image that is being uploaded.
+    Column("blocked_since", TIMESTAMP(timezone=True)),
+)
+
 Index("ix_images_team_id", images.c.team_id)
 Index(
     "ix_images_saved_states",

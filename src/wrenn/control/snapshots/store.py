@@ -18,6 +18,7 @@ from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, actor_json, record, record_cte
 from wrenn.control.db import RELEASED, Database, Leases, Transaction, is_none_of, span_s
 from wrenn.control.hosts import HostEndpoint, HostSnapshot, hosts
+from wrenn.control.images import is_collection_overdue
 from wrenn.control.quotas import Limits
 from wrenn.control.snapshots.records import NewVersion, SnapshotFiles, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
@@ -388,6 +389,16 @@ async def delete_row(database: Database, snapshot_id: SnapshotId) -> None:
     )
 
 
+async def is_unused_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
+    """Whether a host has a copy of which nobody makes sandboxes any more."""
+    found = await database.execute(
+        select(_copies.host_id).where(
+            _copies.snapshot_id == snapshot_id.value, _copies.host_id == host_id.value, _is_unused()
+        )
+    )
+    return found.one_or_none() is not None
+
+
 async def delete_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
     """Delete the row of a copy that is to be removed, or that nobody uses; False: it has been used since."""
     of_removed = exists().where(_c.id == _copies.snapshot_id, _c.status == TemplateStatus.REMOVING)
@@ -414,7 +425,7 @@ async def not_stored(
 ) -> list[SnapshotFiles]:
     """Return templates that are not in the store, whose hosts answer, and that nobody uploads; one of each host in turn, the oldest first.
 
-    `except_for`: other snapshots than these.
+    Those of a team whose garbage must be collected first are left out. `except_for`: other snapshots than these.
     """
     return await _files(
         database,
@@ -423,6 +434,7 @@ async def not_stored(
         hosts.c.is_reachable,
         hosts.c.deleted_at.is_(None),
         LEASES.is_free(),
+        ~is_collection_overdue(_c.team_id),
         is_none_of(_c.host_id, busy_hosts),
         is_none_of(_c.id, except_for),
         limit=limit,

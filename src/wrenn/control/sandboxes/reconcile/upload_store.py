@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from wrenn.base.ids import HostId, ImageId, SandboxId, TeamId
 from wrenn.control.db import Database, Leases, Transaction, is_none_of
 from wrenn.control.hosts import HostEndpoint, hosts
+from wrenn.control.images import is_collection_overdue
 from wrenn.control.sandboxes.state import Desired, State
 from wrenn.control.sandboxes.tables import sandbox_uploads, sandboxes
 
@@ -61,7 +62,7 @@ async def due(
     busy_hosts: Collection[HostId],
     except_for: Collection[SandboxId],
 ) -> list[PausedState]:
-    """Return states that nobody uploads, of hosts that answer; one of each host in turn, the oldest first.
+    """Return states that nobody uploads, of hosts that answer, unless garbage of the team must be collected first; one of each host in turn, the oldest first.
 
     `only_drained`: of hosts that are drained. `except_for`: other sandboxes than these.
     """
@@ -76,6 +77,7 @@ async def due(
             hosts.c.is_reachable,
             is_drained,
             LEASES.is_free(),
+            ~is_collection_overdue(_c.team_id),
             is_none_of(_c.host_id, busy_hosts),
             is_none_of(_c.id, except_for),
         )
