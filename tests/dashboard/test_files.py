@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from .conftest import Visitor
 
@@ -124,3 +125,49 @@ async def test_a_folder_is_followed_while_it_is_shown(visitor: Visitor):
     assert parse_qs(urlsplit(page.url).query)["path"] == ["/root"]
     await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
     await expect(page.get_by_text("The sandbox does not run")).to_be_visible()
+
+
+async def test_what_is_typed_outlives_a_save_a_pause_and_the_file(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    await run(visitor, sandbox_id, "echo one > /root/note")
+    await visitor.open(f"sandboxes/{sandbox_id}/files?path=/root&open=note")
+    preview = page.get_by_label("Preview")
+    text, save = preview.get_by_label("Content"), preview.get_by_role("button", name="Save")
+    await preview.get_by_role("button", name="Edit").click()
+
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        arrived.set()
+        await go_on.wait()
+        await route.continue_()
+
+    await page.route(re.compile("/files/write$"), hold)
+    await text.fill("two\n")
+    await page.keyboard.press("Control+s")
+    await asyncio.wait_for(arrived.wait(), 10)
+    await text.fill("two\nthree\n")
+    go_on.set()
+    await expect(page.get_by_text("Saved.")).to_be_visible()
+    await expect(preview.get_by_role("status")).to_contain_text("Not saved")
+    assert await run(visitor, sandbox_id, "cat /root/note") == "two\n"
+
+    await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
+    await expect(page.get_by_text("The sandbox does not run")).to_be_visible()
+    await expect(text).to_have_value("two\nthree\n")
+    await expect(save).to_have_attribute("title", "The sandbox does not run.")
+    await visitor.check_look("files-paused")
+    await page.get_by_role("button", name="Resume", exact=True).last.click()
+    await expect(page.get_by_role("table")).to_be_visible()
+    await expect(text).to_have_value("two\nthree\n")
+
+    await run(visitor, sandbox_id, "rm /root/note; touch -d @99999999999999 /root/later || touch /root/later")
+    await expect(page.get_by_role("link", name="later")).to_be_visible()
+    await expect(page.get_by_role("link", name="note")).to_have_count(0)
+    await expect(text).to_have_value("two\nthree\n")
+    await save.click()
+    await page.get_by_role("button", name="Save mine over it").click()
+    await expect(preview.get_by_role("status")).to_have_text("")
+    assert await run(visitor, sandbox_id, "cat /root/note") == "two\nthree\n"
+    # Existence is asked by a call that the browser reports as failed; so is a list that is asked for while the sandbox pauses.
+    visitor.errors[:] = [error for error in visitor.errors if not re.search("404|409", error)]

@@ -30,6 +30,14 @@ export function encodeText(text: string, lineEnd: '\n' | '\r\n'): Uint8Array<Arr
 	return new TextEncoder().encode(lineEnd === '\r\n' ? text.replaceAll('\n', '\r\n') : text);
 }
 
+/** The farthest time from 1970 that a date can be, in seconds. Files can have any. */
+const TIME_LIMIT_S = 8.64e12;
+
+/** A time of a file as text; null if it is none that a calendar has. */
+export function isoTime(seconds: number): string | null {
+	return Math.abs(seconds) <= TIME_LIMIT_S ? new Date(seconds * 1000).toISOString() : null;
+}
+
 const IMAGES: [type: string, start: number[]][] = [
 	['image/png', [0x89, 0x50, 0x4e, 0x47]],
 	['image/jpeg', [0xff, 0xd8, 0xff]],

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { decodeText, encodeText, imageType } from './content';
+import { decodeText, encodeText, imageType, isoTime } from './content';
 import { crumbs, join, nameOf, normalised, parentOf, reasonAgainstName } from './paths';
 
 describe('paths', () => {
@@ -13,6 +13,13 @@ describe('paths', () => {
 	it('have names that a directory can have', () => {
 		expect(['a b', '.profile', 'ü'.repeat(127)].map(reasonAgainstName)).toEqual([null, null, null]);
 		for (const name of ['', '.', '..', 'a/b', 'a\0', 'ü'.repeat(128)]) expect(reasonAgainstName(name)).not.toBeNull();
+	});
+});
+
+describe('times of files', () => {
+	it('may be none that a calendar has', () => {
+		expect([0, 1.5, 8.64e12].map(isoTime)).toEqual(['1970-01-01T00:00:00.000Z', '1970-01-01T00:00:01.500Z', '+275760-09-13T00:00:00.000Z']);
+		expect([99999999999999, -99999999999999, NaN].map(isoTime)).toEqual([null, null, null]);
 	});
 });
 

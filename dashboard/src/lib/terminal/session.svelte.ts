@@ -39,6 +39,8 @@ export class TerminalSession {
 	#undrawn = 0;
 	#failures = 0;
 	#timer: ReturnType<typeof setTimeout> | undefined;
+	/** Output may still be drawn, and an attempt to connect be due, when the page has left. */
+	#isClosed = false;
 
 	constructor(
 		sandboxId: string,
@@ -80,8 +82,9 @@ export class TerminalSession {
 		this.state = 'suspended';
 	}
 
-	/** Disconnect; the program runs on. */
+	/** Disconnect for good; the program runs on. */
 	close(): void {
+		this.#isClosed = true;
 		this.#drop();
 		this.state = 'lost';
 	}
@@ -94,6 +97,7 @@ export class TerminalSession {
 	}
 
 	#open(first: Frame): void {
+		if (this.#isClosed) return;
 		this.#drop();
 		this.state = 'connecting';
 		const socket: ProcessSocket = new ProcessSocket(this.#path, first, {
