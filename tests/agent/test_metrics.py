@@ -6,8 +6,8 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -190,6 +190,68 @@ async def test_a_guest_that_does_not_answer_costs_its_own_figures_only(
     await silent.close()
     server.close()
     await until(has_figures)
+
+
+@asynccontextmanager
+async def guest_server(answer: bytes) -> AsyncGenerator[tuple[str, Callable[[], int]]]:
+    """The URL of a server that sends this, or nothing at all, to each request, and how many there were."""
+    count = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        with suppress(OSError, asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                count += 1
+                if answer:
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(answer) + answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", lambda: count
+    finally:
+        server.close()
+
+
+FIGURES = b'{"mem_total": 4096, "mem_used": 1024, "disk_used": 1, "disk_total": 2}'
+
+
+async def test_a_silent_guest_holds_up_no_slow_sample_of_others(
+    quick: Agent, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sampler_module, "_GUEST_TIMEOUT_S", 120.0)
+    _, running = await created(quick.sandboxes)
+    async with guest_server(b"") as (url, asked):
+        running.guest.base_url = url
+        await until(lambda: asked() == 1)
+        other, _ = await created(quick.sandboxes)
+        await until(
+            lambda: (n := quick.sampler.newest(other.sandbox_id)) is not None and n.disk_b is not None
+        )
+        await until(
+            lambda: (
+                (n := quick.sampler.newest(other.sandbox_id)) is not None and n.guest_mem_used_b is not None
+            )
+        )
+        assert asked() == 1
+        await quick.sampler.close()
+
+
+async def test_a_guest_that_did_not_answer_is_asked_less_often(quick: Agent, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sampler_module, "_GUEST_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(sampler_module, "_SLOW_TICKS", 3)
+    spec, silent = await created(quick.sandboxes)
+    _, prompt = await created(quick.sandboxes)
+    async with guest_server(b"") as (nowhere, silent_asked), guest_server(FIGURES) as (url, prompt_asked):
+        silent.guest.base_url, prompt.guest.base_url = nowhere, url
+        await until(lambda: prompt_asked() >= 15)
+        assert 1 <= silent_asked() <= 7
+        # One that answers again has figures again.
+        silent.guest.base_url = url
+        await until(
+            lambda: (n := quick.sampler.newest(spec.sandbox_id)) is not None and n.guest_mem_used_b == 1024
+        )
+        await quick.sampler.close()
 
 
 async def test_samples_can_be_asked_for_by_tier_and_of_many_at_once(quick: Agent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from wrenn.base.ids import SandboxId
 from wrenn.control.metrics import live as live_module
+from wrenn.control.metrics.sandbox_metrics import NewestSample
+from wrenn.control.metrics.types import newest_point_json
 from wrenn.testing.agent_host import AgentHost, agent_host
 
 from .conftest import Platform, client, refused, run_sql
@@ -101,6 +104,56 @@ async def test_streams_of_a_team_are_limited_and_bad_requests_are_refused(
             await asyncio.sleep(0.05)
     async with streaming(platform.api) as again:
         await shown(again)
+
+
+async def test_a_sample_is_encoded_once_for_all_streams_of_a_team(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    encoded: Counter[SandboxId] = Counter()
+
+    def counted(newest: NewestSample) -> dict[str, object]:
+        encoded[newest.sandbox_id] += 1
+        return newest_point_json(newest)
+
+    monkeypatch.setattr(live_module, "newest_point_json", counted)
+    first = id_of(await platform.create())
+    async with AsyncExitStack() as stack:
+        # Each names the sandbox and one more, so no two have the same frame.
+        readers = [
+            await stack.enter_async_context(streaming(platform.api, f"?ids={first},{SandboxId.new()}"))
+            for _ in range(5)
+        ]
+        for reader in readers:
+            await shown(reader, first)
+        encoded.clear()
+        before = platform.host.calls["get_newest_samples"]
+        for _ in range(10):
+            await shown(readers[0], first)
+        assert encoded[SandboxId.parse(first)] >= 9
+        assert encoded[SandboxId.parse(first)] <= platform.host.calls["get_newest_samples"] - before + 1
+
+
+async def test_streams_of_a_team_name_no_more_sandboxes_than_are_read(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(live_module, "SANDBOXES_LIMIT", 3)
+    first, second = id_of(await platform.create()), id_of(await platform.create())
+    async with streaming(platform.api, f"?ids={first},{second}") as one:
+        await shown(one, first, second)
+        more = f"?ids={first},{SandboxId.new()},{SandboxId.new()}"
+        assert "name more than 3 sandboxes" in refused(
+            await platform.api.get(STREAM + more), 429, "rate_limited"
+        )
+        async with streaming(platform.api, f"?ids={first},{SandboxId.new()}") as other:
+            await shown(other, first)
+        async with streaming(platform.api) as everything:
+            await shown(everything, first, second)
+    async with asyncio.timeout(5), AsyncExitStack() as stack:
+        while True:
+            response = await stack.enter_async_context(platform.api.stream("GET", STREAM + more))
+            if response.status_code == 200:
+                break
+            await asyncio.sleep(0.05)
 
 
 async def test_nothing_is_read_when_nobody_looks_and_a_shutdown_ends_streams(platform: Platform):

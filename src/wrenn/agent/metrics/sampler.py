@@ -42,6 +42,9 @@ _SENT_TICKS: Final = 600
 _GUEST_TIMEOUT_S: Final = 2.0
 _GUESTS: Final = 8
 """Guests that are asked at the same time."""
+_GUEST_PROMPT_S: Final = 0.5
+_GUEST_SKIPPED: Final = 4
+"""A guest that did not answer within that time is left out so many times: such guests must not keep the others waiting."""
 _ENDED_RETENTION_S: Final = 60.0
 _ENDED: Final = 256
 """Series of sandboxes that run no more stay in memory until the control plane has surely stored them: so long, and so many."""
@@ -70,6 +73,8 @@ class _Tracked:
     Attributes:
         last: the reading before; None: there was none yet.
         mem_pss_b, disk_b, guest: from the last slow reading; None: not known.
+        asking: its guest is being asked, or waits for that.
+        skipped: how many times its guest is not asked when it is due.
     """
 
     record: Record
@@ -79,6 +84,8 @@ class _Tracked:
     mem_pss_b: int | None = None
     disk_b: int | None = None
     guest: GuestFigures | None = None
+    asking: bool = False
+    skipped: int = 0
 
 
 class Sampler:
@@ -216,16 +223,21 @@ class Sampler:
 
     def _begin_slow(self, sampled: Sequence[_Tracked]) -> None:
         """Take the slow readings beside the others: of all sandboxes at their time, and of new ones at once."""
-        if self._slow is not None and not self._slow.done():
-            return
         is_due = self._ticks % _SLOW_TICKS == 0
         due = [tracked for tracked in sampled if is_due or tracked.disk_b is None]
-        if due:
-            self._slow = self._tasks.start("slow samples", self._read_slowly(due))
-
-    async def _read_slowly(self, due: Sequence[_Tracked]) -> None:
-        await run_to_end(partial(self._read_disks_and_shares, due))
-        await asyncio.gather(*(self._ask_guest(tracked) for tracked in due))
+        if due and (self._slow is None or self._slow.done()):
+            self._slow = self._tasks.start(
+                "slow samples", run_to_end(partial(self._read_disks_and_shares, due))
+            )
+        # Each by itself: one that takes its time holds up neither the disks nor, for long, other guests.
+        for tracked in due:
+            if tracked.asking:
+                continue
+            if tracked.skipped:
+                tracked.skipped -= is_due
+                continue
+            tracked.asking = True
+            self._tasks.start("figures of a guest", self._ask_guest(tracked))
 
     def _read_disks_and_shares(self, due: Sequence[_Tracked]) -> None:
         disks = self._disk_usage.measure_layers([tracked.record for tracked in due])
@@ -236,15 +248,21 @@ class Sampler:
     async def _ask_guest(self, tracked: _Tracked) -> None:
         """Ask a guest for its own figures. This is no activity, and a guest that does not answer costs nothing but its figures."""
         running = tracked.running
-        async with self._guests:
-            if running.closed or running.suspend_reason or running.guest_frozen or running.being_removed:
-                return  # its figures are those of before
-            try:
-                tracked.guest = await read_figures(running.guest, timeout_s=_GUEST_TIMEOUT_S)
-            except WrennError as error:
-                tracked.guest = None
-                fields = {"sandbox_id": str(tracked.series.sandbox_id), "cause": error.message}
-                _log.debug("no figures of the guest", extra=fields)
+        try:
+            async with self._guests:
+                if running.closed or running.suspend_reason or running.guest_frozen or running.being_removed:
+                    return  # its figures are those of before
+                begun = self._clock.monotonic()
+                try:
+                    tracked.guest = await read_figures(running.guest, timeout_s=_GUEST_TIMEOUT_S)
+                except WrennError as error:
+                    tracked.guest = None
+                    fields = {"sandbox_id": str(tracked.series.sandbox_id), "cause": error.message}
+                    _log.debug("no figures of the guest", extra=fields)
+                is_prompt = tracked.guest is not None and self._clock.monotonic() - begun < _GUEST_PROMPT_S
+                tracked.skipped = 0 if is_prompt else _GUEST_SKIPPED
+        finally:
+            tracked.asking = False
 
     async def _put_into_outbox(self, batches: Sequence[Batch]) -> None:
         if batches:

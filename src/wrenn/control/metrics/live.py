@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.auth import Authenticator, Caller, Credential, OpenCalls
 from wrenn.control.metrics.sandbox_metrics import SANDBOXES_LIMIT, NewestSample, SandboxMetrics
-from wrenn.control.metrics.types import newest_json
+from wrenn.control.metrics.types import newest_point_json
 
 _EVERY_S: Final = 2.0
 _HEARTBEAT_S: Final = 15.0
@@ -27,7 +27,7 @@ _HEARTBEAT: Final = b": alive\n\n"
 _RETRY: Final = b"retry: 2000\n\n"
 _IN_REPLICA: Final = 500
 """Streams that one replica serves."""
-_OF_TEAM: Final = 50
+_OF_TEAM: Final = 20
 """Of these, of one team."""
 
 
@@ -108,14 +108,14 @@ class LiveMetrics:
         """Open a stream of the newest samples of these sandboxes of the caller's team, or of all that run.
 
         Raises:
-            Unauthorized. InvalidRequest: of an id, or too many. RateLimited: too many streams. Unavailable: the replica is shutting down.
+            Unauthorized. InvalidRequest: of an id, or too many. RateLimited: too many streams, or sandboxes that they name. Unavailable: the replica is shutting down.
         """
         caller = await self._authenticator.identify(credential)
         if text_ids is not None and len(text_ids) > SANDBOXES_LIMIT:
             raise InvalidRequest(f"ids: at most {SANDBOXES_LIMIT}.")
         ids = None if text_ids is None else frozenset(SandboxId.parse(text_id) for text_id in text_ids)
         team_id = caller.team_id
-        self._require_capacity(team_id)
+        self._require_capacity(team_id, ids)
         subscription = _Subscription(ids)
         if team_id not in self._streams:
             self._streams[team_id] = set()
@@ -131,11 +131,15 @@ class LiveMetrics:
         finally:
             self._streams[team_id].discard(subscription)
 
-    def _require_capacity(self, team_id: TeamId) -> None:
+    def _require_capacity(self, team_id: TeamId, ids: frozenset[SandboxId] | None) -> None:
         if self._closed:
             raise Unavailable("This replica is shutting down. Try again.")
         if len(self._streams.get(team_id, ())) >= _OF_TEAM:
             raise RateLimited(f"The team has {_OF_TEAM} streams of metrics open here: close one.")
+        if ids is not None and len(ids | _named(self._streams.get(team_id, ()))) > SANDBOXES_LIMIT:
+            raise RateLimited(
+                f"The team's streams of metrics name more than {SANDBOXES_LIMIT} sandboxes: close one."
+            )
         if sum(map(len, self._streams.values())) >= _IN_REPLICA:
             raise RateLimited(f"There are {_IN_REPLICA} streams of metrics open here. Try again later.")
 
@@ -147,16 +151,19 @@ class LiveMetrics:
             # When the database is away the streams stay open, and go on when it is back.
             found = await loop.attempt(partial(self._newest, team_id, streams), otherwise=None)
             if found is not None:
-                frames: dict[frozenset[SandboxId] | None, bytes] = {}
+                # Each once, however many streams have it.
+                encoded = {
+                    newest.sandbox_id: json.dumps(newest_point_json(newest))
+                    for newest in found
+                    if newest.sample is not None
+                }
                 for subscription in streams:
-                    if subscription.ids not in frames:
-                        frames[subscription.ids] = _frame(found, subscription.ids)
-                    subscription.offer(frames[subscription.ids])
+                    subscription.offer(_frame(encoded, subscription.ids))
             await asyncio.sleep(_EVERY_S)
         del self._streams[team_id]
 
     async def _newest(self, team_id: TeamId, streams: set[_Subscription]) -> list[NewestSample]:
-        wanted = frozenset[SandboxId]().union(*(each.ids for each in streams if each.ids is not None))
+        wanted = _named(streams)
         found: list[NewestSample] = []
         if any(each.ids is None for each in streams):
             found = await self._metrics.newest_of_team(team_id, None)
@@ -166,8 +173,11 @@ class LiveMetrics:
         return found
 
 
-def _frame(found: Sequence[NewestSample], ids: frozenset[SandboxId] | None) -> bytes:
-    chosen = [
-        newest for newest in found if newest.sample is not None and (ids is None or newest.sandbox_id in ids)
-    ]
-    return f"event: metrics\ndata: {json.dumps({'type': 'metrics', **newest_json(chosen)})}\n\n".encode()
+def _named(streams: Iterable[_Subscription]) -> frozenset[SandboxId]:
+    """Return the sandboxes that streams name."""
+    return frozenset[SandboxId]().union(*(each.ids for each in streams if each.ids is not None))
+
+
+def _frame(encoded: Mapping[SandboxId, str], ids: frozenset[SandboxId] | None) -> bytes:
+    chosen = ", ".join(point for sandbox_id, point in encoded.items() if ids is None or sandbox_id in ids)
+    return f'event: metrics\ndata: {{"type": "metrics", "sandboxes": [{chosen}]}}\n\n'.encode()

@@ -81,9 +81,10 @@ def series_json(sandbox_id: SandboxId, span: SampleRange, samples: Sequence[Samp
 
 def newest_json(found: Sequence[NewestSample]) -> dict[str, object]:
     """Convert newest samples to the JSON of `NewestPointsView`."""
-    return {"sandboxes": [_newest_json(each) for each in found]}
+    return {"sandboxes": [newest_point_json(each) for each in found]}
 
 
-def _newest_json(newest: NewestSample) -> dict[str, object]:
+def newest_point_json(newest: NewestSample) -> dict[str, object]:
+    """Convert one newest sample to the JSON of `NewestPoint`."""
     point = {} if newest.sample is None else {"point": point_json(newest.sample)}
     return {"sandbox_id": str(newest.sandbox_id), **point}
