@@ -29,7 +29,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.guest import GuestConnection
 from wrenn.guest.connect import ENVD_PORT
 from wrenn.protocol.host import host_pb as pb
-from wrenn.protocol.samples import Sample, Tier, unpack_samples
+from wrenn.protocol.samples import NEWEST_LIMIT, Sample, Tier, unpack_samples
 from wrenn.testing.simulated_agent import ProcessHost
 
 INTERVAL_S = 0.05
@@ -272,7 +272,9 @@ async def test_samples_can_be_asked_for_by_tier_and_of_many_at_once(quick: Agent
     with pytest.raises(InvalidRequest):
         await service.get_samples(pb.GetSamplesRequest(sandbox_id=text_id, tier="1y"), None)
     with pytest.raises(InvalidRequest):
-        await service.get_newest_samples(pb.GetNewestSamplesRequest(sandbox_ids=[text_id] * 2001), None)
+        await service.get_newest_samples(
+            pb.GetNewestSamplesRequest(sandbox_ids=[text_id] * (NEWEST_LIMIT + 1)), None
+        )
 
 
 async def test_no_samples_are_taken_where_that_is_switched_off(settings: Settings):

@@ -14,6 +14,7 @@ from wrenn.control.hosts.messages import (
     file_of,
     guest_processes_of,
     listeners_of,
+    newest_samples_of,
     report_of,
     sandbox_of,
     sandboxes_of,
@@ -21,6 +22,7 @@ from wrenn.control.hosts.messages import (
     snapshots_of,
 )
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.samples import NEWEST_LIMIT
 
 
 def test_every_state_of_a_sandbox_has_a_value_of_its_own() -> None:
@@ -161,3 +163,12 @@ def test_what_a_guest_runs_and_listens_on_is_bounded() -> None:
         listeners_of(ports(257))
     with pytest.raises(AgentFailure, match="1025 processes"):
         guest_processes_of(programs(1025))
+
+
+def test_samples_of_a_host_are_bounded() -> None:
+    def samples(count: int) -> pb.GetNewestSamplesResponse:
+        return pb.GetNewestSamplesResponse(samples=[pb.NewestSample()] * count)
+
+    assert len(newest_samples_of(samples(NEWEST_LIMIT))) == NEWEST_LIMIT
+    with pytest.raises(AgentFailure, match="4097 samples"):
+        newest_samples_of(samples(NEWEST_LIMIT + 1))

@@ -16,8 +16,8 @@ from wrenn.base.units import KIB
 
 _FORM: Final = struct.Struct("<q3f7I")
 SAMPLE_B: Final = _FORM.size
-NEWEST_LIMIT: Final = 2000
-"""Sandboxes whose newest samples a host is asked for at once."""
+NEWEST_LIMIT: Final = 4096
+"""Sandboxes whose newest samples a host is asked for at once: it has no more slots."""
 _UNKNOWN: Final = 0xFFFF_FFFF
 """Sizes are in KiB: up to 4 TiB, and this for one that is not known."""
 _RATE_LIMIT: Final = 1e12

@@ -23,6 +23,7 @@ from wrenn.control.hosts.messages import (
     images_of,
     listeners_of,
     network_message,
+    newest_samples_of,
     process_of,
     report_of,
     sandbox_of,
@@ -223,7 +224,9 @@ class HostClient:
             return {}
         by_text = {str(sandbox_id): sandbox_id for sandbox_id in ids}
         return {
-            by_text[each.sandbox_id]: each.sample for each in answer.samples if each.sandbox_id in by_text
+            by_text[each.sandbox_id]: each.sample
+            for each in newest_samples_of(answer)
+            if each.sandbox_id in by_text
         }
 
     async def usage(self, *, timeout_s: float) -> list[tuple[bytes, int]] | None:
@@ -235,7 +238,7 @@ class HostClient:
             )
         except MethodUnknown:
             return None
-        return [(each.sample, each.vcpus) for each in answer.samples]
+        return [(each.sample, each.vcpus) for each in newest_samples_of(answer)]
 
     async def ping_sandbox(self, sandbox_id: SandboxId, *, timeout_s: float) -> None:
         """Reset the sandbox's idle timer."""

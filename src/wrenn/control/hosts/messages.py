@@ -42,6 +42,7 @@ from wrenn.control.hosts.types import (
 )
 from wrenn.protocol.host import host_pb as pb
 from wrenn.protocol.host.causes import CONTROL_PLANE_LOST
+from wrenn.protocol.samples import NEWEST_LIMIT
 from wrenn.protocol.vm_platform import VmPlatform
 from wrenn.protocol.wire import check_fields
 
@@ -474,6 +475,12 @@ def guest_processes_of(answer: pb.ListAllProcessesResponse) -> GuestProcesses:
             for process in answer.processes
         ],
     )
+
+
+def newest_samples_of(answer: pb.GetNewestSamplesResponse) -> Sequence[pb.NewestSample]:
+    """Return the samples in an answer, which the caller checks one by one. Raises AgentFailure if they are too many."""
+    _check_count(answer.samples, NEWEST_LIMIT, "samples")
+    return answer.samples
 
 
 def selector_message(selector: int | str) -> Oneof[Literal["pid"], int] | Oneof[Literal["tag"], str]:
