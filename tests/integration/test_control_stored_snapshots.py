@@ -366,6 +366,35 @@ async def test_a_copy_that_nobody_uses_is_removed(fleet: Fleet):
     await assert_all_removed(fleet)
 
 
+async def test_copies_beyond_their_limit_leave_their_host(settings: Settings, tmp_path: Path):
+    async with fleet_of(replace(settings, snapshot_copies_mb=1), tmp_path) as fleet:
+        first, second = fleet.hosts
+        url, database = str(fleet.plane.settings.database_url), fleet.plane.control.database
+        await template_on(fleet, first)
+        await template_on(fleet, first, "other")
+        await assert_created_on(fleet, second, **ELSEWHERE)
+        await assert_created_on(fleet, second, template="other", **ELSEWHERE)
+        assert len(second.snapshot_ids) == 2
+        await run_sql(url, "UPDATE templates SET layers = '{\"large\": 2000000}' WHERE name = 'own'")
+        # Both were needed a moment ago.
+        await fleet.plane.control.sweep.sweep_once()
+        assert len(second.snapshot_ids) == 2
+        other = "(SELECT id FROM templates WHERE name = 'other')"
+        await run_sql(
+            url,
+            f"UPDATE snapshot_copies SET used_at = now() - interval '10 minutes' WHERE snapshot_id <> {other}",
+        )
+        async with asyncio.timeout(DEADLINE_S):
+            while len(second.snapshot_ids) > 1 or (await counted(database))[1] > 1:
+                await asyncio.sleep(0.1)
+        left = await database.execute(
+            select(_c.name).join_from(snapshot_copies, templates, _c.id == snapshot_copies.c.snapshot_id)
+        )
+        assert [row.name for row in left] == ["other"]
+        # It is fetched again when it is needed.
+        await assert_created_on(fleet, second, **ELSEWHERE)
+
+
 async def test_a_copy_that_its_host_could_not_remove_is_removed_later(fleet: Fleet):
     first, second = fleet.hosts
     await template_on(fleet, first)

@@ -72,6 +72,7 @@ class Settings:
         rates: how many requests are answered in a second.
         store: where images are stored.
         snapshot_uploads, pause_uploads: when snapshots, and the states of paused sandboxes, are uploaded to the store.
+        snapshot_copies_mb: what the snapshots that a host fetched may take of its disk; 0: no limit.
         metrics: where `/metrics` is served.
         faults: fault points to arm (tests only).
     """
@@ -108,6 +109,7 @@ class Settings:
     store: StoreSettings
     snapshot_uploads: SnapshotUploads
     pause_uploads: PauseUploads
+    snapshot_copies_mb: int
     metrics: MetricsAddress
     faults: str
 
@@ -163,6 +165,7 @@ class Settings:
                 environment, "WRENN_UPLOAD_SNAPSHOTS", SnapshotUploads, SnapshotUploads.WHEN_NEEDED
             ),
             pause_uploads=_choice(environment, "WRENN_UPLOAD_PAUSED", PauseUploads, PauseUploads.NEVER),
+            snapshot_copies_mb=_number(environment, "WRENN_SNAPSHOT_COPIES_MB", 51_200, int, least=0),
             metrics=MetricsAddress.parse(
                 "WRENN_METRICS_LISTEN",
                 environment.get("WRENN_METRICS_LISTEN", ""),

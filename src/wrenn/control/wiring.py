@@ -758,6 +758,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
             remove_copies=forks.remove_abandoned_copies,
             interval_s=settings.host_interval_s,
             unknown_grace_s=settings.unknown_grace_s,
+            copies_b=settings.snapshot_copies_mb * MIB,
         ),
         snapshot_storage=snapshot_storage,
         uploads=BackgroundUploads(

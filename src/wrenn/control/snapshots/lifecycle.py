@@ -216,16 +216,16 @@ class SnapshotLifecycle:
         if not await self.remove_from_host(stored.host, stored.snapshot_id):
             return
         if stored.is_copy:
-            await store.delete_copy(self._database, stored.snapshot_id, stored.host.host_id)
+            await store.delete_copy(self._database, stored)
         else:
             await store.delete_row(self._database, stored.snapshot_id)
 
-    async def remove_unused_copy(self, stored: StoredSnapshot) -> None:
-        """Remove a copy that nobody uses from its host, then its row, unless it has been used since it was read.
+    async def remove_copy(self, stored: StoredSnapshot) -> None:
+        """Remove a copy from its host, then its row, unless it has been used since it was read.
 
         If a sandbox is created from it meanwhile, the host fetches it again, and the row stays.
         """
-        if await store.is_unused_copy(self._database, stored.snapshot_id, stored.host.host_id):
+        if await store.is_unchanged_copy(self._database, stored):
             await self.remove(stored)
 
     async def remove_from_host(self, host: HostEndpoint, snapshot_id: SnapshotId) -> bool:

@@ -1,4 +1,4 @@
-"""Removes unwanted snapshots: abandoned by a replica that died, not removed by their host yet, or without a row.
+"""Removes unwanted snapshots: abandoned by a replica that died, not removed by their host yet, without a row, or fetched and not used.
 
 The rows are read first, then the host is asked. May run on any number of replicas at once.
 """
@@ -6,7 +6,7 @@ The rows are read first, then the host is asked. May run on any number of replic
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from wrenn.base.clock import Clock
@@ -20,12 +20,15 @@ from wrenn.control.hosts import (
     Host,
     HostClients,
     HostRounds,
+    HostSnapshot,
     RecentHosts,
     Visits,
     all_hosts,
 )
 from wrenn.control.snapshots import store
+from wrenn.control.snapshots.copies_limit import SnapshotCopy, copies_beyond, limit_of
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
+from wrenn.control.snapshots.records import StoredSnapshot
 from wrenn.control.templates import TemplateStatus
 
 _log = logging.getLogger(__name__)
@@ -34,12 +37,18 @@ _LIST_TIMEOUT_S: Final = 10.0
 _LONGEST_S: Final = 3600.0
 """A host is swept at least so often. Its digest covers its snapshots, and snapshots that are to be removed make it due."""
 
+_IN_USE_S: Final = 300.0
+"""A copy that was needed so lately stays, whatever copies take: the sandbox that needs it may not have been started from it yet."""
+
 RemoveCopies = Callable[[Transaction, SnapshotId], Awaitable[None]]
 """Have the copies of an abandoned fork removed, in the transaction that gives up its snapshot."""
 
 
 class SnapshotSweep:
-    """Removes snapshots that were abandoned, are being removed, or have no row in the database."""
+    """Removes snapshots that were abandoned, are being removed, or have no row in the database.
+
+    `copies_b`: what the snapshots that a host fetched may take of its disk; 0: no limit.
+    """
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class SnapshotSweep:
         remove_copies: RemoveCopies,
         interval_s: float,
         unknown_grace_s: float,
+        copies_b: int,
     ) -> None:
         self._database = database
         self._hosts = hosts
@@ -61,6 +71,7 @@ class SnapshotSweep:
         self._remove_copies = remove_copies
         self._interval_s = interval_s
         self._unknown_grace_s = unknown_grace_s
+        self._copies_b = copies_b
         self.loop = Loop("sweep snapshots")
         self._rounds = HostRounds("sweep snapshots")
         # Snapshots that are to be removed, and those without a row on any host.
@@ -123,10 +134,12 @@ class SnapshotSweep:
         # The row may name another host: the former one of an agent that registered again, which has the files all the same.
         without_row = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
         without_row -= await store.existing_among(self._database, without_row)
+        leaving = self._copies_to_remove(host, reported, rows)
+        idle = {copy.snapshot_id for copy in leaving if copy.idle_s >= _IN_USE_S}
         removing = [
             stored.snapshot_id
             for stored in rows.values()
-            if stored.status is TemplateStatus.REMOVING or stored.is_unused
+            if stored.status is TemplateStatus.REMOVING or stored.is_unused or stored.snapshot_id in idle
         ]
         now = self._clock.monotonic()
         first_met = self._unwanted.update(host.host_id, [*removing, *without_row], now=now)
@@ -140,9 +153,21 @@ class SnapshotSweep:
             if snapshot_id in rows and rows[snapshot_id].status is TemplateStatus.REMOVING:
                 await self._lifecycle.remove(rows[snapshot_id])
             elif snapshot_id in rows:
-                await self._lifecycle.remove_unused_copy(rows[snapshot_id])
+                await self._lifecycle.remove_copy(rows[snapshot_id])
             elif await self._lifecycle.remove_from_host(host.endpoint, snapshot_id):
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unwanted.forget(host.host_id, snapshot_id)
-        if not first_met:
+        # Those that were used a moment ago are looked at again.
+        if not first_met and not leaving:
             self._visits.settle(host, version)
+
+    def _copies_to_remove(
+        self, host: Host, reported: Sequence[HostSnapshot], rows: Mapping[SnapshotId, StoredSnapshot]
+    ) -> list[SnapshotCopy]:
+        copies = [
+            SnapshotCopy(each.snapshot_id, each.size_b, stored.idle_s, stored.layers)
+            for each in reported
+            if (stored := rows.get(each.snapshot_id)) is not None and stored.is_copy
+        ]
+        limit_b = limit_of(copies, self._copies_b, disk_b=host.disk_b, available_b=host.disk_available_b)
+        return copies_beyond(copies, limit_b)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from wrenn.base.ids import BuildId, ImageId, SandboxId, SnapshotId, TeamId
@@ -62,14 +62,19 @@ class StoredSnapshot:
 
     Attributes:
         is_copy: the host fetched it, or began to; False: it was taken there.
-        is_unused: of a copy: no sandbox was created from it for long.
+        used_at: of a copy: when a sandbox was last created from it; and `idle_s` ago.
+        is_unused: of a copy: that is long ago.
+        layers: of a copy: bytes of the layers of its disk, which other snapshots may have too, by id.
     """
 
     snapshot_id: SnapshotId
     host: HostEndpoint
     status: TemplateStatus
     is_copy: bool = False
+    used_at: datetime | None = None
+    idle_s: float = 0.0
     is_unused: bool = False
+    layers: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(frozen=True, slots=True)

@@ -329,7 +329,16 @@ def _has_copies() -> ColumnElement[bool]:
 
 async def _copies_where(database: Database, *conditions: Any) -> list[StoredSnapshot]:
     found = await database.execute(
-        select(_c.id, _copies.host_id, _c.status, hosts.c.address, _is_unused().label("is_unused"))
+        select(
+            _c.id,
+            _copies.host_id,
+            _c.status,
+            _c.layers,
+            _copies.used_at,
+            hosts.c.address,
+            func.extract("epoch", func.now() - _copies.used_at).label("idle_s"),
+            _is_unused().label("is_unused"),
+        )
         .join_from(snapshot_copies, templates, _c.id == _copies.snapshot_id)
         .join(hosts, hosts.c.id == _copies.host_id)
         .where(*conditions),
@@ -341,7 +350,10 @@ async def _copies_where(database: Database, *conditions: Any) -> list[StoredSnap
             HostEndpoint(HostId(row.host_id), row.address),
             TemplateStatus(row.status),
             is_copy=True,
+            used_at=row.used_at,
+            idle_s=float(row.idle_s),
             is_unused=row.is_unused,
+            layers=row.layers or {},
         )
         for row in found
     ]
@@ -389,29 +401,29 @@ async def delete_row(database: Database, snapshot_id: SnapshotId) -> None:
     )
 
 
-async def is_unused_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
-    """Whether a host has a copy of which nobody makes sandboxes any more."""
-    found = await database.execute(
-        select(_copies.host_id).where(
-            _copies.snapshot_id == snapshot_id.value, _copies.host_id == host_id.value, _is_unused()
-        )
-    )
+async def is_unchanged_copy(database: Database, stored: StoredSnapshot) -> bool:
+    """Whether no sandbox was created from a copy since it was read."""
+    found = await database.execute(select(_copies.host_id).where(*_is_copy(stored), _is_unchanged(stored)))
     return found.one_or_none() is not None
 
 
-async def delete_copy(database: Database, snapshot_id: SnapshotId, host_id: HostId) -> bool:
-    """Delete the row of a copy that is to be removed, or that nobody uses; False: it has been used since."""
+def _is_copy(stored: StoredSnapshot) -> Sequence[ColumnElement[bool]]:
+    return (
+        _copies.snapshot_id == stored.snapshot_id.value,
+        _copies.host_id == stored.host.host_id.value,
+    )
+
+
+def _is_unchanged(stored: StoredSnapshot) -> ColumnElement[bool]:
+    return _copies.used_at == stored.used_at
+
+
+async def delete_copy(database: Database, stored: StoredSnapshot) -> None:
+    """Delete the row of a copy that its host has removed, unless it has been used since it was read and its template is not being removed."""
     of_removed = exists().where(_c.id == _copies.snapshot_id, _c.status == TemplateStatus.REMOVING)
-    found = await database.execute(
-        delete(snapshot_copies)
-        .where(
-            _copies.snapshot_id == snapshot_id.value,
-            _copies.host_id == host_id.value,
-            or_(of_removed, _is_unused()),
-        )
-        .returning(_copies.host_id)
+    await database.execute(
+        delete(snapshot_copies).where(*_is_copy(stored), or_(of_removed, _is_unchanged(stored)))
     )
-    return found.one_or_none() is not None
 
 
 async def find_files(database: Database, snapshot_id: SnapshotId) -> SnapshotFiles | None:
