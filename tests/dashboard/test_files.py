@@ -59,6 +59,22 @@ async def test_files_are_uploaded_read_edited_renamed_and_deleted(visitor: Visit
     tree = "cd /root/work; cat site/deep/leaf.txt; wc -c < big.bin; wc -c < dot.png"
     assert await run(visitor, sandbox_id, tree) == f"leaf3000000\n{len(_PNG)}\n"
 
+    again = {"name": "hello.py", "mimeType": "text/x-python", "buffer": b"replaced"}
+    new = {"name": "new", "mimeType": "text/plain", "buffer": b"new"}
+    await page.get_by_label("Files to upload").set_input_files([again, new])
+    dialog = page.get_by_role("dialog", name="Replace 1 file?")
+    await expect(dialog.get_by_role("listitem")).to_have_text("hello.py")
+    await visitor.check_look("files-replace")
+    await dialog.get_by_role("button", name="Upload only 1 new one").click()
+    await expect(page.get_by_label("Uploads")).to_contain_text("1 of 1 file uploaded")
+    assert await run(visitor, sandbox_id, "cd /root/work; cat new; rm new; cat hello.py") == "new" + code
+    await page.get_by_label("Files to upload").set_input_files([again])
+    await dialog.get_by_role("button", name="Replace").click()
+    await expect(page.get_by_label("Uploads")).to_contain_text("1 of 1 file uploaded")
+    assert await run(visitor, sandbox_id, "cat /root/work/hello.py") == "replaced"
+    await page.get_by_label("Files to upload").set_input_files([{**again, "buffer": code.encode()}])
+    await dialog.get_by_role("button", name="Replace").click()
+
     await page.get_by_role("link", name="hello.py").click()
     preview = page.get_by_label("Preview")
     await expect(preview.get_by_label("Content")).to_contain_text("print('<b>bold</b>')")

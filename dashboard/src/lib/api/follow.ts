@@ -3,28 +3,43 @@ import { ApiError } from './errors';
 import { readEvents } from './event-stream';
 
 const RETRY_MS = 5_000;
+/** After a refusal: what is followed does not exist, but it may be made. */
+const RETRY_REFUSED_MS = 30_000;
 
 /**
- * Call `onevent` with the data of each event until the returned function is called. A refusal or an event `error` is the end: the page
- * shows its reason by what it loads. `onshown` is called when the page is visible again: what happened meanwhile was not seen.
+ * Call `onevent` with the data of each event until the returned function is called. The page shows by what it loads why there is no
+ * stream. `onmissed` is called when one begins or is refused after another attempt: what happened between them was not seen.
  */
-export function followWhileVisible<Data extends { type?: string }>(path: string, onevent: (data: Data) => void, onshown: () => void = () => {}): () => void {
+export function followWhileVisible<Data extends { type?: string }>(path: string, onevent: (data: Data) => void, onmissed: () => void = () => {}): () => void {
 	const end = new AbortController();
 	let current: AbortController | null = null;
+	let attempts = 0;
+
+	/** Follow one stream to its end; returns after how long to try again. */
+	async function followOnce(signal: AbortSignal): Promise<number> {
+		let hasMissed = attempts++ > 0;
+		try {
+			for await (const event of readEvents(path, { signal })) {
+				const data = JSON.parse(event.data) as Data;
+				if (data.type === 'error') break;
+				if (hasMissed) onmissed();
+				hasMissed = false;
+				onevent(data);
+			}
+		} catch (error) {
+			// What is shown stays as it was; the next attempt may succeed.
+			if (error instanceof ApiError && !error.isTemporary && error.status !== 401) {
+				if (hasMissed) onmissed();
+				return RETRY_REFUSED_MS;
+			}
+		}
+		return RETRY_MS;
+	}
 
 	async function follow(signal: AbortSignal): Promise<void> {
 		while (!signal.aborted) {
-			try {
-				for await (const event of readEvents(path, { signal })) {
-					const data = JSON.parse(event.data) as Data;
-					if (data.type === 'error') return;
-					onevent(data);
-				}
-			} catch (error) {
-				// What is shown stays as it was; the next attempt may succeed.
-				if (error instanceof ApiError && !error.isTemporary && error.status !== 401) return;
-			}
-			await new Promise((done) => setTimeout(done, RETRY_MS));
+			const wait = await followOnce(signal);
+			await new Promise((done) => setTimeout(done, wait));
 		}
 	}
 
@@ -39,7 +54,6 @@ export function followWhileVisible<Data extends { type?: string }>(path: string,
 		}
 	};
 	document.addEventListener('visibilitychange', change, { signal: end.signal });
-	document.addEventListener('visibilitychange', () => document.visibilityState === 'visible' && onshown(), { signal: end.signal });
 	change();
 	return () => end.abort();
 }

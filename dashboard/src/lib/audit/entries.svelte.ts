@@ -73,7 +73,8 @@ export class Entries {
 			if (this.items !== undefined && this.items.length <= PAGE) void this.reload();
 			return;
 		}
-		if (event.type !== 'audit.recorded') return;
+		// The stream tells of the team's entries; the platform's log has others.
+		if (event.type !== 'audit.recorded' || this.isPlatform) return;
 		const { type, action } = this.#filter;
 		if ((type === '' || event.data['resource_type'] === type) && (action === '' || event.data['action'] === action)) this.newCount++;
 	}

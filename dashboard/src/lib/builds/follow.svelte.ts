@@ -1,6 +1,7 @@
 /** Follows the log of a build to its end, over lost connections. */
 import { readEvents } from '$lib/api/event-stream';
 import { ApiError } from '$lib/api/errors';
+import { untilVisible, whenHidden } from '$lib/visibility';
 import { addEvent, emptyLog, type Log } from './log';
 
 /** Output arrives in many small pieces; the page is updated this often. */
@@ -14,15 +15,19 @@ export class BuildLog {
 	error = $state.raw<ApiError | null>(null);
 	#timer: ReturnType<typeof setTimeout> | null = null;
 
-	/** Read until the build has ended or the signal is aborted. */
+	/** Read until the build has ended or the signal is aborted. A hidden page pauses, as a browser has few connections to a host. */
 	async follow(path: string, signal: AbortSignal): Promise<void> {
 		const log = emptyLog();
 		let lastEventId = '';
 		let failures = 0;
 		this.error = null;
-		while (!signal.aborted && log.end === null) {
+		for (;;) {
+			await untilVisible(signal);
+			if (signal.aborted) return;
+			const hidden = new AbortController();
+			const stop = whenHidden(() => hidden.abort());
 			try {
-				for await (const event of readEvents(path, { signal, lastEventId })) {
+				for await (const event of readEvents(path, { signal: AbortSignal.any([signal, hidden.signal]), lastEventId })) {
 					failures = 0;
 					lastEventId = event.id;
 					addEvent(log, event);
@@ -33,8 +38,11 @@ export class BuildLog {
 					this.error = error;
 					return;
 				}
+			} finally {
+				stop();
 			}
 			if (signal.aborted || log.end !== null) return;
+			if (hidden.signal.aborted) continue;
 			await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]));
 		}
 	}

@@ -1,6 +1,7 @@
 /** Calls about the files of one sandbox. */
 import { answer, api, type Schemas } from '$lib/api/client';
 import { ApiError } from '$lib/api/errors';
+import { readUpTo } from './read';
 
 export type FileEntry = Schemas['FileEntry'];
 
@@ -20,6 +21,16 @@ export class Files {
 		const rank = (entry: FileEntry) => (entry.type === 'directory' ? 0 : 1);
 		return entries.sort((a, b) => rank(a) - rank(b) || order(a.name, b.name));
 	}
+
+	/** The names in a directory; none if there is no such directory. */
+	names = async (path: string): Promise<string[]> => {
+		try {
+			return (await this.list(path)).map((entry) => entry.name);
+		} catch (error) {
+			if (error instanceof ApiError && (error.status === 404 || error.status === 400)) return [];
+			throw error;
+		}
+	};
 
 	/** What is known of a path; null if there is nothing. */
 	async find(path: string): Promise<FileEntry | null> {
@@ -78,19 +89,8 @@ export class Files {
 				signal: AbortSignal.timeout(READ_TIMEOUT_MS)
 			})
 		);
-		const parts: Uint8Array<ArrayBuffer>[] = [];
-		let size = 0;
-		const reader = (stream as unknown as ReadableStream<Uint8Array<ArrayBuffer>> | null)?.getReader();
-		while (reader !== undefined) {
-			const { value, done } = await reader.read();
-			if (done) break;
-			parts.push(value);
-			size += value.length;
-			if (size <= limit) continue;
-			void reader.cancel().catch(() => {});
-			return null;
-		}
-		return new Uint8Array(await new Blob(parts).arrayBuffer());
+		// An empty answer has no stream.
+		return stream === null ? new Uint8Array() : await readUpTo(stream as unknown as ReadableStream<Uint8Array<ArrayBuffer>>, limit);
 	}
 
 	/** Have the browser save a file, or a directory as a tar archive, without holding it in memory. */
