@@ -65,7 +65,7 @@ async def test_files_are_uploaded_read_edited_renamed_and_deleted(visitor: Visit
     dialog = page.get_by_role("dialog", name="Replace 1 file?")
     await expect(dialog.get_by_role("listitem")).to_have_text("hello.py")
     await visitor.check_look("files-replace")
-    await dialog.get_by_role("button", name="Upload only 1 new one").click()
+    await dialog.get_by_role("button", name="Skip existing files").click()
     await expect(page.get_by_label("Uploads")).to_contain_text("1 of 1 file uploaded")
     assert await run(visitor, sandbox_id, "cd /root/work; cat new; rm new; cat hello.py") == "new" + code
     await page.get_by_label("Files to upload").set_input_files([again])
