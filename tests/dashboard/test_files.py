@@ -7,7 +7,7 @@ import base64
 import re
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.async_api import Route, expect
+from playwright.async_api import FilePayload, Route, expect
 
 from .conftest import Visitor
 
@@ -59,8 +59,9 @@ async def test_files_are_uploaded_read_edited_renamed_and_deleted(visitor: Visit
     tree = "cd /root/work; cat site/deep/leaf.txt; wc -c < big.bin; wc -c < dot.png"
     assert await run(visitor, sandbox_id, tree) == f"leaf3000000\n{len(_PNG)}\n"
 
-    again = {"name": "hello.py", "mimeType": "text/x-python", "buffer": b"replaced"}
-    new = {"name": "new", "mimeType": "text/plain", "buffer": b"new"}
+    again: FilePayload = {"name": "hello.py", "mimeType": "text/x-python", "buffer": b"replaced"}
+    new: FilePayload = {"name": "new", "mimeType": "text/plain", "buffer": b"new"}
+    as_before: FilePayload = {**again, "buffer": code.encode()}
     await page.get_by_label("Files to upload").set_input_files([again, new])
     dialog = page.get_by_role("dialog", name="Replace 1 file?")
     await expect(dialog.get_by_role("listitem")).to_have_text("hello.py")
@@ -72,7 +73,7 @@ async def test_files_are_uploaded_read_edited_renamed_and_deleted(visitor: Visit
     await dialog.get_by_role("button", name="Replace").click()
     await expect(page.get_by_label("Uploads")).to_contain_text("1 of 1 file uploaded")
     assert await run(visitor, sandbox_id, "cat /root/work/hello.py") == "replaced"
-    await page.get_by_label("Files to upload").set_input_files([{**again, "buffer": code.encode()}])
+    await page.get_by_label("Files to upload").set_input_files([as_before])
     await dialog.get_by_role("button", name="Replace").click()
 
     await page.get_by_role("link", name="hello.py").click()
