@@ -4,6 +4,7 @@ import { bytes, counted, duration, visible, visibleLines } from './text';
 describe('text', () => {
 	it('shows what would not be seen', () => {
 		expect(visible('a\u202Etxt.exe\u0007')).toBe('a⟨U+202E⟩txt.exe⟨U+0007⟩');
+		expect(visible('a\u{E0041}b')).toBe('a⟨U+E0041⟩b');
 		expect(visible('Zürich 日本 🐦')).toBe('Zürich 日本 🐦');
 		expect(visibleLines('a\n\tb\u001b[31m')).toBe('a\n\tb⟨U+001B⟩[31m');
 	});

@@ -4,6 +4,7 @@ import createClient from 'openapi-fetch';
 import { ApiError, errorOf, unreachable } from './errors';
 import type { components, paths } from './schema';
 import { token } from './token';
+import { clock } from '$lib/state/clock.svelte';
 
 /** The JSON types of the API by name, such as `Schemas['SandboxView']`. */
 export type Schemas = components['schemas'];
@@ -17,6 +18,7 @@ export async function authorisedFetch(input: Request): Promise<Response> {
 	const second = input.clone();
 	const used = await token.current();
 	const first = await fetch(withToken(input, used));
+	clock.learn(first.headers.get('date'));
 	if (first.status !== 401 || used === null) return first;
 	const renewed = await token.renewed(used);
 	return renewed === null ? first : fetch(withToken(second, renewed));

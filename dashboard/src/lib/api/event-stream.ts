@@ -12,6 +12,9 @@ export interface StreamEvent {
 /** No line of our servers is longer; whatever sends more is not our server. */
 const LINE_LIMIT = 4 * 1024 * 1024;
 
+/** Our servers send a comment every 15 s. A connection that brings nothing for longer is dead, even if nobody has said so. */
+const SILENCE_LIMIT_MS = 45_000;
+
 /** Splits text that arrives in pieces into events; see https://html.spec.whatwg.org/multipage/server-sent-events.html. */
 export class EventParser {
 	#rest = '';
@@ -62,13 +65,17 @@ export async function* readEvents(
 	options.onopen?.();
 	const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
 	const parser = new EventParser();
+	let watchdog: ReturnType<typeof setTimeout> | undefined;
 	try {
 		for (;;) {
+			watchdog = setTimeout(() => void reader.cancel().catch(() => {}), SILENCE_LIMIT_MS);
 			const { value, done } = await reader.read();
+			clearTimeout(watchdog);
 			if (done) return;
 			yield* parser.feed(value);
 		}
 	} finally {
+		clearTimeout(watchdog);
 		void reader.cancel().catch(() => {});
 	}
 }

@@ -12,31 +12,41 @@ export async function exclusively<T>(name: string, run: () => Promise<T>): Promi
 
 type Message = { kind: 'claim' | 'busy' | 'free'; from: string };
 
-/** The same by messages: a tab claims, and holds if no other tab objects within `CLAIM_MS`. The lower id wins a tie. */
+/** The same by messages: a tab claims, and holds if no other tab objects within `CLAIM_MS`. Of two that claim, the lower id wins. */
 async function withChannel<T>(name: string, run: () => Promise<T>): Promise<T> {
 	const channel = new BroadcastChannel(name);
 	const own = Math.random().toString(36).slice(2);
 	let refused = false;
+	let isFree = false;
 	let freed = () => {};
+	let heardAt = Date.now();
 	const post = (kind: Message['kind']) => channel.postMessage({ kind, from: own } satisfies Message);
 	let holding = false;
 	channel.onmessage = ({ data }: MessageEvent<Message>) => {
-		if (data.kind === 'claim' && (holding || own < data.from)) post('busy');
+		if (data.kind === 'claim') {
+			if (holding || own < data.from) post('busy');
+			else refused = true;
+			return;
+		}
+		heardAt = Date.now();
 		if (data.kind === 'busy') refused = true;
-		if (data.kind === 'free') freed();
+		else {
+			isFree = true;
+			freed();
+		}
 	};
 	const wait = (ms: number) => new Promise<void>((done) => setTimeout(done, ms));
 	try {
-		const limit = Date.now() + HOLD_LIMIT_MS;
 		for (;;) {
-			refused = false;
+			refused = isFree = false;
 			post('claim');
 			await wait(CLAIM_MS);
-			// A tab that holds for longer has been suspended by the browser.
-			if (!refused || Date.now() > limit) break;
-			await Promise.race([wait(HOLD_LIMIT_MS), new Promise<void>((done) => (freed = done))]);
+			// A tab that holds for longer, and says nothing, has been suspended by the browser.
+			if (!refused || Date.now() - heardAt > HOLD_LIMIT_MS) break;
+			if (!isFree) await Promise.race([wait(HOLD_LIMIT_MS), new Promise<void>((done) => (freed = done))]);
 		}
 		holding = true;
+		post('busy');
 		return await run();
 	} finally {
 		post('free');

@@ -10,6 +10,9 @@ import type { components } from './schema';
 
 export type SignedIn = components['schemas']['AuthResponse'];
 
+/** Begin anew at the first page: what this page shows is not for who is signed in now. */
+export const leavePage = (): void => location.assign(`${base}/`);
+
 const RENEW_BEFORE_MS = 60_000;
 
 class Token {
@@ -20,6 +23,9 @@ class Token {
 	onchange: (signedIn: SignedIn | null) => void = () => {};
 	/** The team that this tab shows; other tabs of the session may show others. */
 	teamId: string | null = null;
+	/** The team for which the present token is. */
+	shownTeamId: string | null = null;
+	#userId: string | null = null;
 
 	/** Use the token of a sign-in. */
 	accept(signedIn: SignedIn): void {
@@ -27,11 +33,14 @@ class Token {
 		// By the time that passes in this tab: the browser's clock may be wrong, its speed is not.
 		this.#renewAt = performance.now() + signedIn.expires_in * 1000 - RENEW_BEFORE_MS;
 		this.teamId = signedIn.team_id;
+		this.shownTeamId = signedIn.team_id;
+		this.#userId = signedIn.user_id;
 		this.onchange(signedIn);
 	}
 
 	forget(): void {
 		this.#value = null;
+		this.shownTeamId = null;
 		this.onchange(null);
 	}
 
@@ -72,9 +81,17 @@ class Token {
 		}
 		const body: unknown = await response.json().catch(() => undefined);
 		if (response.ok) {
-			this.accept(body as SignedIn);
-			return body as SignedIn;
+			const signedIn = body as SignedIn;
+			// Another tab signed in as somebody else: what this one shows is not theirs.
+			if (this.#userId !== null && this.#userId !== signedIn.user_id) {
+				leavePage();
+				return null;
+			}
+			this.accept(signedIn);
+			return signedIn;
 		}
+		// No member of this team any more: show another one.
+		if ((response.status === 403 || response.status === 404) && this.teamId !== null && this.#userId !== null) leavePage();
 		if (response.status === 401) {
 			this.forget();
 			return null;

@@ -4,20 +4,19 @@ import { toasts } from './toasts.svelte';
 import { counted } from '$lib/text';
 
 const UNDO_MS = 5_000;
-const waiting = new Map<string, () => void>();
+const waiting = new Map<string, () => Promise<void>>();
 
 /** Destroy sandboxes in five seconds, or at once when the page is left. */
 export function destroyLater(ids: string[]): void {
 	const fresh = ids.filter((id) => !waiting.has(id));
 	if (fresh.length === 0) return;
-	const send = () => {
+	const send = async () => {
 		clearTimeout(timer);
 		closeToast();
 		for (const id of fresh) waiting.delete(id);
-		void Promise.allSettled(fresh.map((id) => sandboxes.act(id, 'destroy'))).then((results) => {
-			const failures = results.filter((result) => result.status === 'rejected');
-			if (failures[0]) toasts.failed(`${counted(failures.length, 'sandbox', 'sandboxes')} not destroyed`, failures[0].reason);
-		});
+		const results = await Promise.allSettled(fresh.map((id) => sandboxes.act(id, 'destroy')));
+		const failures = results.filter((result) => result.status === 'rejected');
+		if (failures[0]) toasts.failed(`${counted(failures.length, 'sandbox', 'sandboxes')} not destroyed`, failures[0].reason);
 	};
 	const undo = () => {
 		clearTimeout(timer);
@@ -26,7 +25,7 @@ export function destroyLater(ids: string[]): void {
 			sandboxes.markDestroyed(id, false);
 		}
 	};
-	const timer = setTimeout(send, UNDO_MS);
+	const timer = setTimeout(() => void send(), UNDO_MS);
 	for (const id of fresh) {
 		waiting.set(id, send);
 		sandboxes.markDestroyed(id, true);
@@ -38,7 +37,7 @@ export function destroyLater(ids: string[]): void {
 	);
 }
 
-/** Send what still waits: the page is being left. */
-export function destroyNow(): void {
-	for (const send of new Set(waiting.values())) send();
+/** Send what still waits: the page or the team is being left. */
+export async function destroyNow(): Promise<void> {
+	await Promise.all([...new Set(waiting.values())].map((send) => send()));
 }

@@ -130,13 +130,13 @@ class Live {
 			this.#setLive(false);
 			passStatus(false);
 			const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)] ?? 10_000;
-			await new Promise((done) => setTimeout(done, wait * (0.75 + Math.random() / 2)));
+			await pause(wait * (0.75 + Math.random() / 2), signal);
 		}
 	}
 
 	#setLive(value: boolean): void {
-		if (this.isLive && !value) this.lostAt = new Date();
-		const isBack = value && this.lostAt !== null;
+		if (!value) this.lostAt ??= new Date();
+		const isBack = value && !this.isLive;
 		this.isLive = value;
 		if (value) this.lostAt = null;
 		if (!isBack) return;
@@ -149,6 +149,13 @@ class Live {
 		for (const listener of [...this.#listeners]) listener(event);
 	}
 }
+
+/** Wait; not longer than until `signal`. */
+const pause = (ms: number, signal: AbortSignal): Promise<void> =>
+	new Promise((done) => {
+		const timer = setTimeout(done, ms);
+		signal.addEventListener('abort', () => (clearTimeout(timer), done()), { once: true });
+	});
 
 const reset = (): LiveEvent => ({ type: 'reset', resource_id: '', at: '', data: {} });
 

@@ -28,8 +28,8 @@ export class Resource<T> {
 			this.error = null;
 		} catch (error) {
 			if (round !== this.#round) return;
+			this.error = error instanceof ApiError ? error : new ApiError(0, 'failed', 'This could not be shown.');
 			if (!(error instanceof ApiError)) throw error;
-			this.error = error;
 			if (error.isTemporary) live.whenBack(this.reload);
 		} finally {
 			if (round === this.#round) this.isLoading = false;

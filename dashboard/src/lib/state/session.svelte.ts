@@ -1,6 +1,9 @@
 /** Who is signed in, in which team, and what that allows. */
 import { answer, api, type Schemas } from '$lib/api/client';
-import { token } from '$lib/api/token';
+import { leavePage, token } from '$lib/api/token';
+import { destroyNow } from './destroy';
+
+const ATTEMPTS = 3;
 
 export type Team = Schemas['TeamView'];
 
@@ -47,9 +50,14 @@ class Session {
 		return true;
 	}
 
+	/** Sign in, on a page of its own or over a page whose session has ended: that page then goes on with its user and team. */
 	async signIn(email: string, password: string): Promise<void> {
+		const former = this.user === null ? null : { userId: this.user.id, teamId: this.teamId };
 		token.accept(await answer(api.POST('/v1/auth/login', { body: { email, password } })));
 		await this.loadTeams();
+		if (former === null) return;
+		if (former.userId !== this.user?.id || !this.teams.some((team) => team.id === former.teamId)) leavePage();
+		else await this.show(former.teamId);
 	}
 
 	async signUp(name: string, email: string, password: string): Promise<void> {
@@ -58,6 +66,7 @@ class Session {
 	}
 
 	async signOut(): Promise<void> {
+		await destroyNow();
 		await answer(api.POST('/v1/auth/logout', { headers: { 'content-type': 'application/json' }, body: {} as never }));
 		this.forgetAccount();
 	}
@@ -104,10 +113,15 @@ class Session {
 	/** Show another team in this tab; other tabs stay where they are. */
 	async show(teamId: string): Promise<void> {
 		if (teamId === this.teamId) return;
+		// What waits to be destroyed belongs to the team that is shown now.
+		await destroyNow();
 		const former = token.teamId;
-		token.teamId = teamId;
 		try {
-			await token.renew();
+			// A renewal that was under way is for the former team.
+			for (let attempt = 0; attempt < ATTEMPTS && token.shownTeamId !== teamId; attempt++) {
+				token.teamId = teamId;
+				if ((await token.renew()) === null) return;
+			}
 		} catch (error) {
 			token.teamId = former;
 			throw error;

@@ -1,5 +1,6 @@
 /** Short messages in a corner of the page: what was done, and a way to undo it. */
 import { ApiError } from '$lib/api/errors';
+import { visible } from '$lib/text';
 
 export interface Toast {
 	id: number;
@@ -10,6 +11,7 @@ export interface Toast {
 }
 
 const SHOWN_MS = 6_000;
+const MOST_WITHOUT_ACTION = 4;
 
 class Toasts {
 	shown = $state<Toast[]>([]);
@@ -24,7 +26,15 @@ class Toasts {
 	failed(what: string, error: unknown): void {
 		const text = error instanceof Error ? error.message : String(error);
 		const requestId = error instanceof ApiError ? error.requestId : '';
-		this.#show({ kind: 'error', text: `${what}: ${text}`, detail: requestId && `request ${requestId}` }, 0);
+		this.#show({ kind: 'error', text: `${what}: ${visible(text)}`, detail: requestId && `request ${requestId}` }, 0);
+	}
+
+	/** Run the newest action that a shown message offers. */
+	undo(): void {
+		const toast = this.shown.findLast((candidate) => candidate.action !== undefined);
+		if (toast === undefined) return;
+		toast.action?.run();
+		this.close(toast.id);
 	}
 
 	close(id: number): void {
@@ -33,7 +43,9 @@ class Toasts {
 
 	#show(toast: Omit<Toast, 'id'>, shownMs: number): () => void {
 		const id = this.#next++;
-		this.shown = [...this.shown.slice(-4), { ...toast, id }];
+		// A way to undo something is not pushed out by later messages.
+		const others = this.shown.filter((known) => known.action === undefined).slice(-MOST_WITHOUT_ACTION);
+		this.shown = [...this.shown.filter((known) => known.action !== undefined || others.includes(known)), { ...toast, id }];
 		const close = () => this.close(id);
 		if (shownMs > 0) setTimeout(close, shownMs);
 		return close;

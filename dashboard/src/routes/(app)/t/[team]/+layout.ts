@@ -1,5 +1,6 @@
 import { error } from '@sveltejs/kit';
 import { ApiError } from '$lib/api/errors';
+import { sandboxes } from '$lib/state/sandboxes.svelte';
 import { session } from '$lib/state/session.svelte';
 
 /** Pages of a team: this tab's token is made for it first. */
@@ -10,6 +11,7 @@ export async function load({ params, parent }) {
 	if (team === undefined) error(404, 'You are in no such team.');
 	try {
 		await session.show(team.id);
+		sandboxes.enter(team.id);
 	} catch (failure) {
 		error(failure instanceof ApiError && failure.status > 0 ? failure.status : 503, (failure as Error).message);
 	}
