@@ -6,11 +6,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust check-dashboard
-# `make test` runs two halves side by side, each with its suites in order of speed: what needs no machine of its own, and
-# what makes networks and virtual machines.
-HALVES := programs machines
-programs := unit repo simulation contract envd agent dashboard integration
+# `make test` runs two of these at a time, each with its suites in order of speed: what needs no machine of its own, what makes
+# networks and virtual machines, and what needs a browser.
+PARTS := programs machines browsers
+programs := unit repo simulation contract envd agent integration
 machines := host drivers fleet vm attacks
+browsers := dashboard
+# Chromium gives up its requests whenever an interface of its network namespace changes, which the tests of machines do all the
+# time. Without root there are none of those.
+in_a_network_of_its_own := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' sh)
+test-part-browsers: run_in := $(in_a_network_of_its_own)
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
@@ -45,11 +50,11 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
 	@$(MAKE) --no-print-directory check-dashboard
 	@mkdir -p build
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-half-,$(HALVES)); status=$$?; \
-	for half in $(HALVES); do echo; sed -n '/ slowest files of /,$$p' build/test-$$half.log; done; exit $$status
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-part-,$(PARTS)); status=$$?; \
+	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
-test-half-%:
-	@set -o pipefail; $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
+test-part-%:
+	@set -o pipefail; $(run_in) $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every fault point; `make test` runs a sample

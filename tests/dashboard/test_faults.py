@@ -117,6 +117,34 @@ async def test_a_session_that_ends_loses_nothing_that_was_typed(visitor: Visitor
     visitor.errors.clear()
 
 
+async def test_a_tab_keeps_its_team(visitor: Visitor, platform: Platform):
+    """When somebody signs in again over a page, and when a sandbox still waits for its destruction as the team is switched."""
+    page, person = visitor.page, visitor.person
+    second = (await person.post("/v1/teams", {"name": "Second"})).json()
+    await page.goto(f"{person.url}/t/{second['slug']}/sandboxes/new")
+    await page.get_by_label("Name", exact=True).fill("of the second team")
+    await run_sql(
+        str(platform.settings.database_url),
+        f"DELETE FROM sessions WHERE user_id = (SELECT id FROM users WHERE email = '{person.email}')",
+    )
+    await page.get_by_role("button", name="Create", exact=True).click()
+    dialog = page.get_by_role("dialog")
+    await dialog.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await expect(dialog).to_be_hidden()
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await expect(page.get_by_role("heading", name="of the second team")).to_be_visible()
+    visitor.errors.clear()  # the browser reports the calls without a session
+
+    await page.get_by_role("button", name="Destroy").click()
+    await expect(page.get_by_role("row").nth(1)).to_contain_text("destroying")
+    await page.get_by_role("combobox", name="Team").select_option(visitor.slug)
+    await expect(page.get_by_role("heading", name="Start your first sandbox")).to_be_visible()
+    await page.get_by_role("combobox", name="Team").select_option(second["slug"])
+    await expect(page).to_have_url(re.compile(second["slug"]))
+    await expect(page.get_by_role("heading", name="Start your first sandbox")).to_be_visible()
+
+
 @dataclass
 class Outages:
     """A control plane as a process, to be killed."""

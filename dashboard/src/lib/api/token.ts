@@ -69,6 +69,7 @@ class Token {
 	}
 
 	async #refresh(): Promise<SignedIn | null> {
+		const before = this.#value;
 		let response: Response;
 		try {
 			response = await fetch(`${base}/v1/auth/refresh`, {
@@ -93,7 +94,8 @@ class Token {
 		// No member of this team any more: show another one.
 		if ((response.status === 403 || response.status === 404) && this.teamId !== null && this.#userId !== null) leavePage();
 		if (response.status === 401) {
-			this.forget();
+			// Unless somebody has signed in while this was under way.
+			if (this.#value === before) this.forget();
 			return null;
 		}
 		throw (await errorOf(response, body)) satisfies ApiError;
