@@ -14,8 +14,7 @@ machines := host drivers fleet vm attacks
 browsers := dashboard
 # Chromium gives up its requests whenever an interface of its network namespace changes, which the tests of machines do all the
 # time. Without root there are none of those.
-in_a_network_of_its_own := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' sh)
-test-part-browsers: run_in := $(in_a_network_of_its_own)
+run_browsers := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set lo up && exec "$$@"' sh)
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
@@ -54,7 +53,7 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
 test-part-%:
-	@set -o pipefail; $(run_in) $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
+	@set -o pipefail; $(run_$*) $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every fault point; `make test` runs a sample
