@@ -7,6 +7,8 @@ from urllib.parse import parse_qs, urlsplit
 
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
+from wrenn.control.dashboard.built_files import BUILT
+
 from .conftest import Visitor
 
 _PASTE = """text => {
@@ -157,4 +159,16 @@ async def test_a_terminal_says_that_its_sandbox_is_paused_and_resumes_it(visitor
     await page.reload()
     await page.get_by_role("button", name="Resume and attach").click()
     # Simulated machines have no memory to keep, so there is no terminal to find, and a new one is opened.
+    await connected(page)
+
+
+async def test_a_part_that_an_update_of_the_server_took_away_is_told(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    emulators = [path.name for path in (BUILT / "_app").rglob("*.js") if "xterm-helper" in path.read_text()]
+    await page.route(re.compile("|".join(map(re.escape, emulators))), lambda route: route.fulfill(status=404))
+    await visitor.open(f"sandboxes/{sandbox_id}/terminal")
+    await expect(page.get_by_role("alert")).to_contain_text("load the page again")
+    await page.unroute_all()
+    visitor.errors.clear()
+    await page.get_by_role("button", name="Try again").click()
     await connected(page)
