@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import uvicorn
 
 _POLL_S = 0.005
+_TICK_S = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -23,8 +24,12 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Serve until stopped."""
-        await self.on_tick(0)
-        await self.stop_requested.wait()
+        while not self.stop_requested.is_set():
+            # It also sets the `Date` of the following responses.
+            await self.on_tick(0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self.stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - closed below
         """Let the requests in progress end. uvicorn's own method polls in steps of 0.1 s, at least once."""
