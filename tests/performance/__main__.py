@@ -15,6 +15,7 @@ from tests.performance.accounts import accounts
 from tests.performance.attacks import attacks
 from tests.performance.cached_builds import cached_builds
 from tests.performance.creates import creates
+from tests.performance.dashboard import dashboard
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
@@ -53,13 +54,17 @@ BENCHES = {
     "ports": ports,
     "attacks": attacks,
 }
+WITH_THEIR_OWN_PLATFORM = {"placement": placement, "dashboard": dashboard}
 
 
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument(
-        "--only", nargs="+", choices=[*BENCHES, "placement", "steady_load", "setup_again"], metavar="BENCH"
+        "--only",
+        nargs="+",
+        choices=[*BENCHES, *WITH_THEIR_OWN_PLATFORM, "steady_load", "setup_again"],
+        metavar="BENCH",
     )
     parser.add_argument("--write", action="store_true", help="put the table into README.md")
     options = parser.parse_args()
@@ -75,10 +80,11 @@ async def main() -> None:
                     for figure in await bench(platform, options.rounds):
                         print(figure.row(), flush=True)
                         figures.append(figure)
-        if not options.only or "placement" in options.only:
-            for figure in await placement(options.rounds):
-                print(figure.row(), flush=True)
-                figures.append(figure)
+        for name, own_bench in WITH_THEIR_OWN_PLATFORM.items():
+            if not options.only or name in options.only:
+                for figure in await own_bench(options.rounds):
+                    print(figure.row(), flush=True)
+                    figures.append(figure)
         if not options.only or "steady_load" in options.only:
             for figure in await steady_load():
                 print(figure.row(), flush=True)
