@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -42,8 +43,14 @@ def reach(platform: Platform) -> Reach:
 
 
 async def take(stream: AsyncGenerator[Event], count: int) -> list[str]:
+    """The types of so many events, without those of the progress, which only a slow machine has."""
+    found: list[str] = []
     async with asyncio.timeout(DEADLINE_S):
-        return [(await anext(stream)).type for _ in range(count)]
+        while len(found) < count:
+            kind = (await anext(stream)).type
+            if kind != "sandbox.progress":
+                found.append(kind)
+    return found
 
 
 async def test_events_go_on_where_they_were_after_a_break(platform: Platform):
@@ -65,7 +72,7 @@ async def test_events_go_on_where_they_were_after_a_break(platform: Platform):
 async def test_the_synchronous_twin_reads_the_same(platform: Platform):
     def follow(after: str) -> list[Event]:
         stream = events(types=["sandbox"], after=after, **reach(platform))
-        found = [next(stream) for _ in range(3)]
+        found = list(islice((event for event in stream if event.type != "sandbox.progress"), 3))
         stream.close()
         return found
 

@@ -45,7 +45,7 @@ async def until(reader: Reader, kind: str) -> list[tuple[str, dict[str, Any]]]:
     """The events up to and with the first of this type."""
     found: list[tuple[str, dict[str, Any]]] = []
     while not found or found[-1][0] != kind:
-        found += await reader.take(1)
+        found += await reader.take(1, with_progress=True)
     return found
 
 
