@@ -162,7 +162,7 @@ async def test_a_terminal_says_that_its_sandbox_is_paused_and_resumes_it(visitor
     await connected(page)
 
 
-async def test_a_part_that_an_update_of_the_server_took_away_is_told(visitor: Visitor):
+async def test_a_part_that_is_missing_after_an_update_of_the_server_is_reported(visitor: Visitor):
     page, sandbox_id = visitor.page, await visitor.create()
     emulators = [path.name for path in (BUILT / "_app").rglob("*.js") if "xterm-helper" in path.read_text()]
     await page.route(re.compile("|".join(map(re.escape, emulators))), lambda route: route.fulfill(status=404))
