@@ -131,3 +131,17 @@ async def test_the_platform_builds_a_template_for_all_teams(admin: Visitor, visi
     await row.get_by_role("button", name="Delete").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     await expect(row).to_have_count(0)
+
+
+async def test_the_load_of_the_platform_and_its_hosts(admin: Visitor):
+    page = admin.page
+    await admin.create(name="counted", vcpus=2)
+    refused = await admin.person.post("/v1/sandboxes", {"template": "minimal", "vcpus": 60})
+    assert refused.status_code >= 400
+    await page.goto(f"{admin.person.url}/admin/load?range=5m")
+    hosts = page.get_by_role("table", name="Load of the hosts")
+    await expect(hosts.get_by_role("row").nth(1)).to_contain_text("1 running, 0 paused")
+    await expect(page.get_by_role("region", name="vCPUs")).to_contain_text("2")
+    await admin.check_look("admin-load")
+    await hosts.get_by_role("link").first.click()
+    await expect(page.get_by_role("heading", level=1)).not_to_have_text("Load")

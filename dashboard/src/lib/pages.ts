@@ -19,7 +19,7 @@ const TEAM_PAGES: [path: string, text: string, key: string][] = [
 	['keys', 'API keys', 'k'], ['team', 'Team', 'm'], ['audit', 'Audit log', 'a']
 ]; // prettier-ignore
 const ADMIN_PAGES: [path: string, text: string][] = [
-	['hosts', 'Hosts'], ['templates', 'Templates'], ['builds', 'Builds'], ['teams', 'Teams'], ['users', 'Users'],
+	['load', 'Load'], ['hosts', 'Hosts'], ['templates', 'Templates'], ['builds', 'Builds'], ['teams', 'Teams'], ['users', 'Users'],
 	['audit', 'Audit log']
 ]; // prettier-ignore
 
