@@ -36,6 +36,8 @@ PRIVATE = ("10.20.0.1", "100.64.0.1", "172.31.255.1", "192.168.7.1", "198.18.0.1
 DEADLINE_S = 5.0
 REFUSED_WITHIN_S = 0.4
 """How long a packet that must not arrive is waited for: a hundred times what one that may needs."""
+ANSWERED_WITHIN_S = 15.0
+"""The same for one that must arrive."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -176,6 +178,15 @@ async def is_reachable(namespace: str | None, address: str, port: int = 7000) ->
     """Whether a connection from `namespace` is answered soon."""
     try:
         async with connection(namespace, address, port, within_s=REFUSED_WITHIN_S):
+            return True
+    except (OSError, TimeoutError):
+        return False
+
+
+async def connects(namespace: str | None, address: str, port: int = 7000) -> bool:
+    """Whether a connection from `namespace` is answered, on however slow a machine: for what must be reachable."""
+    try:
+        async with connection(namespace, address, port, within_s=ANSWERED_WITHIN_S):
             return True
     except (OSError, TimeoutError):
         return False

@@ -23,6 +23,7 @@ from network_kit import (
     PRIVATE,
     REFUSED_WITHIN_S,
     connection,
+    connects,
     guest,
     internet,
     is_answered_by_udp,
@@ -116,13 +117,13 @@ async def test_host_reaches_guest_and_guest_reaches_internet(world: World, rp_fi
 @pytest.mark.parametrize("destination", [HOST_UPLINK, "169.254.1.1", "169.254.0.22"])
 async def test_a_guest_cannot_reach_the_host(world: World, destination: str):
     async with server(None), server(world.ours.namespace):
-        assert await is_reachable(None, HOST_UPLINK)
+        assert await connects(None, HOST_UPLINK)
         assert not await is_reachable(world.guest, destination)
 
 
 async def test_sandboxes_cannot_reach_each_other(world: World):
     async with server(world.other_guest):
-        assert await is_reachable(None, world.theirs.address)
+        assert await connects(None, world.theirs.address)
         assert not await is_reachable(world.guest, world.theirs.address)
 
 
@@ -130,15 +131,15 @@ async def test_sandboxes_stay_apart_when_the_host_has_lost_its_rules(world: Worl
     await apply_batch([{"delete": {"table": {"family": "inet", "name": world.block.table}}}])
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.other_guest), server(world.internet):
-        assert await is_reachable(None, world.theirs.address)
-        assert await is_reachable(world.guest, INTERNET)
+        assert await connects(None, world.theirs.address)
+        assert await connects(world.guest, INTERNET)
         assert not await is_reachable(world.guest, world.theirs.address)
         assert not await is_reachable(world.guest, METADATA)
         assert not await is_reachable(world.guest, PRIVATE[0])
         firewall = RootFirewall(world.block, ReachableNetworks())
         assert await firewall.ensure() == "gone"
         assert await firewall.ensure() is None
-        assert await is_reachable(world.guest, INTERNET)
+        assert await connects(world.guest, INTERNET)
 
 
 async def test_the_root_table_alone_protects_too(world: World):
@@ -149,14 +150,14 @@ async def test_the_root_table_alone_protects_too(world: World):
     accept = {"family": "inet", "table": "wrenn", "chain": "forward", "expr": [{"accept": None}]}
     await apply_batch([{"add": loose}, {"add": {"rule": accept}}], namespace=world.ours.namespace)
     async with server(world.internet), server(None), server(world.other_guest):
-        assert await is_reachable(world.guest, INTERNET)
+        assert await connects(world.guest, INTERNET)
         for destination in (METADATA, HOST_UPLINK, "169.254.1.1", world.theirs.address, *PRIVATE, ON_LINK):
             assert not await is_reachable(world.guest, destination)
 
 
 async def test_metadata_services_are_unreachable(world: World):
     async with server(world.internet):
-        assert await is_reachable(None, METADATA)
+        assert await connects(None, METADATA)
         assert not await is_reachable(world.guest, METADATA)
 
 
@@ -169,14 +170,14 @@ async def test_a_port_that_the_host_forwards_elsewhere_is_unreachable(world: Wor
     hooked = chain | {"type": "nat", "hook": "prerouting", "prio": -100, "policy": "accept"}
     await apply_batch([{"add": {"table": table}}, {"add": {"chain": hooked}}, {"add": {"rule": rule}}])
     async with server(world.internet):
-        assert await is_reachable(world.guest, INTERNET, 7001)
+        assert await connects(world.guest, INTERNET, 7001)
         assert not await is_reachable(world.guest, HOST_UPLINK, 7001)
 
 
 async def test_only_the_host_reaches_a_guest(world: World):
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.guest):
-        assert await is_reachable(None, world.ours.address)
+        assert await connects(None, world.ours.address)
         assert not await is_reachable(world.internet, world.ours.address)
 
 
@@ -185,7 +186,7 @@ async def test_the_root_table_alone_blocks_access_to_a_slot(world: World):
     await apply_batch([{"delete": table}], namespace=world.ours.namespace)
     await send_all([AddDefaultRoute("net0", HOST_UPLINK, INTERNET)], namespace=world.internet)
     async with server(world.ours.namespace):
-        assert await is_reachable(None, world.ours.address)
+        assert await connects(None, world.ours.address)
         assert not await is_reachable(world.internet, world.ours.address)
 
 
@@ -218,7 +219,7 @@ async def test_a_guest_cannot_fill_the_hosts_neighbour_table(world: World):
             head = bytes.fromhex("ffffffffffff02fc000000050806" + "0001080006040001")
             wire.send(head + sender + target)
     async with server(world.guest):
-        assert await is_reachable(None, world.ours.address)
+        assert await connects(None, world.ours.address)
     listing = await run(["ip", "-netns", world.ours.namespace, "-json", "neighbour"], timeout_s=5)
     assert {entry["dst"] for entry in json.loads(listing)} == {"169.254.0.21", "169.254.1.1"}
 
@@ -291,9 +292,9 @@ async def test_private_networks_are_unreachable_by_default_whatever_a_policy_all
 ):
     await world.slots.set_egress(world.ours.index, policy)
     async with server(world.internet):
-        assert await is_reachable(world.guest, INTERNET)
+        assert await connects(world.guest, INTERNET)
         for destination in (*PRIVATE, GATEWAY, ON_LINK):
-            assert await is_reachable(None, destination)
+            assert await connects(None, destination)
             assert not await is_reachable(world.guest, destination), destination
 
 
@@ -303,13 +304,13 @@ async def test_private_networks_are_unreachable_by_default_whatever_a_policy_all
 async def test_the_operator_opens_named_ranges_and_no_others(world: World):
     async with server(world.internet):
         for destination in ("10.20.0.1", "192.168.7.1", ON_LINK):
-            assert await is_reachable(world.guest, destination), destination
+            assert await connects(world.guest, destination), destination
         for destination in ("172.31.255.1", "198.18.0.1", GATEWAY):
             assert not await is_reachable(world.guest, destination), destination
         # What is open to all is still each sandbox's to close.
         await world.slots.set_egress(world.ours.index, EgressPolicy.parse(deny=["10.0.0.0/8"]))
         assert not await is_reachable(world.guest, "10.20.0.1")
-        assert await is_reachable(world.guest, "192.168.7.1")
+        assert await connects(world.guest, "192.168.7.1")
 
 
 @pytest.mark.parametrize("reach", [ReachableNetworks.parse(name_servers="", allowed="0.0.0.0/0")])
@@ -318,7 +319,7 @@ async def test_protected_destinations_stay_unreachable_even_if_operator_and_poli
         world.ours.index, EgressPolicy.parse(allow=["0.0.0.0/0", METADATA, "10.11.0.0/16"])
     )
     async with server(world.internet), server(None), server(world.other_guest):
-        assert await is_reachable(world.guest, PRIVATE[0])
+        assert await connects(world.guest, PRIVATE[0])
         for destination in (METADATA, HOST_UPLINK, "169.254.1.1", world.theirs.address):
             assert not await is_reachable(world.guest, destination), destination
 
@@ -331,7 +332,7 @@ async def test_name_servers_are_reachable_on_port_53_only(world: World, policy: 
     await world.slots.set_egress(world.ours.index, policy)
     for home, address in ((world.internet, "10.20.0.1"), (world.internet, METADATA), (None, HOST_UPLINK)):
         async with server(home, address), server(home, address, 53), udp_server(home, address, 53):
-            assert await is_reachable(world.guest, address, 53), address
+            assert await connects(world.guest, address, 53), address
             assert await is_answered_by_udp(world.guest, address, 53), address
             assert not await is_reachable(world.guest, address, 7000), address
     async with server(world.internet, "192.168.7.1", 53):
@@ -342,13 +343,13 @@ async def test_a_network_that_the_host_joins_later_is_unreachable(world: World):
     joined = "44.77.1.1"
     await send_all([AddAddress("net0", joined, 24)], namespace=world.internet)
     async with server(world.internet):
-        assert await is_reachable(world.guest, joined)
+        assert await connects(world.guest, joined)
         firewall = RootFirewall(world.block, ReachableNetworks())
         await firewall.install()
         await run(["ip", "address", "add", "44.77.1.2/24", "dev", "up0"], timeout_s=DEADLINE_S)
         assert await firewall.ensure() == "host networks changed"
         assert await firewall.ensure() is None
-        assert await is_reachable(None, joined)
+        assert await connects(None, joined)
         assert not await is_reachable(world.guest, joined)
 
 
@@ -360,7 +361,7 @@ async def test_a_stricter_policy_ends_open_connections_but_not_those_of_the_host
             async with asyncio.timeout(REFUSED_WITHIN_S):
                 await echo("after")
         assert not await is_reachable(world.guest, INTERNET)
-        assert await is_reachable(None, world.ours.address)
+        assert await connects(None, world.ours.address)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ async def test_lists_decide_what_a_guest_reaches(world: World, policy: EgressPol
     await world.slots.set_egress(world.ours.index, EgressPolicy(allow_internet=False))
     await world.slots.set_egress(world.ours.index, policy)
     async with server(world.internet):
-        assert await is_reachable(world.guest, INTERNET) == reachable
+        assert await connects(world.guest, INTERNET) == reachable
 
 
 async def test_connections_survive_a_restart_of_the_agent(world: World):
@@ -420,7 +421,7 @@ async def test_a_guest_has_no_more_flows_than_its_share_in_its_slot_and_on_the_h
         assert await in_namespace(world.ours.namespace, tracked) <= FLOWS + 1
         assert 0 < await asyncio.to_thread(tracked_from, str(world.ours.address)) <= FLOWS + 1
         assert not await is_reachable(world.guest, INTERNET), "its share is used up"
-        assert await is_reachable(world.other_guest, INTERNET)
+        assert await connects(world.other_guest, INTERNET)
 
 
 async def test_both_directions_of_a_slot_are_limited(world: World):
