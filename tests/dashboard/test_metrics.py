@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.async_api import expect
 
 from .conftest import Visitor
@@ -29,5 +31,5 @@ async def test_metrics_are_drawn_go_on_and_stay_after_a_pause(visitor: Visitor):
     await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
     await expect(page.get_by_text("It does not run")).to_be_visible()
     await page.get_by_role("navigation", name="Range").get_by_role("link", name="1h").click()
-    assert page.url.endswith("range=1h")
+    await expect(page).to_have_url(re.compile("range=1h$"))
     await expect(charts).to_have_count(4)

@@ -55,7 +55,9 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
     await page.get_by_role("button", name="Pause").click()
     await expect(page.get_by_role("button", name="Resume")).to_be_enabled()
     assert (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}")).json()["status"] == "paused"
-    await expect(page.get_by_role("main")).to_contain_text(re.compile("Paused in [0-9,]+ ms.*memory [0-9,]+ ms"))
+    await expect(page.get_by_role("main")).to_contain_text(
+        re.compile("Paused in [0-9,]+ ms.*memory [0-9,]+ ms")
+    )
     await page.get_by_role("button", name="Resume").click()
     await expect(page.get_by_role("button", name="Pause")).to_be_enabled()
 

@@ -53,11 +53,15 @@ class Session {
 	/** Sign in, on a page of its own or over a page whose session has ended: that page then goes on with its user and team. */
 	async signIn(email: string, password: string): Promise<void> {
 		const former = this.user === null ? null : { userId: this.user.id, teamId: this.teamId };
-		token.accept(await answer(api.POST('/v1/auth/login', { body: { email, password } })));
+		const signedIn = await answer(api.POST('/v1/auth/login', { body: { email, password } }));
+		if (former === null) token.accept(signedIn);
+		else if (former.userId !== signedIn.user_id) return leavePage();
+		else {
+			// A sign-in is for the user's default team: its token is never used on a page of another one.
+			token.teamId = former.teamId;
+			await token.renew();
+		}
 		await this.loadTeams();
-		if (former === null) return;
-		if (former.userId !== this.user?.id || !this.teams.some((team) => team.id === former.teamId)) leavePage();
-		else await this.show(former.teamId);
 	}
 
 	async signUp(name: string, email: string, password: string): Promise<void> {
