@@ -585,3 +585,16 @@ async def test_signals_by_name_reach_background_processes(platform: Platform, pa
     refused = await platform.api.delete(f"{path}/processes/job", params={"signal": "SIGX"})
     assert refused.status_code == 400
     assert "SIGUSR1" in refused.json()["error"]["message"]
+
+
+async def test_the_shell_of_an_open_terminal_writes_nothing_after_a_pause(platform: Platform, path: str):
+    """It would write its history when its terminal is closed, also when that is because the guest ends."""
+    for _ in range(8):
+        async with socket(platform, f"{path}/pty") as opened:
+            await send(opened, type="start", cmd="/bin/bash", args=["-i"])
+            await frame(opened)
+            await typed(opened, "echo ty''ped\n")
+            await terminal_until(opened, "typed")
+            for verb in ("pause", "resume"):
+                answer = await platform.api.post(f"{path}/{verb}")
+                assert answer.status_code == 200, answer.text

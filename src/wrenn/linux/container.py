@@ -232,6 +232,18 @@ def continue_container(process: ProcessRef) -> None:
     _signal_all(process, signal.SIGCONT)
 
 
+def kill_members(process: ProcessRef) -> None:
+    """Kill all processes of a container but its first one. Blocking and idempotent; does nothing if it has ended.
+
+    With the first one the kernel ends all others, but closes its terminals before that: their programs, also stopped ones, are
+    continued and notified, and could still write.
+    """
+    for pid, pidfd in _members(process):
+        if pid != process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
 def root_of(process: ProcessRef) -> tuple[int, int]:
     """Return device and inode of the folder that is the root of a container, whatever its current name.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import AgentFailure
-from wrenn.linux.container import continue_container, is_stopped, root_of, stop_container
+from wrenn.linux.container import continue_container, is_stopped, kill_members, root_of, stop_container
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.linux.process_usage import (
@@ -145,7 +145,8 @@ class SimulatedMachine:
         """Do nothing: there is no connection."""
 
     async def kill(self) -> None:
-        """Kill the first process, with which all others end."""
+        """Kill all processes, the first one last."""
+        await run_to_end(partial(kill_members, self._handle.process))
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
 
     async def wait_exit(self) -> None:
