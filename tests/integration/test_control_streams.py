@@ -598,3 +598,14 @@ async def test_the_shell_of_an_open_terminal_writes_nothing_after_a_pause(platfo
             for verb in ("pause", "resume"):
                 answer = await platform.api.post(f"{path}/{verb}")
                 assert answer.status_code == 200, answer.text
+
+
+async def test_a_stream_says_that_its_sandbox_is_being_removed(platform: Platform):
+    """Also when it notices first that the guest is gone."""
+    for _ in range(12):
+        path = await platform.create()
+        async with socket(platform, f"{path}/exec/stream") as opened:
+            await send(opened, type="start", cmd="sleep", args=["60"])
+            await frame(opened)
+            assert (await platform.api.delete(path)).status_code == 204
+            assert (await frames(opened))[-1]["code"] == "invalid_state"

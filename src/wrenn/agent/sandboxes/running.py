@@ -198,13 +198,16 @@ class RunningSandbox:
                 async with asyncio.timeout(grace_s):
                     await self._unused.wait()
 
+    def cut_off(self, reason: str) -> None:
+        """Let calls under way fail with `reason`. Called before their connections break, which a call may notice first."""
+        self._cut.update(dict.fromkeys(self._users, reason))
+
     async def disconnect(self, reason: str) -> None:
         """Close all connections from this host to the guest; calls under way fail with `reason`.
 
         Takes less than a second, whatever the other ends do.
         """
-        # Marked before the connections break, which a call may notice first.
-        self._cut.update(dict.fromkeys(self._users, reason))
+        self.cut_off(reason)
         # First the connections: a call that is cancelled would else kill what it began in the guest.
         await self._close(self.guest.close())
         for task in self._users:

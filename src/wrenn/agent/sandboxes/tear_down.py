@@ -46,10 +46,10 @@ class TearDown:
         # The VMM must be gone before its disk and its network are: it would write into what is freed.
         if running is not None:
             running.being_removed = True
+            reason = f"Sandbox {record.spec.sandbox_id} is being removed. The call was cut off."
+            running.cut_off(reason)
             await running.vm.kill()
-            await running.disconnect(
-                f"Sandbox {record.spec.sandbox_id} is being removed. The call was cut off."
-            )
+            await running.disconnect(reason)
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await self.confiner.release(str(record.spec.sandbox_id))

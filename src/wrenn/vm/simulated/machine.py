@@ -145,8 +145,9 @@ class SimulatedMachine:
         """Do nothing: there is no connection."""
 
     async def kill(self) -> None:
-        """Kill all processes, the first one last."""
-        await run_to_end(partial(kill_members, self._handle.process))
+        """Kill the first process, with which all others end. Of a stopped guest nothing runs any more, and its disk stays as it is."""
+        if is_stopped(self._handle.process):
+            await run_to_end(partial(kill_members, self._handle.process))
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
 
     async def wait_exit(self) -> None:
