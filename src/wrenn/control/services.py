@@ -20,7 +20,7 @@ from wrenn.control.oauth import SignIn
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.password_reset import PasswordReset
 from wrenn.control.profile import Profiles
-from wrenn.control.proxy import Links
+from wrenn.control.proxy import AccessTokens, Links, TrafficTokens
 from wrenn.control.quotas.service import Quotas
 from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import (
@@ -90,6 +90,8 @@ class Services:
     builds: Builds
     registry_credentials: RegistryCredentials
     links: Links
+    access_tokens: AccessTokens
+    traffic_tokens: TrafficTokens
     quotas: Quotas
     audit_log: AuditLog
     events: Events

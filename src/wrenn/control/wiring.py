@@ -87,11 +87,13 @@ from wrenn.control.placement import Overcommit
 from wrenn.control.platform_metrics import PlatformMetrics
 from wrenn.control.profile import Profiles
 from wrenn.control.proxy import (
+    AccessTokens,
     Links,
     LinkSigner,
     PortAccess,
     PortProxy,
     SandboxLocations,
+    TrafficTokens,
     Visits,
     link_secret,
 )
@@ -416,6 +418,8 @@ def _build(
         builds=builds,
         registry_credentials=registry_credentials,
         links=ports.links,
+        access_tokens=AccessTokens(auth.secret),
+        traffic_tokens=TrafficTokens(auth.secret),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
         events=Events(

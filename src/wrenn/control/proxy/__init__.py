@@ -1,11 +1,12 @@
 """The ports of sandboxes to the outside: `{port}-{sandbox}.{domain}`, or any host with the headers that name both.
 
 `app.py` tells visits from calls of the API; `visits.py` serves a visit: `request_head.py` reads the head of the request, `access.py` decides who
-may, `locations.py` finds the host. `links.py` signs links. Rules in docs/design/ports.md.
+may, `locations.py` finds the host. `links.py` signs links, `access_tokens.py` derives the tokens of e2b's clients. Rules in docs/design/ports.md.
 """
 
 from wrenn.control.proxy import routes
 from wrenn.control.proxy.access import PortAccess
+from wrenn.control.proxy.access_tokens import AccessTokens, TrafficTokens
 from wrenn.control.proxy.app import PortProxy
 from wrenn.control.proxy.links import Links, LinkSigner
 from wrenn.control.proxy.locations import SandboxLocations
@@ -16,12 +17,14 @@ from wrenn.control.proxy.visits import Visits
 routers = (routes.router,)
 
 __all__ = [
+    "AccessTokens",
     "LinkSigner",
     "Links",
     "LookupCache",
     "PortAccess",
     "PortProxy",
     "SandboxLocations",
+    "TrafficTokens",
     "Visits",
     "link_secret",
     "routers",
