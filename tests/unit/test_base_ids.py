@@ -29,10 +29,22 @@ def test_an_id_is_read_back_from_its_wire_form(value: uuid.UUID) -> None:
     assert SandboxId.parse(str(SandboxId(value))) == SandboxId(value)
 
 
+@given(st.uuids())
+def test_a_sandbox_id_is_read_back_without_its_prefix(value: uuid.UUID) -> None:
+    sandbox_id = SandboxId(value)
+    assert f"cl-{sandbox_id.without_prefix}" == str(sandbox_id)
+    assert SandboxId.parse(sandbox_id.without_prefix) == sandbox_id
+
+
+def test_ids_of_other_kinds_need_their_prefix() -> None:
+    with pytest.raises(InvalidRequest, match="team id"):
+        TeamId.parse("0" * 25)
+
+
 @given(st.text())
 def test_any_text_is_read_or_refused_as_bad_input(text: str) -> None:
     with contextlib.suppress(InvalidRequest):
-        assert str(SandboxId.parse(text)) == text
+        assert str(TeamId.parse(text)) == text
 
 
 def test_the_smallest_and_the_largest_uuid_have_25_digits() -> None:
@@ -53,8 +65,9 @@ def test_two_to_the_128_is_refused() -> None:
     [
         "",
         "cl-",
-        "0" * 25,
+        "0" * 24,
         "cl-" + "0" * 24,
+        "cl-cl-" + "0" * 25,
         "cl-" + "0" * 26,
         "cl-" + "A" * 25,
         "CL-" + "0" * 25,

@@ -26,6 +26,7 @@ class Id:
 
     PREFIX: ClassVar[str] = ""
     KIND: ClassVar[str] = "id"
+    NEEDS_PREFIX: ClassVar[bool] = True
 
     value: uuid.UUID
 
@@ -39,10 +40,11 @@ class Id:
         """Parse the text form.
 
         Raises:
-            InvalidRequest: not this prefix followed by 25 base-36 digits with a value below 2^128.
+            InvalidRequest: not this prefix, if the kind needs it, followed by 25 base-36 digits with a value below 2^128.
         """
         body = text.removeprefix(cls.PREFIX)
-        if not text.startswith(cls.PREFIX) or _BODY.fullmatch(body) is None or int(body, 36) >= _LIMIT:
+        has_prefix = text.startswith(cls.PREFIX) or not cls.NEEDS_PREFIX
+        if not has_prefix or _BODY.fullmatch(body) is None or int(body, 36) >= _LIMIT:
             article = "an" if cls.KIND[0] in "AEIOaeio" else "a"
             raise InvalidRequest(
                 f"Not {article} {cls.KIND} id: expected {cls.PREFIX}<25 characters of 0-9a-z>."
@@ -78,10 +80,16 @@ class Id:
 
 
 class SandboxId(Id):
-    """A sandbox (capsule)."""
+    """A sandbox (capsule). Its text form is also parsed without the prefix: clients of the e2b API know it by that."""
 
     PREFIX = "cl-"
     KIND = "sandbox"
+    NEEDS_PREFIX = False
+
+    @property
+    def without_prefix(self) -> str:
+        """The text form without the prefix: `sandboxID` of the e2b API."""
+        return str(self).removeprefix(self.PREFIX)
 
 
 class SnapshotId(Id):
