@@ -7,20 +7,22 @@ from datetime import UTC, datetime
 
 import pytest
 
-from wrenn.base.errors import InvalidRequest
+from wrenn.base.errors import InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.control.http.domain import domain_of
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.lookup_cache import LookupCache
-from wrenn.control.proxy.request_head import PortTarget, own_path, port_target_of, response_headers, visit_of
+from wrenn.control.proxy.port_target import PortTarget, e2b_address_of, port_target_of
+from wrenn.control.proxy.request_head import own_path, response_headers, visit_of
 from wrenn.relay import end_to_end
 
-ID = "cl-" + "0" * 24 + "1"
+BARE = "0" * 24 + "1"
+ID = f"cl-{BARE}"
 
 
 def scope(**headers: str) -> dict[str, object]:
     raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return {"type": "http", "path": "/", "headers": raw}
+    return {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "headers": raw}
 
 
 @pytest.mark.parametrize(
@@ -51,12 +53,58 @@ def test_other_hosts_are_the_apis(host: str) -> None:
         f"{'9' * 99}-{ID}.a",
         "80-cl-x.a",
         "80-cl-" + "z" * 25 + ".a",
-        f"49983-{ID}.a",
     ],
 )
 def test_a_port_that_cannot_be_is_refused(host: str) -> None:
     with pytest.raises(InvalidRequest):
         port_target_of(scope(host=host))
+
+
+@pytest.mark.parametrize(
+    ("headers", "port", "by_headers"),
+    [
+        ({"host": f"8000-{BARE}.a"}, 8000, False),
+        ({"host": f"8000-{BARE.upper()}.a"}, 8000, False),
+        ({"host": f"49983-{BARE}.a"}, 49983, False),
+        ({"host": f"49983-{ID}.a"}, 49983, False),
+        ({"host": f"8000-{ID}.a", "e2b_sandbox_id": "x"}, 8000, False),
+        ({"host": "a", "e2b_sandbox_id": BARE, "e2b_sandbox_port": "80"}, 80, True),
+        ({"host": "a", "e2b_sandbox_id": ID, "e2b_sandbox_port": "49983"}, 49983, True),
+        ({"host": "a", "e2b_sandbox_id": f"{BARE}-6532622b", "e2b_sandbox_port": "80"}, 80, True),
+        ({"host": f"8000-{BARE}.a", "e2b_sandbox_id": "x", "e2b_sandbox_port": "9"}, 8000, False),
+    ],
+)
+def test_e2b_clients_write_ids_without_prefix(headers: dict[str, str], port: int, by_headers: bool) -> None:
+    found = port_target_of(scope(**headers))
+    assert found == PortTarget(SandboxId.parse(ID), port, by_headers=by_headers, is_e2b=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        ({"e2b_sandbox_id": BARE}, InvalidRequest),
+        ({"e2b_sandbox_port": "80"}, InvalidRequest),
+        ({"e2b_sandbox_id": BARE, "e2b_sandbox_port": "x"}, InvalidRequest),
+        ({"e2b_sandbox_id": BARE, "e2b_sandbox_port": "65536"}, InvalidRequest),
+        ({"e2b_sandbox_id": "../x", "e2b_sandbox_port": "80"}, InvalidRequest),
+        ({"e2b_sandbox_id": "", "e2b_sandbox_port": "80"}, InvalidRequest),
+        ({"e2b_sandbox_id": "z" * 25, "e2b_sandbox_port": "80"}, NotFound),
+        ({"e2b_sandbox_id": "nosuchsandbox", "e2b_sandbox_port": "80"}, NotFound),
+    ],
+)
+def test_an_e2b_client_learns_what_is_wrong_with_its_address(
+    headers: dict[str, str], error: type[WrennError]
+) -> None:
+    with pytest.raises(error):
+        port_target_of(scope(host="a", **headers))
+    assert e2b_address_of(scope(host="a", **headers)) is not None
+
+
+def test_two_ids_of_one_request_are_refused() -> None:
+    doubled = scope(host="a", e2b_sandbox_id=BARE, e2b_sandbox_port="80")
+    doubled["headers"] = [*doubled["headers"], (b"e2b-sandbox-id", b"x")]  # type: ignore[misc]
+    with pytest.raises(InvalidRequest):
+        port_target_of(doubled)
 
 
 def test_headers_name_a_port_only_together() -> None:

@@ -878,6 +878,7 @@ def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: byte
         signer=signer,
         clock=base.clock,
         tokens=auth.tokens,
+        access_tokens=AccessTokens(auth.secret),
     )
     return _Ports(locations, access, Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock))
 

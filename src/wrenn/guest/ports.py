@@ -16,14 +16,21 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from wrenn.base.errors import AgentFailure, Forbidden, PortClosed, Unavailable, WrennError
+from wrenn.base.errors import AgentFailure, Forbidden, NotFound, PortClosed, Unavailable, WrennError
 from wrenn.base.on_failure import on_failure
 from wrenn.base.units import KIB
 from wrenn.guest.connect import ENVD_PORT, unreachable
-from wrenn.relay import Pace, PacedConnector, new_session
+from wrenn.protocol.guest_agent import ACCESS_HEADER, is_public_path
+from wrenn.relay import Headers, Pace, PacedConnector, new_session
 
 CONNECTIONS: Final = 1024
 """Concurrent connections to the ports of one guest; further ones wait."""
+AGENT_CONNECTIONS: Final = 160
+"""Of the 512 that the guest agent accepts. The host's own calls have 320."""
+_AGENT_IDLE_S: Final = 60.0
+_AGENT_WAIT_S: Final = 30.0
+"""How long a visitor's call may wait for one of these connections."""
+_TOKEN: Final = ACCESS_HEADER.lower().encode()
 _IDLE_S: Final = 3.0
 """How long an idle connection stays open. Common servers close theirs after 5 s, and a request must not race
 with that."""
@@ -40,6 +47,8 @@ class GuestPorts:
         self.pace = pace or Pace()
         self._session: aiohttp.ClientSession | None = None
         self._connector: _Dialer | None = None
+        self._agent_session: aiohttp.ClientSession | None = None
+        self._agent_connector: PacedConnector | None = None
         self._streams: set[asyncio.StreamWriter] = set()
 
     @property
@@ -50,6 +59,31 @@ class GuestPorts:
             self._session = new_session(self._connector)
         return self._session
 
+    @property
+    def agent_session(self) -> aiohttp.ClientSession:
+        """The HTTP client for calls of visitors to the guest agent. It has few connections, so that visitors leave enough for the host."""
+        if self._agent_session is None:
+            self._agent_connector = PacedConnector(
+                self.pace, limit=AGENT_CONNECTIONS, keepalive_timeout=_AGENT_IDLE_S, use_dns_cache=False
+            )
+            self._agent_session = new_session(self._agent_connector, connect_timeout_s=_AGENT_WAIT_S)
+        return self._agent_session
+
+    def agent_url(self, target: str) -> URL:
+        """Return the URL of a call of the guest agent that visitors may make.
+
+        Raises:
+            NotFound: they may not make it.
+        """
+        if not is_public_path(target.partition("?")[0]):
+            raise NotFound("The sandbox has no such call.")
+        return URL(f"http://{self._address}:{ENVD_PORT}{target}", encoded=True)
+
+    def with_token(self, headers: Headers) -> Headers:
+        """Return the headers of a visitor's call with the host's own token for the guest agent in place of the visitor's."""
+        token = self._headers[ACCESS_HEADER].encode("ascii")
+        return [*((name, value) for name, value in headers if name != _TOKEN), (_TOKEN, token)]
+
     def url(self, port: int, target: str) -> URL:
         """Return the URL of a request target at a port, without any normalization."""
         check_port(port)
@@ -59,13 +93,17 @@ class GuestPorts:
         """Close all connections without waiting for the guest. A later use opens new ones."""
         session, self._session = self._session, None
         connector, self._connector = self._connector, None
+        agent_session, self._agent_session = self._agent_session, None
+        agent_connector, self._agent_connector = self._agent_connector, None
         for writer in self._streams:
             writer.transport.abort()
         self._streams.clear()
-        if connector is not None:
-            connector.cut()
-        if session is not None:
-            await session.close()
+        for cut_off in (connector, agent_connector):
+            if cut_off is not None:
+                cut_off.cut()
+        for closed in (session, agent_session):
+            if closed is not None:
+                await closed.close()
 
     async def dial(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Open a byte stream to the program that listens on `port`. It is closed together with this object.
@@ -137,7 +175,7 @@ def dial_error(error: Exception, port: int) -> WrennError:
     """Translate an error of the HTTP client that occurred before there was a response."""
     if isinstance(error, WrennError):
         return error
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if port == ENVD_PORT or isinstance(error, aiohttp.ClientConnectorError):
         return unreachable(error)
     if isinstance(error, TimeoutError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
         return AgentFailure(

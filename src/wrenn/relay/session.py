@@ -21,13 +21,17 @@ HEADER_LIMIT: Final = 128
 """Most headers of a response."""
 
 
-def new_session(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
-    """Create a client that uses and owns `connector`."""
+def new_session(
+    connector: aiohttp.BaseConnector, *, connect_timeout_s: float | None = None
+) -> aiohttp.ClientSession:
+    """Create a client that uses and owns `connector`. `connect_timeout_s` limits the wait for one of its connections too."""
     return aiohttp.ClientSession(
         connector=connector,
         auto_decompress=False,
         cookie_jar=IgnoredCookies(),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S),
+        timeout=aiohttp.ClientTimeout(
+            total=None, connect=connect_timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S
+        ),
         trust_env=False,
         read_bufsize=READ_AHEAD_B,
         max_line_size=HEAD_LINE_LIMIT_B,

@@ -18,6 +18,7 @@ from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
 from wrenn.base.errors import InternalError, InvalidRequest, InvalidState, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import dial_error
+from wrenn.protocol.guest_agent import GUEST_AGENT_PORT
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
     Head,
@@ -41,6 +42,8 @@ _log = logging.getLogger(__name__)
 _PLACE: Final = re.compile(r"/sandboxes/([^/]+)/(ports|streams)/(\d{1,5})(/.*)?", re.ASCII | re.DOTALL)
 _OURS: Final = b"wrenn-"
 """Headers between control plane and agent; a guest cannot send them."""
+_GUEST_AGENT_STREAM: Final = "application/connect+"
+"""Type of a response of the guest agent that follows a process or a directory."""
 _RESTART: Final = 1012
 _BROKEN: Final = 1011
 
@@ -89,16 +92,23 @@ async def _request(
 ) -> None:
     def answered(response: aiohttp.ClientResponse) -> Head:
         head = head_of(response)
-        stream.mark_open(is_finite=True)
+        # A process that is followed runs on without its follower, and may never end.
+        is_endless = port == GUEST_AGENT_PORT and response.content_type.startswith(_GUEST_AGENT_STREAM)
+        stream.mark_open(is_finite=not is_endless)
         stream.mark_active()
         return Head(head.status, _response_headers(head.headers))
 
+    ports, headers = stream.ports, _without_ours(end_to_end(scope["headers"]))
     request = Request(scope, receive, stream.mark_active)
-    await request.read_small_body()
+    if port == GUEST_AGENT_PORT:
+        url = ports.agent_url(target)
+        await request.read_small_body()
+        asked = request.asked(ports.agent_session, url, ports.with_token(headers))
+    else:
+        await request.read_small_body()
+        asked = request.asked(ports.session, ports.url(port, target), headers)
     await forward_request(
-        request.asked(
-            stream.ports.session, stream.ports.url(port, target), _without_ours(end_to_end(scope["headers"]))
-        ),
+        asked,
         send,
         head_of=answered,
         unreachable=lambda error: dial_error(error, port),

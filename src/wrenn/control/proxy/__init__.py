@@ -1,7 +1,7 @@
 """The ports of sandboxes to the outside: `{port}-{sandbox}.{domain}`, or any host with the headers that name both.
 
-`app.py` tells visits from calls of the API; `visits.py` serves a visit: `request_head.py` reads the head of the request, `access.py` decides who
-may, `locations.py` finds the host. `links.py` signs links, `access_tokens.py` derives the tokens of e2b's clients. Rules in docs/design/ports.md.
+`app.py` tells visits from calls of the API; `visits.py` serves a visit: `port_target.py` and `request_head.py` read the head of the request,
+`access.py` decides who may, `locations.py` finds the host. `links.py` signs links, `access_tokens.py` derives the tokens of e2b's clients. Rules in docs/design/ports.md.
 """
 
 from wrenn.control.proxy import routes

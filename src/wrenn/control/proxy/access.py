@@ -12,10 +12,12 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
+from wrenn.control.proxy.access_tokens import AccessTokens
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
 from wrenn.control.proxy.lookup_cache import LookupCache
-from wrenn.control.proxy.request_head import PortTarget, Visit
+from wrenn.control.proxy.port_target import PortTarget
+from wrenn.control.proxy.request_head import Visit
 from wrenn.control.sandboxes import Lookup
 
 
@@ -27,6 +29,7 @@ class Admission:
         visitor: the actor in the audit log, if the visit resumes the sandbox.
         cookie_s: seconds for which the link of the visit is still valid; 0: the visit was not by a link.
         is_public: everybody may visit.
+        may_resume: a sandbox that is paused is resumed for the visit, if it has `auto_resume`.
         grant: the credential that admits the visitor, and its caller; None: a link, a cookie of a link or a public port does.
     """
 
@@ -34,6 +37,7 @@ class Admission:
     visitor: Actor = SYSTEM
     cookie_s: int = 0
     is_public: bool = False
+    may_resume: bool = True
     grant: tuple[Credential, Caller] | None = None
 
 
@@ -49,12 +53,15 @@ class PortAccess:
         signer: LinkSigner,
         clock: Clock,
         tokens: Tokens,
+        access_tokens: AccessTokens,
     ) -> None:
         self._authenticator = authenticator
         self._locations = locations
         self._lookup = lookup
         self._signer = signer
         self._tokens = tokens
+        self._access_tokens = access_tokens
+        self._clock = clock
         self._callers = LookupCache[Credential, Caller](authenticator.identify, clock)
 
     async def admit(self, visit: Visit, target: PortTarget) -> Admission:
@@ -68,14 +75,19 @@ class PortAccess:
         return admission
 
     async def _admitted(self, visit: Visit, target: PortTarget) -> Admission:
+        if target.is_guest_agent and self._access_tokens.matches(visit.access_token, target.sandbox_id):
+            return Admission(await self._existing(target))
         if visit.key is not None:
             key = ApiKey.parse(visit.key, Operation.WRITE_SANDBOXES)
             caller = await self._callers.get(key)
             self._authenticator.accept(caller)
-            location = await self._locations.find(target.sandbox_id)
-            if location is None or location.sandbox.team_id != caller.team_id:
+            location = await self._existing(target)
+            if location.sandbox.team_id != caller.team_id:
                 raise NotFound(f"There is no sandbox {target.sandbox_id}.")
             return Admission(location, caller.actor, grant=(key, caller))
+        if target.is_guest_agent:
+            self._require_open_call(visit, target)
+            return Admission(await self._existing(target), may_resume=False)
         location = await self._locations.find(target.sandbox_id)
         if location is not None and not target.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
@@ -94,8 +106,37 @@ class PortAccess:
             "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
         )
 
+    async def _existing(self, target: PortTarget) -> SandboxLocation:
+        location = await self._locations.find(target.sandbox_id)
+        if location is None:
+            raise NotFound(f"There is no sandbox {target.sandbox_id}.")
+        return location
+
+    def _require_open_call(self, visit: Visit, target: PortTarget) -> None:
+        """Check that a visit of the guest agent that has neither token nor key is signed, or is one that everybody may make.
+
+        Raises:
+            Unauthorized: it is neither.
+        """
+        if visit.is_health_check:
+            return
+        if visit.file is None or (visit.access_token and not visit.file.signature):
+            raise Unauthorized(
+                "The access token of the sandbox is missing or wrong: send it in the header X-Access-Token."
+            )
+        if not visit.file.signature:
+            raise Unauthorized("missing signature query parameter")
+        if not visit.file.is_signed_with(self._access_tokens.of(target.sandbox_id)):
+            raise Unauthorized("invalid signature")
+        if visit.file.has_expired(self._clock.now().timestamp()):
+            raise Unauthorized("signature is already expired")
+
     def unverified_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
         """Return a digest of the credential that must be looked up for this visit; None: there is none, or it is a valid link, which needs no lookup."""
+        if target.is_guest_agent and (
+            visit.key is None or self._access_tokens.matches(visit.access_token, target.sandbox_id)
+        ):
+            return self._guest_agent_credential(visit, target)
         if visit.key is not None:
             return digest_of(visit.key.encode("latin-1"))
         if self._signer.seconds_left(visit.link or visit.cookie, target.sandbox_id, target.port):
@@ -107,6 +148,18 @@ class PortAccess:
             return None
         shown = visit.session or visit.cookie
         return digest_of(shown, kind=b"cookie") if shown else None
+
+    def _guest_agent_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
+        if not self._access_tokens.matches(visit.access_token, target.sandbox_id):
+            try:
+                self._require_open_call(visit, target)
+            except Unauthorized:
+                pass
+            else:
+                return None
+        signature = b"" if visit.file is None else visit.file.signature
+        shown = visit.access_token or signature
+        return digest_of(shown, kind=b"access token") if shown else None
 
     async def _person(self, text: bytes) -> tuple[Credential, Caller] | None:
         """Return the credential and caller of a signed-in visitor; None: not signed in, or not any more."""

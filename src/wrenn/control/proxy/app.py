@@ -17,8 +17,9 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import random_hex
 from wrenn.base.request_ids import request_id
+from wrenn.control.proxy.e2b_errors import e2b_error_response
 from wrenn.control.proxy.pages import error_response
-from wrenn.control.proxy.request_head import port_target_of
+from wrenn.control.proxy.port_target import e2b_address_of, port_target_of
 from wrenn.control.proxy.visits import Visits
 from wrenn.relay import Receive, Refusal, Scope, Send, header_value, serve_exchange
 from wrenn.telemetry import PORT, ROUTE
@@ -67,5 +68,9 @@ def _refusal(scope: Scope, error: Exception) -> Refusal:
         )
     accept = header_value(scope["headers"], b"accept") or b""
     as_page = scope["type"] == "http" and b"text/html" in accept
-    status, headers, body = error_response(error, request_id=name, as_page=as_page)
+    address = e2b_address_of(scope)
+    if address is None:
+        status, headers, body = error_response(error, request_id=name, as_page=as_page)
+    else:
+        status, headers, body = e2b_error_response(error, address=address, request_id=name, as_page=as_page)
     return Refusal(status, headers, body, _REFUSED if isinstance(error, AccessLost) else _BROKEN)

@@ -19,11 +19,10 @@ from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import SandboxId
 from wrenn.control.auth import Credential
 from wrenn.control.sandboxes import Lookup
+from wrenn.protocol.guest_agent import GUEST_AGENT_PORT
 
 LINK_PARAMETER: Final = "wrenn_link"
 EXPIRY_LIMIT_S: Final = 7 * 24 * 3600
-PLATFORM_PORT: Final = 49983
-"""The guest agent's own; no visitor reaches it."""
 _TOKEN: Final = re.compile(rb"([1-9][0-9]{0,11})\.([A-Za-z0-9_-]{43})")
 
 
@@ -78,8 +77,8 @@ class Links:
             Unauthorized, InvalidRequest, NotFound. SandboxOfBuild: only its build may use it.
         """
         sandbox = (await self._lookup.locate(credential, text_id)).sandbox
-        if not 1 <= port <= 65535 or port == PLATFORM_PORT:
-            raise InvalidRequest(f"port: must be a number from 1 to 65535, but not {PLATFORM_PORT}.")
+        if not 1 <= port <= 65535 or port == GUEST_AGENT_PORT:
+            raise InvalidRequest(f"port: must be a number from 1 to 65535, but not {GUEST_AGENT_PORT}.")
         expires_at = int(self._clock.now().timestamp()) + expires_in_s
         token = self._signer.sign(sandbox.sandbox_id, port, expires_at=expires_at)
         url = f"{scheme}://{port}-{sandbox.sandbox_id}.{domain}/?{LINK_PARAMETER}={token}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html import escape
 from http import HTTPStatus
 from typing import Final
@@ -32,19 +33,31 @@ _HINTS: Final = {
 }
 
 
-def error_response(error: WrennError, *, request_id: str, as_page: bool) -> tuple[int, Headers, bytes]:
-    """Build status, headers and body of an error response: a page for browsers, JSON for programs."""
+def error_response(
+    error: WrennError,
+    *,
+    request_id: str,
+    as_page: bool,
+    status: int | None = None,
+    fields: Mapping[str, object] | None = None,
+) -> tuple[int, Headers, bytes]:
+    """Build status, headers and body of an error response: a page for browsers, JSON for programs.
+
+    `status` and `fields` replace the status and the JSON of the platform's own format.
+    """
+    status = error.http_status if status is None else status
     if as_page:
         hint = _HINTS.get(error.code, "")
         text = _PAGE.format(
-            title=escape(HTTPStatus(error.http_status).phrase if error.http_status != 499 else "Cancelled"),
+            title=escape(HTTPStatus(status).phrase if status != 499 else "Cancelled"),
             message=escape(error.message),
             hint=f"<p>{escape(hint)}</p>\n" if hint else "",
             code=escape(error.code),
             request_id=request_id,
         )
     else:
-        text = json.dumps({"error": {"code": error.code, "message": error.message, **error.details}})
+        ours = {"error": {"code": error.code, "message": error.message, **error.details}}
+        text = json.dumps(ours if fields is None else dict(fields))
     body = text.encode()
     headers: Headers = [
         (b"content-type", b"text/html; charset=utf-8" if as_page else b"application/json"),
@@ -60,4 +73,4 @@ def error_response(error: WrennError, *, request_id: str, as_page: bool) -> tupl
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     elif error.retryable:
         headers.append((b"retry-after", b"1"))
-    return error.http_status, headers, body
+    return status, headers, body

@@ -1,4 +1,4 @@
-"""The head of a visitor's request as values: the port it is for, its credentials, and what is forwarded of it. Pure functions.
+"""The head of a visitor's request as values: its credentials, and what is forwarded of it. Pure functions.
 
 The platform's own credentials never reach a sandbox: the API key, our cookies, the token of a link. The response of a sandbox cannot affect
 other host names than its own.
@@ -6,30 +6,28 @@ other host names than its own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from wrenn.base.errors import InvalidRequest
-from wrenn.base.ids import SandboxId
 from wrenn.control.http import VISIT_COOKIE
-from wrenn.control.proxy.links import LINK_PARAMETER, PLATFORM_PORT
-from wrenn.protocol.api import API_KEY_HEADER, PORT_HEADER, SANDBOX_HEADER
+from wrenn.control.proxy.file_signature import SignedFile
+from wrenn.control.proxy.links import LINK_PARAMETER
+from wrenn.control.proxy.port_target import PortTarget
+from wrenn.protocol.api import API_KEY_HEADER
+from wrenn.protocol.guest_agent import ACCESS_HEADER, E2B_TRAFFIC_HEADER, HEALTH_PATH
 from wrenn.relay import Headers, Scope, end_to_end, header_value
 
 _COOKIE: Final = b"wrenn_link"
 _SESSION: Final = VISIT_COOKIE.encode()
 _OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_")
-_HOST: Final = re.compile(rb"([0-9]+)-(cl-[0-9a-z]+)\..*", re.IGNORECASE | re.DOTALL)
-_TUNNEL: Final = re.compile(r"/v1/(?:sandboxes|capsules)/([^/]+)/ports/([0-9]+)/tunnel", re.ASCII)
 _KEY: Final = API_KEY_HEADER.lower().encode()
-_SANDBOX: Final = SANDBOX_HEADER.lower().encode()
-_PORT: Final = PORT_HEADER.lower().encode()
+_ACCESS_TOKEN: Final = ACCESS_HEADER.lower().encode()
+_TRAFFIC_TOKEN: Final = E2B_TRAFFIC_HEADER.lower().encode()
 _OURS: Final = frozenset({_KEY, b"expect", b"forwarded"})
 """Request headers that are not forwarded: our server handles `Expect`, and `Forwarded` and the API key are not for the program."""
-_OUR_FAMILIES: Final = (b"x-wrenn-", b"wrenn-", b"x-forwarded-")
+_OUR_FAMILIES: Final = (b"x-wrenn-", b"wrenn-", b"x-forwarded-", b"e2b-")
 _FRAMES: Final = frozenset({b"iframe", b"frame", b"embed", b"object", b"fencedframe"})
 """Values of `Sec-Fetch-Dest` for content that another page embeds."""
 _NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
@@ -42,51 +40,6 @@ _GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "16
 
 
 @dataclass(frozen=True, slots=True)
-class PortTarget:
-    """The port that a visitor's request is for.
-
-    Attributes:
-        is_tunnel: a tunnel of the port's raw bytes, not HTTP.
-        by_headers: given by headers, so the host name is not that of the port.
-    """
-
-    sandbox_id: SandboxId
-    port: int
-    is_tunnel: bool = False
-    by_headers: bool = False
-
-
-def port_target_of(scope: Scope) -> PortTarget | None:
-    """Return the port that a request is for; None: it is for the API.
-
-    Raises:
-        InvalidRequest: it is for a port that cannot exist, or names only one of sandbox and port.
-    """
-    headers: Headers = scope["headers"]
-    if (host := header_value(headers, b"host")) and (match := _HOST.fullmatch(host)):
-        return _port_target(match[2].lower(), match[1])
-    sandbox, port = header_value(headers, _SANDBOX), header_value(headers, _PORT)
-    if sandbox is not None and port is not None:
-        return _port_target(sandbox, port, by_headers=True)
-    if sandbox is not None or port is not None:
-        raise InvalidRequest(f"The headers {SANDBOX_HEADER} and {PORT_HEADER} are only valid together.")
-    if scope["type"] == "websocket" and (match := _TUNNEL.fullmatch(scope["path"])):
-        return _port_target(match[1].encode(), match[2].encode(), is_tunnel=True)
-    return None
-
-
-def _port_target(
-    sandbox: bytes, port: bytes, *, is_tunnel: bool = False, by_headers: bool = False
-) -> PortTarget:
-    number = int(port) if port.isdigit() and len(port) <= 5 else 0
-    if not 1 <= number <= 65535:
-        raise InvalidRequest("A port is a number from 1 to 65535.")
-    if number == PLATFORM_PORT:
-        raise InvalidRequest(f"Port {PLATFORM_PORT} is the platform's own.")
-    return PortTarget(SandboxId.parse(sandbox.decode("latin-1")), number, is_tunnel, by_headers)
-
-
-@dataclass(frozen=True, slots=True)
 class Visit:
     """The credentials that a visitor's request carries.
 
@@ -96,6 +49,9 @@ class Visit:
         session: the token of a signed-in user in a cookie; may be empty. If there are two cookies of one name, neither counts: a page
             of another sandbox can set one, and they cannot be told apart.
         query: the query string without the link's token, as it is forwarded.
+        access_token: the token of the guest agent, of a client of the e2b API; may be empty.
+        is_health_check: it asks only whether the guest agent answers.
+        file: the call of the guest agent's `/files`, which may be signed; None: it is another request.
         is_foreign: the request was caused by a page of another host; cookies then prove nothing.
         wants_page: the client is a browser that displays the response.
     """
@@ -105,6 +61,9 @@ class Visit:
     cookie: bytes
     session: bytes
     query: bytes
+    access_token: bytes
+    is_health_check: bool
+    file: SignedFile | None
     is_foreign: bool
     wants_page: bool
 
@@ -125,6 +84,9 @@ def visit_of(scope: Scope) -> Visit:
         query=b"&".join(pair for pair in pairs if not pair.startswith(mark))
         if links
         else scope["query_string"],
+        access_token=header_value(headers, _ACCESS_TOKEN) or b"",
+        is_health_check=scope["raw_path"] == HEALTH_PATH.encode(),
+        file=SignedFile.of(scope),
         is_foreign=_is_foreign(headers),
         wants_page=b"text/html" in (header_value(headers, b"accept") or b""),
     )

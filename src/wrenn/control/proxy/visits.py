@@ -18,9 +18,10 @@ from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient, PortPlace
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
+from wrenn.control.proxy.e2b_errors import NoSuchCall
 from wrenn.control.proxy.locations import SandboxLocations
+from wrenn.control.proxy.port_target import PortTarget
 from wrenn.control.proxy.request_head import (
-    PortTarget,
     Visit,
     cookie_name,
     own_path,
@@ -29,6 +30,7 @@ from wrenn.control.proxy.request_head import (
     response_headers,
     visit_of,
 )
+from wrenn.protocol.guest_agent import is_public_path
 from wrenn.relay import (
     UNPACED,
     Head,
@@ -74,6 +76,8 @@ class Visits:
         Raises:
             WrennError: the visitor may not visit, the sandbox does not run, or its host does not answer.
         """
+        if target.is_guest_agent:
+            _check_guest_agent_path(scope)
         visit = visit_of(scope)
         admission = await self._admit(scope, visit, target)
         async with AsyncExitStack() as stack:
@@ -124,7 +128,7 @@ class Visits:
         else:
             await receive()  # websocket.connect
         for attempt in range(1, _ATTEMPTS + 1):
-            host = await self._locations.resume_if_needed(admission.location, by=admission.visitor)
+            host = await self._host_of(admission)
             route = _Route(self._locations, host, target, visit, scope, is_public=admission.is_public)
             try:
                 if scope["type"] == "websocket":
@@ -141,6 +145,24 @@ class Visits:
                     extra={"sandbox_id": str(target.sandbox_id), "cause": error.message},
                 )
                 admission = await self._access.admit(visit, target)
+
+    async def _host_of(self, admission: Admission) -> HostClient:
+        location = admission.location
+        if not admission.may_resume and not location.sandbox.is_usable:
+            raise InvalidState(
+                f"Sandbox {location.sandbox.sandbox_id} is {location.sandbox.state_text}, not running."
+            )
+        return await self._locations.resume_if_needed(location, by=admission.visitor)
+
+
+def _check_guest_agent_path(scope: Scope) -> None:
+    """Check that visitors may call this path of the guest agent, which the host checks too.
+
+    Raises:
+        NoSuchCall: they may not.
+    """
+    if scope["type"] != "http" or not is_public_path(scope["raw_path"].decode("latin-1")):
+        raise NoSuchCall("The sandbox has no such call.")
 
 
 class _Route:
