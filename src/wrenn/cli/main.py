@@ -25,6 +25,7 @@ from wrenn.cli import (
     lifecycle,
     login,
     logs,
+    mcp,
     metrics,
     network,
     open_dashboard,
@@ -90,6 +91,7 @@ app.add_typer(templates.app, name="templates")
 app.command("build")(build.build)
 app.add_typer(build.app, name="builds")
 app.command("audit")(audit.audit)
+app.command("mcp")(mcp.mcp)
 app.command("rm")(sandboxes.rm)
 app.add_typer(images.app, name="images")
 app.command("completion")(completion.completion)
