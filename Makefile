@@ -7,10 +7,11 @@ BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust check-dashboard
 # `make test` runs two of these at a time, each with its suites in order of speed: what needs no machine of its own, what makes
-# networks and virtual machines, and what needs a browser.
-PARTS := programs machines browsers
+# networks and virtual machines, what uses the SDKs of others, and what needs a browser.
+PARTS := programs machines sdks browsers
 programs := unit repo simulation contract envd agent integration
 machines := host drivers fleet vm attacks
+sdks := e2b
 browsers := dashboard
 # Chromium gives up its requests whenever an interface of its network namespace changes, which the tests of machines do all the
 # time. Without root there are none of those.
@@ -32,9 +33,10 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust; build the dashboard
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, an older SDK of e2b
 	@$(PYTHON) tools/setup.py --tests
 	@$(BIN)/python -m tests.s3_server
+	@$(BIN)/python -m tests.e2b.python_sdks
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date
 	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)

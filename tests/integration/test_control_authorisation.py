@@ -214,6 +214,18 @@ TABLE: Final[dict[str, Row]] = {
     "GET /v1/admin/templates": Row(Who.ROOT),
     "DELETE /v1/admin/templates/{template}": Row(Who.ROOT),
 }
+E2B_SANDBOX: Final = "/e2b/sandboxes/{sandbox_id}"
+E2B: Final[dict[str, Row]] = {
+    "GET /e2b/health": Row(Who.ANYBODY),
+    "POST /e2b/sandboxes": Row(Who.TEAM, {"templateID": "minimal", "timeout": 0}),
+    "POST /e2b/v2/sandboxes": Row(Who.TEAM, {"templateID": "minimal", "timeout": 0}),
+    "GET /e2b/sandboxes": Row(Who.TEAM, sees=True),
+    "GET /e2b/v2/sandboxes": Row(Who.TEAM, sees=True),
+    f"GET {E2B_SANDBOX}": in_sandbox(sees=True),
+    f"DELETE {E2B_SANDBOX}": in_sandbox(),
+    f"POST {E2B_SANDBOX}/timeout": in_sandbox({"timeout": 60}),
+}
+"""The operations of the e2b API, which has a description of its own."""
 
 
 @dataclass
@@ -271,9 +283,12 @@ async def world(people: People) -> World:
         " users.status = 'disabled'",
     )
     async with client(people.url, None) as api:
-        description = (await api.get("/openapi.json")).json()
+        descriptions = [(await api.get(path)).json() for path in ("/openapi.json", "/e2b/openapi.json")]
     operations = [
-        f"{method.upper()} {path}" for path, methods in description["paths"].items() for method in methods
+        f"{method.upper()} {path}"
+        for description in descriptions
+        for path, methods in description["paths"].items()
+        for method in methods
     ]
     return World(
         # What was made through the first replica is refused by the second: nothing is kept in a replica.
@@ -403,13 +418,13 @@ CALLERS: Final = (
 
 
 async def test_every_operation_has_a_row(world: World):
-    assert sorted(world.operations) == sorted(TABLE)
+    assert sorted(world.operations) == sorted(TABLE | E2B)
     assert set(CALLERS) == set(world.callers)
 
 
-@pytest.mark.parametrize("operation", TABLE)
+@pytest.mark.parametrize("operation", TABLE | E2B)
 async def test_who_may_not_is_refused(world: World, operation: str):
-    row = TABLE[operation]
+    row = (TABLE | E2B)[operation]
     wrong: dict[str, str] = {}
     for caller in CALLERS:
         status = expected(operation, row, caller)
@@ -423,7 +438,7 @@ async def test_who_may_not_is_refused(world: World, operation: str):
 
 LOOKS: Final = [
     operation
-    for operation, row in TABLE.items()
+    for operation, row in (TABLE | E2B).items()
     if operation.startswith("GET") and row.who is not Who.ANYBODY
 ]
 
@@ -431,7 +446,7 @@ LOOKS: Final = [
 @pytest.mark.parametrize("operation", LOOKS)
 async def test_who_may_look_sees(world: World, operation: str):
     """The other half: the refusals above are not those of a door that is shut for all."""
-    row = TABLE[operation]
+    row = (TABLE | E2B)[operation]
     for caller in CALLERS:
         if expected(operation, row, caller) is None:
             answer = await call(world, operation, row, caller)

@@ -19,7 +19,16 @@ _ONLY_IN = {
     "sqlalchemy": ["control/db/*", "control/*/*store.py", "control/*/tables.py"],
     "asyncpg": ["control/db/*"],
     "alembic": ["control/db/*"],
-    "fastapi": ["control/http/*", "control/*/*routes.py", "control/auth/dependency.py", "control/wiring.py"],
+    "fastapi": [
+        "control/http/*",
+        "control/*/*routes.py",
+        "control/auth/dependency.py",
+        # An application of its own, with another format of errors.
+        "control/e2b/app.py",
+        "control/e2b/domain.py",
+        "control/e2b/errors.py",
+        "control/wiring.py",
+    ],
     "prometheus_client": ["telemetry/*", "agent/host_metrics.py", "control/platform_metrics.py"],
     "starlette": ["control/http/*", "control/*/*routes.py", "telemetry/*", "testing/*"],
     "httpx2": ["sdk/*", "control/oauth/client.py"],

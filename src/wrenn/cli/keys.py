@@ -52,6 +52,10 @@ def create(
     days: Annotated[
         int | None, typer.Option("--days", min=1, max=3650, help="Days until it expires. [default: never]")
     ] = None,
+    e2b: Annotated[
+        bool,
+        typer.Option("--e2b", help="Make it in the form that clients of e2b expect, for E2B_API_KEY."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Create a key and print it; it cannot be shown again."""
@@ -59,6 +63,8 @@ def create(
     from wrenn.sdk._parse import Fields
 
     body: dict[str, object] = {"name": name, "scope": scope}
+    if e2b:
+        body["format"] = "e2b"
     if days is not None:
         body["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
     with credentials.account() as account:

@@ -8,6 +8,7 @@ from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
 from wrenn.control.builds import Builds
+from wrenn.control.e2b import E2bSandboxes
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
@@ -92,6 +93,7 @@ class Services:
     links: Links
     access_tokens: AccessTokens
     traffic_tokens: TrafficTokens
+    e2b_sandboxes: E2bSandboxes
     quotas: Quotas
     audit_log: AuditLog
     events: Events

@@ -44,6 +44,7 @@ from wrenn.control.db import CHANNEL as HINTS
 from wrenn.control.db import Database, Hints, Listener, NotificationHandler
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
+from wrenn.control.e2b import E2bEdge, E2bSandboxes, build_e2b_app
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
@@ -373,6 +374,7 @@ def _build(
     sandbox_metrics = SandboxMetrics(
         database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
     )
+    access_tokens = AccessTokens(auth.secret)
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -418,8 +420,16 @@ def _build(
         builds=builds,
         registry_credentials=registry_credentials,
         links=ports.links,
-        access_tokens=AccessTokens(auth.secret),
+        access_tokens=access_tokens,
         traffic_tokens=TrafficTokens(auth.secret),
+        e2b_sandboxes=E2bSandboxes(
+            lookup=sandboxes.lookup,
+            creations=sandboxes.creations,
+            deletions=sandboxes.deletions,
+            pauses=sandboxes.pauses,
+            time_limit_changes=sandboxes.time_limit_changes,
+            access_tokens=access_tokens,
+        ),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
         events=Events(
@@ -476,7 +486,7 @@ def _build(
     app = build_app(API, services, rates)
     dashboard.install(app, dashboard.BuiltDashboard.load(dashboard.BUILT, settings.accounts.public_url))
     proxy = PortProxy(
-        app,
+        E2bEdge(app, build_e2b_app(services, rates), domain=settings.domain),
         Visits(access=ports.access, locations=ports.locations, rates=rates, open_calls=auth.open_calls),
     )
     control = Control(

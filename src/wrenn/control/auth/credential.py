@@ -19,6 +19,7 @@ from wrenn.protocol.api import (
     API_KEY_PATTERN,
     BUILDS_PREFIX,
     CAPSULES_PREFIX,
+    E2B_PREFIX,
     SANDBOXES_PREFIX,
     SNAPSHOTS_PREFIX,
     TEMPLATES_PREFIX,
@@ -63,7 +64,14 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     """
     sees = is_http and method in ("GET", "HEAD")
     if path.startswith(
-        (SANDBOXES_PREFIX, CAPSULES_PREFIX, SNAPSHOTS_PREFIX, TEMPLATES_PREFIX, BUILDS_PREFIX)
+        (
+            SANDBOXES_PREFIX,
+            CAPSULES_PREFIX,
+            SNAPSHOTS_PREFIX,
+            TEMPLATES_PREFIX,
+            BUILDS_PREFIX,
+            f"{E2B_PREFIX}/",
+        )
     ):
         return Operation.READ_SANDBOXES if sees else Operation.WRITE_SANDBOXES
     return Operation.READ if sees else Operation.WRITE

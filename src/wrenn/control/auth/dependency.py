@@ -21,10 +21,13 @@ from wrenn.control.auth.credential import (
 )
 from wrenn.control.auth.tokens import Tokens
 from wrenn.control.http import service_of
-from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START, HOST_CREDENTIAL_HEADER
+from wrenn.protocol.api import API_KEY_HEADER, API_KEY_START, E2B_KEY_START, HOST_CREDENTIAL_HEADER
 
 _key_header = APIKeyHeader(
-    name=API_KEY_HEADER, scheme_name="ApiKey", auto_error=False, description="`wrn_` + 32 hex digits"
+    name=API_KEY_HEADER,
+    scheme_name="ApiKey",
+    auto_error=False,
+    description="`wrn_` + 32 hex digits, or `e2b_` + 40",
 )
 _host_token = APIKeyHeader(
     name=HOST_CREDENTIAL_HEADER,
@@ -71,7 +74,7 @@ def credential_of_token(socket: HTTPConnection, token: str) -> Credential:
     Raises:
         Unauthorized: it cannot be valid.
     """
-    if token.startswith(API_KEY_START):
+    if token.startswith((API_KEY_START, E2B_KEY_START)):
         return _key_of(socket, token)
     return service_of(socket, Tokens).read(token)
 

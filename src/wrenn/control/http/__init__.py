@@ -10,8 +10,8 @@ from wrenn.control.http.connection import (
     read_at_most,
     while_connected,
 )
-from wrenn.control.http.domain import DomainOf, PortDomain
-from wrenn.control.http.errors import ErrorBody, public_error
+from wrenn.control.http.domain import DomainOf, PortDomain, domain_of
+from wrenn.control.http.errors import ErrorBody, fault_text, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.nearest import unknown_name
 from wrenn.control.http.rate_limits import Rates, digest_of
@@ -36,6 +36,8 @@ __all__ = [
     "RequestBody",
     "body_of",
     "digest_of",
+    "domain_of",
+    "fault_text",
     "nul_free_text",
     "plain_text",
     "public_error",

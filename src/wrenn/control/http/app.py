@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -86,15 +86,30 @@ def build_app(
     )
     docs.install(app)
     pages.install(app)
-    errors.install(app)
+    install_rules(app, services, rates, has_own_limit=_is_upload)
+    return app
+
+
+def install_rules(
+    app: FastAPI,
+    services: DataclassInstance | None,
+    rates: Rates | None,
+    *,
+    has_own_limit: Callable[[str], bool],
+    respond: errors.ErrorFormat = errors.error_response,
+) -> None:
+    """Give an application its services and the rules for every request: request ids, limits, and errors in one format.
+
+    `has_own_limit`: whether the body of a request to this path is limited by its endpoint.
+    """
+    errors.install(app, respond)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=_is_upload)
+    app.add_middleware(BodyLimit, limit_b=JSON_BODY_LIMIT_B, has_own_limit=has_own_limit, respond=respond)
     if rates is not None:
-        app.add_middleware(RateLimits, rates=rates)
-    app.add_middleware(RequestIds)
+        app.add_middleware(RateLimits, rates=rates, respond=respond)
+    app.add_middleware(RequestIds, respond=respond)
     if services is not None:
         install_services(app, services)
-    return app
 
 
 def api_router(routers: Mapping[str, Iterable[APIRouter]]) -> APIRouter:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from fastapi import FastAPI, Request
@@ -48,20 +50,24 @@ def error_response(error: WrennError, *, status: int = 0) -> JSONResponse:
     return JSONResponse(body, status or error.http_status, headers)
 
 
+ErrorFormat = Callable[[WrennError], JSONResponse]
+"""Builds the response for an error; `error_response` does that in the platform's own format."""
+
+
 class _MethodNotAllowed(InvalidRequest):
     http_status = 405
 
 
-def install(app: FastAPI) -> None:
-    """Make `app` answer all errors in the platform's format."""
-    app.add_exception_handler(WrennError, _wrenn_error)
-    app.add_exception_handler(RequestValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
+def install(app: FastAPI, respond: ErrorFormat = error_response) -> None:
+    """Make `app` answer all errors in this format."""
+    app.add_exception_handler(WrennError, partial(_wrenn_error, respond))
+    app.add_exception_handler(RequestValidationError, partial(_validation_error, respond))
+    app.add_exception_handler(HTTPException, partial(_http_error, respond))
 
 
-async def _wrenn_error(_request: Request, error: Exception) -> JSONResponse:
+async def _wrenn_error(respond: ErrorFormat, _request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, WrennError), "registered for this class"
-    response = error_response(public_error(error))
+    response = respond(public_error(error))
     if isinstance(error, AccessLost):
         # An upload may be on its way, which nobody reads any more.
         response.headers["Connection"] = "close"
@@ -78,13 +84,13 @@ def public_error(error: WrennError) -> WrennError:
     return error
 
 
-async def _validation_error(_request: Request, error: Exception) -> JSONResponse:
+async def _validation_error(respond: ErrorFormat, _request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError), "registered for this class"
-    return error_response(InvalidRequest(_first_fault(error.errors()[0])))
+    return respond(InvalidRequest(fault_text(error.errors()[0])))
 
 
-def _first_fault(fault: Any) -> str:
-    # The first part is the place in the request: body, query, path or header.
+def fault_text(fault: Any) -> str:
+    """Describe one of pydantic's errors in a sentence. The first part of its location is the place in the request: body, query, path or header."""
     where = [str(part) for part in fault["loc"][1:]]
     if fault["type"] == "json_invalid":
         return "The body is not valid JSON."
@@ -95,20 +101,18 @@ def _first_fault(fault: Any) -> str:
     return f"{'.'.join(where)[:200]}: {text[:1].lower()}{text[1:]}."
 
 
-async def _http_error(_request: Request, error: Exception) -> JSONResponse:
+async def _http_error(respond: ErrorFormat, _request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException), "registered for this class"
     match error.status_code:
         case 413:
-            return error_response(TooLarge(error.detail))
+            return respond(TooLarge(error.detail))
         case 404:
-            return error_response(NotFound("There is no such path."))
+            return respond(NotFound("There is no such path."))
         case 405:
-            response = error_response(_MethodNotAllowed("This path does not know this method."))
+            response = respond(_MethodNotAllowed("This path does not know this method."))
             response.headers.update(error.headers or {})
             return response
         case status if status < 500:
-            return error_response(
-                InvalidRequest("The body cannot be read: it must be a JSON object in UTF-8.")
-            )
+            return respond(InvalidRequest("The body cannot be read: it must be a JSON object in UTF-8."))
         case _:
-            return error_response(InternalError("An internal error occurred."))
+            return respond(InternalError("An internal error occurred."))

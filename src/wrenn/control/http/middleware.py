@@ -14,7 +14,7 @@ from wrenn.base.errors import InternalError, TooLarge
 from wrenn.base.ids import random_hex
 from wrenn.base.request_ids import request_id
 from wrenn.base.units import MIB
-from wrenn.control.http.errors import error_response
+from wrenn.control.http.errors import ErrorFormat, error_response
 from wrenn.protocol.api import DOWNLOADS_PREFIX, REQUEST_ID_HEADER
 
 _log = logging.getLogger(__name__)
@@ -26,8 +26,9 @@ _HEADS: Final = frozenset({"http.response.start", "websocket.http.response.start
 class RequestIds:
     """ASGI middleware that gives each request an id for log and response, and answers 500 for unexpected exceptions."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, respond: ErrorFormat = error_response) -> None:
         self._app = app
+        self._respond = respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,7 +54,7 @@ class RequestIds:
             _log.exception("request failed", extra={"path": _path_to_log(scope), "answer_begun": started})
             if not started:
                 error = InternalError(f"An internal error occurred; the log has it under request id {name}.")
-                await error_response(error)(scope, receive, send_named)
+                await self._respond(error)(scope, receive, send_named)
 
 
 def _path_to_log(scope: Scope) -> str:
@@ -65,8 +66,15 @@ def _path_to_log(scope: Scope) -> str:
 class BodyLimit:
     """ASGI middleware that refuses bodies above `limit_b`. Uploads have their own limits."""
 
-    def __init__(self, app: ASGIApp, limit_b: int, has_own_limit: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit_b: int,
+        has_own_limit: Callable[[str], bool],
+        respond: ErrorFormat = error_response,
+    ) -> None:
         self._app = app
+        self._respond = respond
         self._limit_b = limit_b
         self._has_own_limit = has_own_limit
 
@@ -78,7 +86,7 @@ class BodyLimit:
         error = TooLarge(f"The body has more than {self._limit_b // MIB} MiB.")
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdigit() and int(announced[:19]) > self._limit_b:
-            await error_response(error)(scope, receive, send)
+            await self._respond(error)(scope, receive, send)
             return
         received_b = 0
 

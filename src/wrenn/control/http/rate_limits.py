@@ -22,17 +22,23 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import RateLimited
 from wrenn.control.http.browsers import address_in, site_of
 from wrenn.control.http.buckets import Buckets, Rate
-from wrenn.control.http.errors import error_response
-from wrenn.protocol.api import API_KEY_HEADER, DOWNLOADS_PREFIX, HOST_CREDENTIAL_HEADER, STORE_PREFIX
+from wrenn.control.http.errors import ErrorFormat, error_response
+from wrenn.protocol.api import (
+    API_KEY_HEADER,
+    DOWNLOADS_PREFIX,
+    E2B_PREFIX,
+    HOST_CREDENTIAL_HEADER,
+    STORE_PREFIX,
+)
 
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _CREDENTIALS: Final = (_KEY, b"authorization")
 _BUCKETS: Final = 20_000
 """Of each kind: some 3 MB when all are in use."""
-_UNCOUNTED: Final = re.compile(rf"/health|{STORE_PREFIX}/.*")
+_UNCOUNTED: Final = re.compile(rf"(?:{E2B_PREFIX})?/health|{STORE_PREFIX}/.*")
 """The first asks nobody, and a load balancer asks it all the time. The others have a signature, which is verified before anything
 else is done; an agent reads an image by many of them."""
-_PROVING: Final = "/v1/"
+_PROVING: Final = ("/v1/", f"{E2B_PREFIX}/")
 _NOT_PROVING: Final = ("/v1/auth/", f"{DOWNLOADS_PREFIX}/", "/v1/hosts/register", "/v1/hosts/auth/")
 """Of the paths that are not answered without a credential, these may be."""
 _HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
@@ -148,9 +154,10 @@ def _raise_if(wait_s: float, why: str = "Too many requests") -> None:
 class RateLimits:
     """ASGI middleware that applies the rate limits to the API."""
 
-    def __init__(self, app: ASGIApp, rates: Rates) -> None:
+    def __init__(self, app: ASGIApp, rates: Rates, respond: ErrorFormat = error_response) -> None:
         self._app = app
         self._rates = rates
+        self._respond = respond
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket, or refuse it."""
@@ -165,7 +172,7 @@ class RateLimits:
         try:
             attempt = self._rates.begin(scope, credential)
         except RateLimited as error:
-            await _refuse(scope, receive, send, error)
+            await self._refuse(scope, receive, send, error)
             return
         proves = scope["path"].startswith(_PROVING) and not scope["path"].startswith(_NOT_PROVING)
 
@@ -183,6 +190,12 @@ class RateLimits:
             await self._app(scope, receive, send_and_learn)
         finally:
             attempt.succeeded(proves=False)  # unless it was said already
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: RateLimited) -> None:
+        if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+            await send({"type": "websocket.close", "code": 1013, "reason": error.code})
+            return
+        await self._respond(error)(scope, receive, send)
 
 
 _ACCEPTED: Final = 200
@@ -215,10 +228,3 @@ def _status_of(message: Message) -> int:
             return 200
         case _:
             return 0
-
-
-async def _refuse(scope: Scope, receive: Receive, send: Send, error: RateLimited) -> None:
-    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1013, "reason": error.code})
-        return
-    await error_response(error)(scope, receive, send)

@@ -3,6 +3,7 @@
 Authentication reads them; the features `users`, `teams`, `keys` and `sessions` change them.
 """
 
+from wrenn.control.identity.key_formats import KeyFormat
 from wrenn.control.identity.roles import Role
 from wrenn.control.identity.store import (
     ensure_platform_team,
@@ -14,6 +15,7 @@ from wrenn.control.identity.store import (
 from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
 
 __all__ = [
+    "KeyFormat",
     "Role",
     "ensure_platform_team",
     "insert_key",

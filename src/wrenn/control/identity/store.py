@@ -12,9 +12,10 @@ from wrenn.base.ids import KeyId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import PLATFORM_TEAM
 from wrenn.control.db import Transaction
+from wrenn.control.identity.key_formats import KeyFormat
 from wrenn.control.identity.tables import team_api_keys as keys
 from wrenn.control.identity.tables import teams, users, users_teams
-from wrenn.protocol.api import API_KEY_PREFIX_LENGTH
+from wrenn.protocol.api import API_KEY_PREFIX_LENGTH, API_KEY_START, E2B_KEY_START
 
 
 async def ensure_user(tx: Transaction, *, email: str, name: str, is_admin: bool) -> UserId:
@@ -87,9 +88,10 @@ async def insert_key(
     name: str,
     scope: str = "full",
     expires_at: datetime | None = None,
+    key_format: KeyFormat = KeyFormat.WRENN,
 ) -> Secret:
     """Create an API key of this team and return its text, which is stored nowhere."""
-    key = Secret(f"wrn_{random_hex(16)}")
+    key = _new_key(key_format)
     await tx.execute(
         insert(keys).values(
             id=KeyId.new().value,
@@ -105,7 +107,22 @@ async def insert_key(
     return key
 
 
-async def replace_key(tx: Transaction, *, team_id: TeamId, created_by: UserId, name: str) -> Secret:
+def _new_key(key_format: KeyFormat) -> Secret:
+    match key_format:
+        case KeyFormat.WRENN:
+            return Secret(f"{API_KEY_START}{random_hex(16)}")
+        case KeyFormat.E2B:
+            return Secret(f"{E2B_KEY_START}{random_hex(20)}")
+
+
+async def replace_key(
+    tx: Transaction,
+    *,
+    team_id: TeamId,
+    created_by: UserId,
+    name: str,
+    key_format: KeyFormat = KeyFormat.WRENN,
+) -> Secret:
     """Create an API key in place of the team's keys of this name, which stop working."""
     await tx.execute(delete(keys).where(keys.c.team_id == team_id.value, keys.c.name == name))
-    return await insert_key(tx, team_id=team_id, created_by=created_by, name=name)
+    return await insert_key(tx, team_id=team_id, created_by=created_by, name=name, key_format=key_format)

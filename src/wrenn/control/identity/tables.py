@@ -68,7 +68,7 @@ users_teams = Table(
 Index("uq_users_teams_owner", users_teams.c.team_id, unique=True, postgresql_where=text("role = 'owner'"))
 
 
-# `wrn_` + 32 hex digits, of which only the SHA-256 is stored.
+# `wrn_` + 32 hex digits, or `e2b_` + 40, of which only the SHA-256 is stored.
 team_api_keys = Table(
     "team_api_keys",
     metadata,

@@ -50,6 +50,7 @@ class Keys:
                 name=body.name,
                 scope=body.scope,
                 expires_at=body.expires_at,
+                key_format=body.format,
             )
             key = await key_store.by_hash(tx, member.team_id, secret.sha256_hex())
             action = audit_actions.key_created(key.name)

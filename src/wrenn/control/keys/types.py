@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from wrenn.control.auth import Scope
 from wrenn.control.http import RequestBody
+from wrenn.control.identity import KeyFormat
 from wrenn.control.users import Name
 
 
@@ -15,6 +16,10 @@ class CreateKey(RequestBody):
     """A new API key."""
 
     name: Name = "Unnamed API Key"
+    format: KeyFormat = Field(
+        KeyFormat.WRENN,
+        description="`e2b`: `e2b_` and 40 hex digits, which clients of e2b expect; the key works in the same way",
+    )
     scope: Scope = Field(
         Scope.FULL,
         description="`full`; `sandboxes`: sandboxes and snapshots only; `read`: GET only",

@@ -31,7 +31,8 @@ from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.reconcile.store_state import StoreState
 from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
-from wrenn.control.sandboxes.state import State
+from wrenn.control.sandboxes.selection import SandboxFilter
+from wrenn.control.sandboxes.state import ENDED, State
 from wrenn.control.sandboxes.store import (
     count_by_status,
     find_location,
@@ -40,11 +41,12 @@ from wrenn.control.sandboxes.store import (
     running_of_team,
 )
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText
+from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText, SetTimeout
 
 routers = (routes.router, operation_routes.router)
 
 __all__ = [
+    "ENDED",
     "BackOff",
     "Capacity",
     "ChangeNotifier",
@@ -80,7 +82,9 @@ __all__ = [
     "RunningSandbox",
     "RunningSandboxes",
     "Sandbox",
+    "SandboxFilter",
     "SandboxSizeLimits",
+    "SetTimeout",
     "State",
     "StoreState",
     "TimeLimitChanges",

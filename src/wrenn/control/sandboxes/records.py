@@ -151,6 +151,7 @@ class Sandbox:
     `host_tags`: which a host must have that it is placed on.
     `move_host_id`: where it is being moved to.
     `stored_at`: when the state was saved that the store has; None: it has none.
+    `paused_at`: when it was paused last; None: not known.
     `platform` is what its last pause needs to be resumed, as far as that is known.
     `name` and `labels` are its owner's, `metadata` its host's. `failure` and `reason` say why it is in `error`, or why the last pause or resume was not done.
     """
@@ -193,6 +194,7 @@ class Sandbox:
     move_host_id: HostId | None = None
     host_tags: tuple[str, ...] = ()
     stored_at: datetime | None = None
+    paused_at: datetime | None = None
 
     @property
     def is_moving(self) -> bool:

@@ -87,6 +87,7 @@ class SandboxFilter:
         created_by: id of the user or API key that created it.
         labels: of the owner's metadata, these entries among others.
         states: one of these; empty: any.
+        started_after: started, or created if they were not started yet, at this time or later.
         limit: most in one page; None: all.
         after: value and id of the last sandbox of the page before.
     """
@@ -97,6 +98,7 @@ class SandboxFilter:
     created_by: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     states: frozenset[State] = frozenset()
+    started_after: datetime | None = None
     sort: Sort = field(default_factory=Sort)
     limit: int | None = None
     after: tuple[SortValue, SandboxId] | None = None
@@ -111,6 +113,7 @@ class SandboxFilter:
         created_by: str | None = None,
         metadata: Sequence[str] = (),
         state: Sequence[str] = (),
+        started_after: datetime | None = None,
         sort: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
@@ -142,6 +145,7 @@ class SandboxFilter:
             created_by=created_by,
             labels=labels,
             states=frozenset(map(State, words)),
+            started_after=started_after,
             sort=order,
             limit=limit,
             after=None if cursor is None else _read(cursor, order),

@@ -41,6 +41,7 @@ _COLUMNS: Final = [
         "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "build_id", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated", "platform", "move_host_id", "host_tags", "stored_at",
+        "paused_at",
     )
 ]  # fmt: skip
 
@@ -139,6 +140,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         host_tags=tuple(row.host_tags),
         move_host_id=None if row.move_host_id is None else HostId(row.move_host_id),
         stored_at=row.stored_at,
+        paused_at=row.paused_at,
     )
 
 
@@ -239,6 +241,8 @@ async def live_of_team(database: Database, team_id: TeamId, selected: SandboxFil
         conditions.append(c.labels.contains(dict(selected.labels)))
     if selected.states:
         conditions.append(c.status.in_(sorted(selected.states)))
+    if selected.started_after is not None:
+        conditions.append(func.coalesce(c.started_at, c.created_at) >= selected.started_after)
     column = _sort_column(selected.sort)
     if selected.after is not None:
         value, sandbox_id = selected.after

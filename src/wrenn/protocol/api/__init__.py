@@ -34,6 +34,8 @@ STORE_PREFIX: Final = "/v1/store"
 DOWNLOADS_PREFIX: Final = "/v1/downloads"
 ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
+E2B_PREFIX: Final = "/e2b"
+"""The API of e2b, over the same services."""
 
 CURSOR_HEADER: Final = "X-Next-Cursor"
 """Response header of a list: the cursor of the next page; absent on the last page."""
@@ -44,7 +46,9 @@ PLATFORM_METADATA: Final = frozenset(
 """Keys that the platform adds to a sandbox's `metadata`."""
 
 API_KEY_START: Final = "wrn_"
-API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}")
+E2B_KEY_START: Final = "e2b_"
+"""Clients of the e2b API check that their key has this form. It is a key like any other."""
+API_KEY_PATTERN: Final = re.compile(rf"{API_KEY_START}[0-9a-f]{{32}}|{E2B_KEY_START}[0-9a-f]{{40}}")
 API_KEY_PREFIX_LENGTH: Final = 10
 """Length of the key prefix that is stored in plain text and shown, to tell keys apart."""
 TEMPLATE_NAME_PATTERN: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")

@@ -1,0 +1,143 @@
+"""Messages about sandboxes, in the names of the e2b API."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic.alias_generators import to_camel
+
+from wrenn.control.e2b.bodies import E2bBody
+
+TIMEOUT_LIMIT_S: Final = 2**31 - 1
+DEFAULT_TIMEOUT_S: Final = 300
+"""Of the second version of the endpoints."""
+FIRST_DEFAULT_TIMEOUT_S: Final = 15
+"""Of the first version of the endpoints."""
+CLIENT_ID: Final = "wrenn"
+"""What old clients append to the id of a sandbox. It has no meaning here."""
+ENVD_VERSION: Final = "0.6.4"
+"""The release of e2b's guest agent that ours is compatible with: clients use newer features only from certain releases on."""
+
+Timeout = Annotated[StrictInt, Field(ge=-TIMEOUT_LIMIT_S, le=TIMEOUT_LIMIT_S)]
+
+
+class AutoResume(E2bBody):
+    """Whether a request to a paused sandbox resumes it."""
+
+    enabled: StrictBool
+
+
+class EgressRules(E2bBody):
+    """What a sandbox may reach. An allowed entry wins over a denied one."""
+
+    allow_out: list[str] = Field(default_factory=list[str])
+    deny_out: list[str] = Field(default_factory=list[str])
+    dns_servers: list[str] = Field(
+        default_factory=list[str], description="Of use with domain names in `allowOut` only"
+    )
+    egress_proxy: dict[str, Any] | None = Field(default=None, description="Not supported")
+    rules: dict[str, Any] | None = Field(default=None, description="Not supported")
+
+
+class NetworkConfig(EgressRules):
+    """What a sandbox may reach, and who may reach it."""
+
+    https_ports: list[int] = Field(default_factory=list[int], description="Not supported")
+
+
+class NetworkUpdate(EgressRules):
+    """What a sandbox may reach from now on; what is left out is cleared."""
+
+    allow_internet_access: StrictBool = Field(default=True, alias="allow_internet_access")
+
+
+class NewSandboxV2(E2bBody):
+    """What to create."""
+
+    template_id: str = Field(
+        alias="templateID", description="Name, `name:tag` or id of a template or snapshot"
+    )
+    timeout: Timeout = Field(DEFAULT_TIMEOUT_S, description="Seconds until it is killed or paused")
+    auto_pause: StrictBool = Field(default=False, description="Pause it at the end of its time, not kill")
+    auto_pause_memory: StrictBool = True
+    auto_resume: AutoResume | None = None
+    allow_internet_access: StrictBool = Field(default=True, alias="allow_internet_access")
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    metadata: dict[str, str] = Field(default_factory=dict[str, str])
+    env_vars: dict[str, str] = Field(default_factory=dict[str, str])
+    mcp: dict[str, Any] | None = Field(default=None, description="Not supported")
+    iam: dict[str, Any] | None = Field(default=None, description="Not supported")
+    volume_mounts: list[dict[str, Any]] = Field(
+        default_factory=list[dict[str, Any]], description="Not supported"
+    )
+
+
+class NewSandbox(NewSandboxV2):
+    """What to create. Sandboxes are secured whether or not `secure` says so."""
+
+    timeout: Timeout = Field(FIRST_DEFAULT_TIMEOUT_S, description="Seconds until it is killed or paused")
+    secure: StrictBool = True
+
+
+class TimeoutRequest(E2bBody):
+    """When a sandbox ends."""
+
+    timeout: Timeout = Field(description="Seconds from now; 0 or less: now")
+
+
+class _View(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class _Named(_View):
+    template_id: str = Field(alias="templateID")
+    sandbox_id: str = Field(alias="sandboxID")
+    client_id: str = Field(alias="clientID")
+    envd_version: str
+    alias: str | None = None
+
+
+class SandboxView(_Named):
+    """A sandbox that runs, with what a client needs to use it."""
+
+    envd_access_token: str
+    traffic_access_token: str | None = None
+    domain: str | None = None
+
+
+class ListedSandbox(_Named):
+    """A sandbox in a list."""
+
+    started_at: datetime
+    end_at: datetime
+    cpu_count: int
+    memory_mb: int = Field(alias="memoryMB")
+    disk_size_mb: int = Field(alias="diskSizeMB")
+    state: Literal["running", "paused"]
+    metadata: dict[str, str]
+
+
+class Lifecycle(_View):
+    """What happens at the end of its time, and when a paused sandbox is used."""
+
+    auto_resume: bool
+    on_timeout: Literal["kill", "pause"]
+
+
+class NetworkView(_View):
+    """What a sandbox may reach."""
+
+    allow_out: list[str]
+    deny_out: list[str]
+
+
+class SandboxDetail(ListedSandbox):
+    """All about a sandbox. A key that may only read gets no token."""
+
+    envd_access_token: str | None = None
+    domain: str | None = None
+    allow_internet_access: bool
+    network: NetworkView
+    lifecycle: Lifecycle

@@ -1,0 +1,187 @@
+"""Sandboxes as the e2b API has them, over the platform's own services.
+
+The rules are those of the services. Here is only what differs: a sandbox that has ended is not found, lifetimes begin anew with each
+resume, and clients get a token that opens the guest agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from wrenn.base.errors import InvalidRequest, NotFound
+from wrenn.control.auth import Caller, Credential, Scope
+from wrenn.control.e2b.bodies import own_request
+from wrenn.control.e2b.errors import NotSupported
+from wrenn.control.e2b.metadata_filter import parse_metadata_filter
+from wrenn.control.e2b.network import egress
+from wrenn.control.e2b.sandbox_types import NewSandboxV2
+from wrenn.control.e2b.template_names import own_reference
+from wrenn.control.proxy import AccessTokens
+from wrenn.control.sandboxes import (
+    ENDED,
+    CreateSandbox,
+    Creations,
+    Deletions,
+    LocatedSandbox,
+    Lookup,
+    Pauses,
+    Sandbox,
+    SandboxFilter,
+    SetTimeout,
+    State,
+    TimeLimitChanges,
+)
+
+_RUNNING: Final = (State.RUNNING, State.MISSING)
+"""A sandbox whose host is silent may well run."""
+_STATES: Final = {"running": _RUNNING, "paused": (State.PAUSED,)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuery:
+    """Which sandboxes to list. See `SandboxFilter`; `metadata` and `states` as clients write them; no states: any."""
+
+    metadata: str | None = None
+    states: Sequence[str] = ()
+    template: str | None = None
+    started_after: datetime | None = None
+    is_ascending: bool = False
+    limit: int | None = None
+    cursor: str | None = None
+
+
+class E2bSandboxes:
+    """Creates, finds, changes and ends sandboxes for clients of the e2b API."""
+
+    def __init__(
+        self,
+        *,
+        lookup: Lookup,
+        creations: Creations,
+        deletions: Deletions,
+        pauses: Pauses,
+        time_limit_changes: TimeLimitChanges,
+        access_tokens: AccessTokens,
+    ) -> None:
+        self._lookup = lookup
+        self._creations = creations
+        self._deletions = deletions
+        self._pauses = pauses
+        self._time_limit_changes = time_limit_changes
+        self._access_tokens = access_tokens
+
+    async def create(self, caller: Caller, body: NewSandboxV2, idempotency_key: str | None) -> Sandbox:
+        """Create a sandbox and return it when it runs.
+
+        Raises:
+            NotSupported: it needs what this platform does not have. Else as `Creations.create`.
+        """
+        return await self._creations.create(caller, _own_create(body), idempotency_key)
+
+    async def list(self, caller: Caller, query: ListQuery) -> tuple[list[Sandbox], str | None]:
+        """Return a page of the caller's sandboxes, and the cursor of the next page.
+
+        Raises:
+            InvalidRequest: a filter cannot be read.
+        """
+        if unknown := [state for state in query.states if state not in _STATES]:
+            raise InvalidRequest(f"state: {unknown[0][:40]!r} is none of {', '.join(_STATES)}.")
+        if query.template is not None and ":" in query.template:
+            raise InvalidRequest("template: must be a name or an id without a tag.")
+        selected = SandboxFilter.parse(
+            metadata=parse_metadata_filter(query.metadata) if query.metadata else (),
+            state=[own for state in query.states or _STATES for own in _STATES[state]],
+            template=query.template,
+            started_after=query.started_after,
+            sort="created_at" if query.is_ascending else None,
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return await self._lookup.list(caller, selected)
+
+    async def find(self, credential: Credential, text_id: str) -> LocatedSandbox:
+        """Return a sandbox of the caller that has not ended.
+
+        Raises:
+            Unauthorized, Forbidden. NotFound: there is none, also if the text is no id.
+        """
+        try:
+            found = await self._lookup.find(credential, _without_client_id(text_id))
+        except InvalidRequest as error:
+            raise NotFound(f"There is no sandbox {text_id[:64]!r}.") from error
+        if found.sandbox.status in ENDED:
+            raise NotFound(f"Sandbox {found.sandbox.sandbox_id.without_prefix} has ended.")
+        return found
+
+    def token(self, sandbox: Sandbox) -> str:
+        """Return the token that opens the guest agent of a sandbox."""
+        return self._access_tokens.of(sandbox.sandbox_id).reveal()
+
+    def token_for(self, caller: Caller, sandbox: Sandbox) -> str | None:
+        """Return the same for callers who may change the sandbox; None: who may only read."""
+        return None if caller.scope is Scope.READ else self.token(sandbox)
+
+    async def kill(self, credential: Credential, text_id: str) -> None:
+        """Remove a sandbox; returns when nothing of it is left.
+
+        Raises:
+            As `find` and `Deletions.delete`.
+        """
+        found = await self.find(credential, text_id)
+        await self._deletions.delete(credential, str(found.sandbox.sandbox_id))
+
+    async def set_timeout(self, credential: Credential, text_id: str, timeout_s: int) -> None:
+        """Have a running sandbox end so many seconds from now; 0 or less: now.
+
+        Raises:
+            NotFound: as `find`, or it is paused: it gets its next end when it is resumed.
+        """
+        sandbox = (await self.find(credential, text_id)).sandbox
+        if sandbox.status is State.PAUSED:
+            raise NotFound(f"Sandbox {sandbox.sandbox_id.without_prefix} is paused.")
+        own_id = str(sandbox.sandbox_id)
+        if timeout_s > 0:
+            change = own_request(SetTimeout, lifetime_sec=timeout_s, lift_on_pause=True)
+            await self._time_limit_changes.set_timeout(credential, own_id, change)
+        elif sandbox.on_expiry == "kill":
+            await self._deletions.delete(credential, own_id)
+        else:
+            await self._pauses.pause(credential, own_id)
+
+
+def _without_client_id(text_id: str) -> str:
+    """Cut off what old clients append to an id: `<id>-<client>`."""
+    return text_id.removeprefix("cl-").partition("-")[0]
+
+
+def _own_create(body: NewSandboxV2) -> CreateSandbox:
+    for name, value in (
+        ("mcp", body.mcp),
+        ("iam", body.iam),
+        ("volumeMounts", body.volume_mounts),
+    ):
+        if value:
+            raise NotSupported(f"{name} is not supported on this platform.")
+    if body.timeout <= 0:
+        raise InvalidRequest("timeout: must be greater than 0.")
+    if not body.auto_pause_memory:
+        if not body.auto_pause:
+            raise InvalidRequest("autoPauseMemory: false is of use with autoPause only.")
+        if body.auto_resume and body.auto_resume.enabled:
+            raise InvalidRequest("autoPauseMemory: false cannot be combined with autoResume.")
+        raise NotSupported("autoPauseMemory: a pause without memory is not supported on this platform.")
+    return own_request(
+        CreateSandbox,
+        template=own_reference(body.template_id),
+        lifetime_sec=body.timeout,
+        on_expiry="pause" if body.auto_pause else "kill",
+        auto_resume=body.auto_resume is not None and body.auto_resume.enabled,
+        # A paused sandbox has no end, whatever it was when it ran.
+        lift_on_pause=True,
+        envs=body.env_vars,
+        network=egress(body.network, allow_internet=body.allow_internet_access),
+        metadata=body.metadata,
+    )

@@ -1,0 +1,67 @@
+"""Sandboxes as JSON of the e2b API."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from wrenn.control.e2b.sandbox_types import CLIENT_ID, ENVD_VERSION
+from wrenn.control.sandboxes import Sandbox, State
+
+_NO_END: Final = timedelta(days=3650)
+"""`endAt` of a sandbox that has no end is so long after its start: clients require the field."""
+
+
+def sandbox_json(sandbox: Sandbox, domain: str | None, token: str) -> dict[str, object]:
+    """Convert a sandbox to the JSON of `SandboxView`."""
+    return _named(sandbox) | {"envdAccessToken": token, "trafficAccessToken": None, "domain": domain}
+
+
+def listed_json(sandbox: Sandbox) -> dict[str, object]:
+    """Convert a sandbox to the JSON of `ListedSandbox`."""
+    started_at = sandbox.started_at or sandbox.created_at
+    return _named(sandbox) | {
+        "startedAt": _time(started_at),
+        "endAt": _time(_end_of(sandbox, started_at)),
+        "cpuCount": sandbox.vcpus,
+        "memoryMB": sandbox.memory_mb,
+        "diskSizeMB": sandbox.disk_size_mb,
+        "state": "paused" if sandbox.status is State.PAUSED else "running",
+        "metadata": dict(sandbox.labels),
+    }
+
+
+def detail_json(sandbox: Sandbox, domain: str | None, token: str | None) -> dict[str, object]:
+    """Convert a sandbox to the JSON of `SandboxDetail`; without a token for callers who may only read."""
+    tokens = {} if token is None else {"envdAccessToken": token}
+    return (
+        listed_json(sandbox)
+        | tokens
+        | {
+            "domain": domain,
+            "allowInternetAccess": sandbox.network.allow_internet,
+            "network": {"allowOut": list(sandbox.network.allow), "denyOut": list(sandbox.network.deny)},
+            "lifecycle": {"autoResume": sandbox.auto_resume, "onTimeout": sandbox.on_expiry},
+        }
+    )
+
+
+def _named(sandbox: Sandbox) -> dict[str, object]:
+    return {
+        "templateID": sandbox.template,
+        "alias": sandbox.template,
+        "sandboxID": sandbox.sandbox_id.without_prefix,
+        "clientID": CLIENT_ID,
+        "envdVersion": ENVD_VERSION,
+    }
+
+
+def _end_of(sandbox: Sandbox, started_at: datetime) -> datetime:
+    if sandbox.status is State.PAUSED:
+        # A paused sandbox has its next end when it is resumed; e2b shows when it was paused.
+        return sandbox.paused_at or sandbox.last_updated
+    return sandbox.expires_at or started_at + _NO_END
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()

@@ -1,0 +1,295 @@
+"""The edge of the e2b API: its addresses, the shape of its errors, its keys, and what it refuses."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import httpx2
+import pytest
+
+from wrenn.base.secrets import Secret
+from wrenn.control.http.buckets import Rate
+from wrenn.control.http.rate_limits import RateSettings
+
+from .conftest import Platform, client, running_control_plane
+from .people import People
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+NEW = {"templateID": "minimal", "timeout": 60}
+UNKNOWN = "0" * 25
+
+
+@pytest.fixture
+def platform(team_platform: Platform) -> Platform:
+    return team_platform
+
+
+def assert_error(answer: httpx2.Response, status: int, error_code: str = "") -> None:
+    """An error in e2b's shape."""
+    assert answer.status_code == status, answer.text
+    body = answer.json()
+    assert body["code"] == status
+    assert isinstance(body["message"], str)
+    assert body["message"]
+    if error_code:
+        assert body["error_code"] == error_code
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/e2b", 404),
+        ("GET", "/e2b/", 404),
+        ("GET", "/e2b/nothing", 404),
+        ("GET", "/e2b/index.html", 404),
+        ("GET", "/e2b/sandboxes/", 404),
+        ("PUT", "/e2b/sandboxes", 405),
+        ("GET", f"/e2b/sandboxes/{UNKNOWN}", 404),
+        ("GET", f"/e2b/sandboxes/cl-{UNKNOWN}", 404),
+        ("GET", "/e2b/sandboxes/no-such-id", 404),
+        ("DELETE", "/e2b/sandboxes/no.such%20id", 404),
+        ("GET", "/e2b/v2/sandboxes?limit=0", 400),
+        ("GET", "/e2b/v2/sandboxes?limit=101", 400),
+        ("GET", "/e2b/v2/sandboxes?order=up", 400),
+        ("GET", "/e2b/v2/sandboxes?state=gone", 400),
+        ("GET", "/e2b/v2/sandboxes?nextToken=x", 400),
+        ("GET", "/e2b/v2/sandboxes?template=a:b", 400),
+        ("GET", "/e2b/v2/sandboxes?startedAfter=2020-01-01T00:00:00", 400),
+        ("GET", "/e2b/v2/sandboxes?metadata=no-pair", 400),
+        ("GET", "/e2b/v2/sandboxes?metadata=%00=%00", 400),
+        ("GET", "/e2b/v2/sandboxes?metadata=a=%2525ff", 400),
+    ],
+)
+async def test_every_error_has_the_shape_of_e2b(platform: Platform, method: str, path: str, status: int):
+    assert_error(await platform.api.request(method, path), status)
+
+
+async def test_a_request_without_a_valid_key_is_refused_in_the_shape_of_e2b(platform: Platform):
+    async with client(platform.url, None) as stranger:
+        assert_error(await stranger.get("/e2b/v2/sandboxes"), 401, "unauthorized")
+        wrong = await stranger.get("/e2b/v2/sandboxes", headers={"X-API-Key": "e2b_" + "0" * 40})
+        assert_error(wrong, 401, "unauthorized")
+        assert (await stranger.get("/e2b/health")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"\xff", 400),
+        (b"{}", 400),
+        (b'{"templateID": 1}', 400),
+        (b'{"templateID": "minimal", "timeout": 0}', 400),
+        (b'{"templateID": "minimal", "timeout": -5}', 400),
+        (b'{"templateID": "minimal", "timeout": "5"}', 400),
+        (b'{"templateID": "minimal", "timeout": 99999999999999999999}', 400),
+        (b'{"templateID": "minimal", "metadata": {"a": 1}}', 400),
+        (b'{"templateID": "minimal", "metadata": {"": "x"}}', 400),
+        (b'{"templateID": "minimal", "envVars": {"A=B": "x"}}', 400),
+        (b'{"templateID": "minimal", "envVars": {"A": "\\u0000"}}', 400),
+        (b'{"templateID": "minimal", "autoPauseMemory": false}', 400),
+        (b'{"templateID": "minimal", "network": {"denyOut": ["example.com"]}}', 400),
+        (b'{"templateID": "minimal", "network": {"allowOut": ["10.0.0.0/8"]}}', 400),
+        (b'{"templateID": "minimal", "network": {"allowOut": ["2001:db8::/32"]}}', 400),
+        (b'{"templateID": "minimal", "network": {"allowOut": ["example.com"]}}', 501),
+        (b'{"templateID": "minimal", "network": {"rules": {"example.com": []}}}', 501),
+        (b'{"templateID": "minimal", "network": {"egressProxy": {"address": "x"}}}', 501),
+        (b'{"templateID": "minimal", "network": {"httpsPorts": [443]}}', 501),
+        (b'{"templateID": "minimal", "mcp": {"server": {}}}', 501),
+        (b'{"templateID": "minimal", "iam": {"tokens": {"a": {}}}}', 501),
+        (b'{"templateID": "minimal", "volumeMounts": [{"name": "a", "path": "/a"}]}', 501),
+        (b'{"templateID": "no-such-template"}', 404),
+        (b'{"templateID": "somebody/minimal"}', 404),
+        (b'{"templateID": "no template"}', 400),
+        (b'{"templateID": "minimal", "padding": "' + b"x" * (1 << 20) + b'"}', 413),
+    ],
+    ids=lambda value: value[:60].decode(errors="replace") if isinstance(value, bytes) else str(value),
+)
+@pytest.mark.parametrize("path", ["/e2b/sandboxes", "/e2b/v2/sandboxes"])
+async def test_a_create_that_cannot_be_done_changes_nothing(
+    platform: Platform, path: str, body: bytes, status: int
+):
+    answer = await platform.api.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert_error(answer, status)
+    assert (await platform.api.get("/v1/sandboxes")).json() == []
+
+
+async def test_unknown_fields_are_ignored_and_logged_once(
+    platform: Platform, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level("INFO", "wrenn.control.e2b")
+    for _ in range(2):
+        body = {"templateID": "minimal", "timeout": 0, "fieldOfTomorrow": {"a": [1]}, "mcp": None}
+        assert_error(await platform.api.post("/e2b/v2/sandboxes", json=body), 400)
+    logged = [vars(record)["field"] for record in caplog.records if record.message == "unknown field ignored"]
+    assert logged == ["NewSandboxV2.fieldOfTomorrow"]
+
+
+async def test_a_sandbox_has_one_id_in_two_forms(platform: Platform):
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    own = f"cl-{made['sandboxID']}"
+    assert (await platform.api.get(f"/v1/sandboxes/{own}")).json()["id"] == own
+    assert (await platform.api.get(f"/v1/sandboxes/{made['sandboxID']}")).json()["id"] == own
+    for form in (own, made["sandboxID"], f"{made['sandboxID']}-{made['clientID']}"):
+        assert (await platform.api.get(f"/e2b/sandboxes/{form}")).json()["sandboxID"] == made["sandboxID"]
+
+
+async def test_a_sandbox_of_the_own_api_is_one_of_e2b_too(platform: Platform):
+    path = await platform.create(metadata={"a": "b"})
+    (listed,) = (await platform.api.get("/e2b/v2/sandboxes")).json()
+    assert listed["metadata"] == {"a": "b"}
+    assert listed["state"] == "running"
+    # It has no end, and the field is required.
+    assert listed["endAt"] > listed["startedAt"][:3] + "9"
+    assert (await platform.api.delete(f"/e2b/sandboxes/{listed['sandboxID']}")).status_code == 204
+    assert (await platform.api.get(path)).json()["status"] == "stopped"
+    assert_error(await platform.api.delete(f"/e2b/sandboxes/{listed['sandboxID']}"), 404)
+
+
+async def test_things_of_another_team_are_not_found(platform: Platform):
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    path = f"/e2b/sandboxes/{made['sandboxID']}"
+    async with client(platform.url, await platform.other_team("mallory")) as other:
+        assert (await other.get("/e2b/v2/sandboxes")).json() == []
+        assert_error(await other.get(path), 404)
+        assert_error(await other.delete(path), 404)
+        assert_error(await other.post(f"{path}/timeout", json={"timeout": 1}), 404)
+    assert (await platform.api.get(path)).json()["state"] == "running"
+
+
+async def test_the_token_of_a_sandbox_is_its_own(platform: Platform):
+    first = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    second = (await platform.api.post("/e2b/sandboxes", json=NEW)).json()
+    assert first["envdAccessToken"] != second["envdAccessToken"]
+    detail = (await platform.api.get(f"/e2b/sandboxes/{first['sandboxID']}")).json()
+    assert detail["envdAccessToken"] == first["envdAccessToken"]
+    listed = (await platform.api.get("/e2b/v2/sandboxes")).text
+    assert first["envdAccessToken"] not in listed
+
+
+@pytest.mark.parametrize("auto_pause", [False, True])
+async def test_a_timeout_of_zero_ends_it_now(platform: Platform, auto_pause: bool):
+    body = {**NEW, "autoPause": auto_pause}
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=body)).json()
+    path = f"/e2b/sandboxes/{made['sandboxID']}"
+    detail = (await platform.api.get(path)).json()
+    assert detail["lifecycle"] == {"autoResume": False, "onTimeout": "pause" if auto_pause else "kill"}
+    assert (await platform.api.post(f"{path}/timeout", json={"timeout": 0})).status_code == 204
+    if auto_pause:
+        assert (await platform.api.get(path)).json()["state"] == "paused"
+        assert_error(await platform.api.post(f"{path}/timeout", json={"timeout": 60}), 404)
+    else:
+        assert_error(await platform.api.get(path), 404)
+
+
+async def test_a_sandbox_ends_at_its_timeout(platform: Platform):
+    killed = (await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "timeout": 1})).json()
+    paused = (
+        await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "timeout": 1, "autoPause": True})
+    ).json()
+    await platform.wait_status(f"/v1/sandboxes/{paused['sandboxID']}", "paused")
+    await platform.wait_status(f"/v1/sandboxes/{killed['sandboxID']}", "stopped")
+    assert_error(await platform.api.get(f"/e2b/sandboxes/{killed['sandboxID']}"), 404)
+    assert (await platform.api.get(f"/e2b/sandboxes/{paused['sandboxID']}")).json()["state"] == "paused"
+
+
+async def test_a_repeated_create_with_its_key_returns_the_same_sandbox(platform: Platform):
+    headers = {"Idempotency-Key": "job-1"}
+    answers = await asyncio.gather(
+        *(platform.api.post("/e2b/v2/sandboxes", json=NEW, headers=headers) for _ in range(3))
+    )
+    assert [answer.status_code for answer in answers] == [201] * 3
+    assert len({answer.json()["sandboxID"] for answer in answers}) == 1
+    other = await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "timeout": 61}, headers=headers)
+    assert_error(other, 409, "conflict")
+
+
+async def test_network_options_are_those_of_the_sandbox(platform: Platform):
+    network = {"allowOut": ["9.9.9.9"], "denyOut": ["0.0.0.0/0"]}
+    made = (await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "network": network})).json()
+    own = (await platform.api.get(f"/v1/sandboxes/{made['sandboxID']}")).json()["network"]
+    assert own == {"allow_internet": True, "allow": ["9.9.9.9"], "deny": ["0.0.0.0/0"]}
+    body = {**NEW, "allow_internet_access": False}
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=body)).json()
+    assert not (await platform.api.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()["allowInternetAccess"]
+
+
+async def test_times_and_order_of_a_list(platform: Platform):
+    first, second = [(await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json() for _ in range(2)]
+    listed = (await platform.api.get("/e2b/v2/sandboxes?order=asc")).json()
+    assert [each["sandboxID"] for each in listed] == [first["sandboxID"], second["sandboxID"]]
+    later = listed[1]["startedAt"].replace("+", "%2B")
+    found = (await platform.api.get(f"/e2b/v2/sandboxes?startedAfter={later}")).json()
+    assert [each["sandboxID"] for each in found] == [second["sandboxID"]]
+    page = await platform.api.get("/e2b/v2/sandboxes?limit=1")
+    cursor = page.headers["X-Next-Token"]
+    rest = await platform.api.get(f"/e2b/v2/sandboxes?limit=1&nextToken={cursor}")
+    assert [each["sandboxID"] for each in page.json() + rest.json()] == [
+        second["sandboxID"],
+        first["sandboxID"],
+    ]
+    assert "X-Next-Token" not in rest.headers
+
+
+async def test_the_api_is_at_the_root_of_its_own_host_name(platform: Platform):
+    headers = {"Host": "api.localhost:1234"}
+    made = await platform.api.post("/v2/sandboxes", json=NEW, headers=headers)
+    assert made.status_code == 201, made.text
+    # The names of ports are beside it, not below it.
+    assert made.json()["domain"] == "localhost:1234"
+    assert (await platform.api.get("/sandboxes", headers=headers)).json()
+    assert_error(await platform.api.get("/", headers=headers), 404)
+    assert_error(await platform.api.get("/index.html", headers=headers), 404)
+    # The platform's own API stays reachable there.
+    assert (await platform.api.get("/v1/sandboxes", headers=headers)).status_code == 200
+    # Under another name these are no paths of the API.
+    assert "sandboxID" not in (await platform.api.get("/sandboxes")).text
+
+
+async def test_a_set_domain_has_its_own_api_host(platform: Platform):
+    settings = replace(platform.settings, domain="boxes.example.com")
+    async with running_control_plane(settings, platform.key) as second:
+        listed = await second.api.get("/v2/sandboxes", headers={"Host": "API.boxes.example.com."})
+        assert listed.status_code == 200
+        page = await second.api.get("/v2/sandboxes", headers={"Host": "api.localhost"})
+        assert page.text != listed.text
+
+
+async def test_too_many_requests_are_refused_in_the_shape_of_e2b(platform: Platform):
+    settings = replace(platform.settings, rates=RateSettings(Rate(0.01, 1), Rate(0.01, 1)))
+    async with running_control_plane(settings, platform.key) as second:
+        for _ in range(2):
+            await second.api.get("/e2b/v2/sandboxes")
+        refused = await second.api.get("/e2b/v2/sandboxes")
+        assert_error(refused, 429, "rate_limited")
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.headers["Should-Retry"] == "true"
+
+
+async def test_a_key_of_e2bs_form_is_a_key_like_any_other(people: People):
+    ada = await people.sign_up()
+    made: dict[str, Any] = (await ada.post("/v1/api-keys", {"name": "e2b", "format": "e2b"})).json()
+    assert made["key"].startswith("e2b_")
+    assert len(bytes.fromhex(made["key"].removeprefix("e2b_"))) == 20
+    assert made["key_prefix"] == made["key"][:10]
+    async with client(people.url, Secret(made["key"])) as api:
+        assert (await api.get("/v1/sandboxes")).status_code == 200
+        assert (await api.get("/e2b/v2/sandboxes")).status_code == 200
+        assert (await ada.delete(f"/v1/api-keys/{made['id']}")).status_code == 204
+        assert_error(await api.get("/e2b/v2/sandboxes"), 401)
+    assert (await ada.post("/v1/api-keys", {"name": "x", "format": "other"})).status_code == 400
+
+
+async def test_a_key_that_may_only_read_gets_no_token(people: People):
+    ada = await people.sign_up()
+    made = (await ada.post("/e2b/v2/sandboxes", NEW)).json()
+    key = await ada.make_key(scope="read")
+    async with client(people.url, Secret(key["key"])) as api:
+        detail = (await api.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()
+        assert detail["sandboxID"] == made["sandboxID"]
+        assert "envdAccessToken" not in detail
+        assert_error(await api.post("/e2b/v2/sandboxes", json=NEW), 403, "forbidden")
