@@ -25,7 +25,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # For `pipefail`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages simulate check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages test-looks simulate check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -66,6 +66,9 @@ test-attacks: images ## run hostile guests and tenants against a platform; `make
 
 test-packages: images ## run tests that install Debian packages in a sandbox (containers), and build Dockerfiles; takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
+
+test-looks: test-tools ## look at all pages of the dashboard in both themes and two widths; `make test` looks at half of that. Pictures: build/screenshots
+	WRENN_ALL_LOOKS=1 $(run_browsers) $(BIN)/pytest tests/dashboard
 
 simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 of each
 	WRENN_SEEDS=$(or $(SEEDS),1000) WRENN_FIRST_SEED=$(or $(FIRST_SEED),1) $(BIN)/pytest \

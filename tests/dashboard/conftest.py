@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -39,6 +40,8 @@ QUIET = [
 DEADLINE_MS = 15_000
 DESKTOP = ViewportSize(width=1440, height=900)
 PHONE = ViewportSize(width=390, height=844)
+ALL_LOOKS = [("1440", "dark"), ("1440", "light"), ("390", "light"), ("390", "dark")]
+SAMPLE_OF_LOOKS = ALL_LOOKS[::2]
 AXE = Path(__file__).parents[2] / "dashboard/node_modules/axe-core/axe.min.js"
 SCREENSHOTS = Path(os.environ.get("WRENN_SCREENSHOTS_DIR", "build/screenshots"))
 
@@ -95,26 +98,29 @@ class Visitor:
         return answer.json()["id"]
 
     async def check_look(self, name: str) -> None:
-        """Keep a picture of the page in both themes and two widths, for people to look at.
+        """Keep a picture of the page, for people to look at: dark and wide, light and narrow.
 
-        In each of them nothing is wider than the page, and no rule of accessibility is broken.
+        In each of them nothing is wider than the page, and no rule of accessibility is broken. With WRENN_ALL_LOOKS, as in
+        `make test-looks`, both themes are looked at in both widths.
         """
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        for width, size in (("1440", DESKTOP), ("390", PHONE)):
-            await self.page.set_viewport_size(size)
-            for theme in ("dark", "light"):
-                await self.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
-                await self.page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png")
-                await check_accessibility(self.page, f"{name}, {theme}, {width}")
+        sizes = {"1440": DESKTOP, "390": PHONE}
+        for width, theme in ALL_LOOKS if "WRENN_ALL_LOOKS" in os.environ else SAMPLE_OF_LOOKS:
+            await self.page.set_viewport_size(sizes[width])
+            await self.page.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+            await self.page.screenshot(path=SCREENSHOTS / f"{name}-{theme}-{width}.png")
+            await check_accessibility(self.page, f"{name}, {theme}, {width}")
             overflow = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert overflow <= 0, f"{name} is {overflow} px wider than {width} px"
+        await self.page.evaluate("delete document.documentElement.dataset.theme")
         await self.page.set_viewport_size(DESKTOP)
 
 
 async def check_accessibility(page: Page, what: str) -> None:
     """Check the page by the rules of axe-core: WCAG 2.1, A and AA."""
     # By the debugger, to which the content security policy does not apply.
-    await page.evaluate(AXE.read_text())
+    if not await page.evaluate("'axe' in window"):
+        await page.evaluate(AXE.read_text())
     found = await page.evaluate(
         "async () => (await axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']})).violations.map("
         "rule => `${rule.id} (${rule.impact}): ${rule.nodes.map(node => node.html).join('; ').slice(0, 300)}`)"
@@ -156,10 +162,12 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @asynccontextmanager
-async def visit(browser: Browser, person: Person) -> AsyncGenerator[Visitor]:
-    """A browser in which this user has signed in: it has the cookie of the session."""
+async def visit(
+    browser: Browser, person: Person, *, viewport: ViewportSize = DESKTOP, **options: Any
+) -> AsyncGenerator[Visitor]:
+    """A browser in which this user has signed in: it has the cookie of the session. `options` are those of `Browser.new_context`."""
     team = (await person.get(f"/v1/teams/{person.team_id}")).json()["team"]
-    context = await browser.new_context(viewport=DESKTOP, color_scheme="dark")
+    context = await browser.new_context(viewport=viewport, color_scheme="dark", **options)
     try:
         await context.add_cookies(
             [

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from tests.integration import conftest as integration
-from tests.integration.conftest import Platform
+from tests.integration.conftest import Platform, run_sql
+from tests.integration.host_agents import AgentPlayer, elsewhere
 from tests.integration.people import make_admin, sign_up
 
-from .conftest import Visitor, visit
+from .conftest import DEADLINE_MS, Visitor, visit
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -27,6 +29,23 @@ async def admin(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
 async def test_others_find_no_such_page(visitor: Visitor):
     await visitor.page.goto(f"{visitor.person.url}/admin/users")
     await expect(visitor.page.get_by_role("heading", name="There is no such page")).to_be_visible()
+
+
+async def test_an_admin_whose_right_is_withdrawn_sees_nothing_more(admin: Visitor, platform: Platform):
+    """The token says for minutes that its user is an admin; the database is asked each time."""
+    page = admin.page
+    await page.goto(f"{admin.person.url}/admin/users")
+    await expect(page.get_by_role("row").filter(has_text=admin.person.email)).to_be_visible()
+    await run_sql(
+        str(platform.settings.database_url),
+        f"UPDATE users SET is_admin = false WHERE email = '{admin.person.email}'",
+    )
+    await page.get_by_role("link", name="Teams").click()
+    await expect(page.get_by_role("alert")).to_contain_text("forbidden")
+    await expect(page.get_by_role("table")).to_have_count(0)
+    await page.reload()
+    await expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+    admin.errors[:] = [error for error in admin.errors if "403" not in error]
 
 
 async def test_users_are_made_admins_and_deactivated(admin: Visitor, platform: Platform):
@@ -92,6 +111,13 @@ async def test_a_team_with_hosts_of_its_own_adds_drains_and_deletes_one(admin: V
     assert token not in await page.content()
     await page.get_by_role("link", name="rack1").click()
     await expect(page.get_by_role("main")).to_contain_text("It has not joined yet")
+    agent = AgentPlayer(visitor.person.url, address=elsewhere())
+    assert (await agent.register(token.strip())).status_code == 201
+    await expect(page.get_by_role("main")).to_contain_text("It has registered")
+    # The platform's admin sees whose it is.
+    await admin.page.goto(f"{admin.person.url}/admin/hosts")
+    of = (await visitor.person.get(f"/v1/teams/{visitor.person.team_id}")).json()["team"]["name"]
+    await expect(admin.page.get_by_role("row").filter(has_text="rack1")).to_contain_text(of)
     await page.get_by_label("Another tag").fill("gpu")
     await page.get_by_role("button", name="Add").click()
     await expect(page.get_by_role("button", name="Remove the tag gpu")).to_be_visible()
@@ -116,7 +142,9 @@ async def test_a_host_of_the_platform_is_drained_and_used_again(admin: Visitor):
     await expect(page.get_by_role("main").get_by_text("online")).to_be_visible()
 
 
-async def test_the_platform_builds_a_template_for_all_teams(admin: Visitor, visitor: Visitor):
+async def test_the_platform_builds_a_template_for_all_teams(
+    admin: Visitor, visitor: Visitor, platform: Platform
+):
     page = admin.page
     await page.goto(f"{admin.person.url}/admin/builds/new")
     await page.get_by_label("Name of the template").fill("shared")
@@ -128,9 +156,24 @@ async def test_the_platform_builds_a_template_for_all_teams(admin: Visitor, visi
     await expect(row).to_contain_text("platform")
     await page.goto(f"{admin.person.url}/admin/templates")
     row = page.get_by_role("row").filter(has_text="shared")
+    await expect(row).to_contain_text("the platform")
+    await expect(row).to_contain_text("iB")  # what it takes on the hosts' disks
+    # A team can use it, but not delete it: neither by the page nor by the API.
+    await expect(visitor.page.get_by_role("button", name="Delete shared")).to_be_disabled()
+    assert (await visitor.person.delete("/v1/templates/shared")).status_code == 403
+    made = await visitor.create(template="shared")
+    await visitor.person.delete(f"/v1/sandboxes/{made}")
+    assert len(platform.host.snapshot_ids) == 1
     await row.get_by_role("button", name="Delete").click()
     await page.get_by_role("dialog").get_by_role("button", name="Delete").click()
     await expect(row).to_have_count(0)
+    # It goes from the page of the team, and from the hosts.
+    await visitor.page.reload()
+    await expect(visitor.page.get_by_role("row").filter(has_text="minimal")).to_be_visible()
+    await expect(visitor.page.get_by_role("row").filter(has_text="shared")).to_have_count(0)
+    async with asyncio.timeout(DEADLINE_MS / 1000):
+        while platform.host.snapshot_ids:
+            await asyncio.sleep(0.05)
 
 
 async def test_the_load_of_the_platform_and_its_hosts(admin: Visitor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.integration.conftest import Platform, control_process, environment_of, own_database, run_sql
 from tests.integration.people import PASSWORD, sign_up
+from tests.integration.postgres_servers import end
+from wrenn.control.db.embedded import ensure_running
 from wrenn.testing.agent_host import AgentHost, agent_host
 from wrenn.testing.server import free_port
 
@@ -187,3 +190,61 @@ async def test_a_control_plane_that_is_killed_comes_back(browser: Browser, outag
                 await expect(page.get_by_text("could not be loaded")).to_have_count(0)
                 await expect(page.get_by_role("checkbox", name="Select before")).to_be_checked()
             visitor.errors.clear()  # the browser reports each call that found no server
+
+
+async def test_a_database_that_is_killed_comes_back(visitor: Visitor, data_dir: Path):
+    """What was typed stays, the page says what fails, and goes on by itself when the database is back."""
+    page, listing = visitor.page, await visitor.new_page()
+    await visitor.create(name="before")
+    await listing.goto(visitor.url("sandboxes"))
+    await listing.get_by_role("link", name="before").wait_for()
+    await visitor.open("sandboxes/new")
+    await page.get_by_label("Name", exact=True).fill("typed before")
+    await end(data_dir, signal.SIGQUIT)
+    try:
+        await page.get_by_role("button", name="Create", exact=True).click()
+        await expect(page.get_by_role("alert")).to_contain_text("unavailable")
+        await expect(page.get_by_label("Name", exact=True)).to_have_value("typed before")
+        await expect(listing.get_by_role("link", name="before")).to_be_visible()
+        await listing.get_by_role("link", name="API keys").click()
+        await expect(listing.get_by_role("alert")).to_contain_text("could not be loaded")
+    finally:
+        await ensure_running(data_dir)
+    await page.get_by_role("button", name="Create", exact=True).click()
+    await expect(page.get_by_role("heading", name="typed before")).to_be_visible()
+    # The other tab loads what it could not, without a reload.
+    await expect(listing.get_by_text("No API key yet")).to_be_visible()
+    await listing.get_by_role("link", name="Sandboxes").click()
+    await expect(listing.get_by_role("link", name="typed before")).to_be_visible()
+    visitor.errors.clear()  # the browser reports each call that failed
+
+
+async def test_a_silent_host_is_shown_and_what_was_typed_stays(visitor: Visitor, platform: Platform):
+    page, host = visitor.page, platform.host
+    sandbox_id = await visitor.create(name="out of reach")
+    await visitor.person.post(
+        f"/v1/sandboxes/{sandbox_id}/exec", {"cmd": "/bin/sh", "args": ["-c", "echo one > /root/note"]}
+    )
+    await visitor.open(f"sandboxes/{sandbox_id}/files?path=/root&open=note")
+    await page.get_by_role("button", name="Edit").click()
+    text = page.get_by_label("Preview").get_by_label("Content")
+    await text.fill("typed while it was silent\n")
+    host.silence("exec", "files", "stream", "ensure_sandbox")
+    await run_sql(
+        str(platform.settings.database_url), "UPDATE hosts SET last_heartbeat_at = now() - interval '1 hour'"
+    )
+    # The state arrives by an event; each action says why it cannot be done, only the end can be asked for.
+    await expect(page.get_by_role("banner").or_(page.get_by_role("main"))).to_contain_text("missing")
+    await expect(page.get_by_role("button", name="Pause", exact=True)).to_be_disabled()
+    await expect(page.get_by_role("button", name="Fork")).to_have_attribute(
+        "title", "Its host does not respond."
+    )
+    await expect(page.get_by_role("button", name="Destroy")).to_be_enabled()
+    await expect(text).to_have_value("typed while it was silent\n")
+
+    host.answer_again()
+    await expect(page.get_by_role("button", name="Pause", exact=True)).to_be_enabled()
+    await expect(text).to_have_value("typed while it was silent\n")
+    await page.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("Saved.")).to_be_visible()
+    visitor.errors.clear()  # the browser reports the calls that failed

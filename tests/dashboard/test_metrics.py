@@ -30,6 +30,16 @@ async def test_metrics_are_drawn_go_on_and_stay_after_a_pause(visitor: Visitor):
 
     await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
     await expect(page.get_by_text("It does not run")).to_be_visible()
-    await page.get_by_role("navigation", name="Range").get_by_role("link", name="1h").click()
-    await expect(page).to_have_url(re.compile("range=1h$"))
-    await expect(charts).to_have_count(4)
+    # Each range is answered from the tier that has it, with what was stored at the pause.
+    ranges = page.get_by_role("navigation", name="Range")
+    for name in ("1h", "2h", "6h", "12h", "24h", "10m"):
+        path = f"/v1/sandboxes/{sandbox_id}/metrics?range={name}"
+        async with page.expect_response(lambda answer, path=path: answer.url.endswith(path)) as answering:
+            await ranges.get_by_role("link", name=name, exact=True).click()
+        points = (await (await answering.value).json())["points"]
+        assert points
+        await expect(page).to_have_url(re.compile(f"range={name}$"))
+        await expect(ranges.get_by_role("link", name=name, exact=True)).to_have_attribute(
+            "aria-current", "true"
+        )
+        await expect(charts).to_have_count(4)

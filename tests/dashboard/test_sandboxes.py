@@ -9,6 +9,7 @@ from playwright.async_api import Browser, expect
 
 from tests.integration.conftest import Platform
 from tests.integration.people import PASSWORD, sign_up
+from wrenn.base.errors import InternalError
 
 from .conftest import DESKTOP, Visitor, at, path_of, watch
 
@@ -81,6 +82,25 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
     await visitor.open(f"sandboxes/{sandbox_id}")
     await expect(page.get_by_role("main")).to_contain_text("does not exist")
     visitor.errors.clear()  # the browser itself reports the 404
+
+
+async def test_a_pause_that_fails_leaves_the_sandbox_running(visitor: Visitor, platform: Platform):
+    """It is marked as paused before its host is asked, and as running again when that fails."""
+    page = visitor.page
+    sandbox_id = await visitor.create(name="kept awake")
+    await visitor.open(f"sandboxes/{sandbox_id}")
+    platform.host.switches.fail["pause_sandbox"] = InternalError("no")
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.get_by_text("Not paused")).to_be_visible()
+    await expect(page.get_by_role("button", name="Pause")).to_be_enabled()
+    answer = await visitor.person.post(
+        f"/v1/sandboxes/{sandbox_id}/exec", {"cmd": "/bin/echo", "args": ["awake"]}
+    )
+    assert answer.json()["stdout"] == "awake\n"
+    platform.host.switches.fail.clear()
+    await page.get_by_role("button", name="Pause").click()
+    await expect(page.get_by_role("button", name="Resume")).to_be_enabled()
+    visitor.errors.clear()  # the browser itself reports the 500
 
 
 async def test_the_list_follows_what_happens_elsewhere(visitor: Visitor):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 from playwright.async_api import expect
 from sqlalchemy import text
 
 from tests.integration.conftest import Platform
 from wrenn.base.ids import TeamId
+from wrenn.control.metrics import team_store
 from wrenn.control.metrics.tables import PLATFORM
 
 from .conftest import Visitor
@@ -48,3 +51,35 @@ async def test_figures_follow_the_sandboxes_and_charts_have_a_past(visitor: Visi
     await page.reload()
     await expect(ranges.get_by_role("link", name="30d")).to_have_attribute("aria-current", "true")
     await expect(page.get_by_text("Usage of the last 30 days")).to_be_visible()
+
+
+async def test_present_figures_count_paused_sandboxes_and_the_sampler_keeps_them(
+    visitor: Visitor, platform: Platform
+):
+    page = visitor.page
+    await visitor.open("stats?range=5m")
+    figures = {
+        name: page.get_by_role("region", name=name, exact=True).get_by_role("definition")
+        for name in ("Running sandboxes", "vCPUs", "Memory")
+    }
+    await visitor.create(vcpus=2, memory_mb=1024)
+    paused = await visitor.create(vcpus=1, memory_mb=513)
+    await expect(figures["Running sandboxes"].first).to_have_text("2")
+    await visitor.person.post(f"/v1/sandboxes/{paused}/pause")
+    # A paused sandbox has no vCPU and half of its memory, rounded up: 1024 + 257.
+    await expect(figures["Running sandboxes"].first).to_have_text("1")
+    await expect(figures["vCPUs"].first).to_have_text("2")
+    await expect(figures["Memory"].first).to_have_text("1.3 GiB")
+    before = await figures["Memory"].nth(1).text_content()
+
+    # What the platform's sampler stores of it is the peak, and the newest value of each chart.
+    await team_store.take_samples(platform.control.database, longest_s=60.0)
+    await page.reload()
+    await expect(figures["vCPUs"].nth(1)).to_have_text(re.compile("^[23]$"))
+    await expect(figures["Memory"].nth(1)).not_to_have_text("0 B")
+    assert before is not None
+    newest = {"Sandboxes over time": "1", "vCPUs over time": "2", "Memory over time": "1.3 GiB"}
+    for title, value in newest.items():
+        chart = page.get_by_role("region", name=title)
+        await chart.get_by_text("Table", exact=True).click()
+        await expect(chart.get_by_role("row").nth(1).get_by_role("cell").last).to_have_text(value)

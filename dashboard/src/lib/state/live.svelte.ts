@@ -5,6 +5,7 @@
  */
 import { readEvents } from '$lib/api/event-stream';
 import { ApiError } from '$lib/api/errors';
+import { clock } from './clock.svelte';
 
 export interface LiveEvent {
 	type: string;
@@ -135,7 +136,8 @@ class Live {
 	}
 
 	#setLive(value: boolean): void {
-		if (!value) this.lostAt ??= new Date();
+		// By the server's clock, as everything that is compared with it.
+		if (!value) this.lostAt ??= new Date(clock.now);
 		const isBack = value && !this.isLive;
 		this.isLive = value;
 		if (value) this.lostAt = null;
