@@ -11,7 +11,7 @@ CHECKS := check-tests check-types check-style check-rust check-dashboard
 PARTS := programs machines sdks browsers
 programs := unit repo simulation contract envd agent integration
 machines := host drivers fleet vm attacks
-sdks := e2b
+sdks := e2b examples
 browsers := dashboard
 # Chromium gives up its requests whenever an interface of its network namespace changes, which the tests of machines do all the
 # time. Without root there are none of those.
@@ -33,10 +33,11 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust; build the dashboard
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, an older SDK of e2b
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, an older SDK of e2b, the packages of the examples
 	@$(PYTHON) tools/setup.py --tests
 	@$(BIN)/python -m tests.s3_server
 	@$(BIN)/python -m tests.e2b.python_sdks
+	@$(BIN)/python -m tests.examples.packages
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date
 	@$(BIN)/wrenn images build --data-dir $(WRENN_IMAGES_DIR)
@@ -121,6 +122,8 @@ openapi: setup ## write openapi/ from the control plane's routes
 
 lock: setup ## rewrite requirements.lock with the newest versions that pyproject.toml allows
 	$(BIN)/uv lock --upgrade --quiet
+	$(BIN)/uv pip compile --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --output-file examples/requirements.lock examples/requirements.in
 	$(BIN)/uv export --quiet --all-extras --all-groups --no-emit-project --no-header --format requirements.txt --output-file requirements.lock
 
 clean: ## remove what was built in the checkout (not the data folder)
