@@ -39,7 +39,6 @@ from wrenn.vm import (
 )
 
 SHAPE = Shape(vcpus=1, memory_mb=256)
-READY_TIMEOUT_S = 30.0
 COMMAND_TIMEOUT_S = 30.0
 
 
@@ -118,6 +117,7 @@ class LocalAdapter:
     parts: Parts
     tokens: Tokens
     base: str
+    start_limit_s: float
     _machines: dict[str, _Started] = field(default_factory=dict[str, _Started])
     _tokens_of: dict[str, str] = field(default_factory=dict[str, str])
     """Whose token the guest in a snapshot expects."""
@@ -259,7 +259,7 @@ class LocalAdapter:
             lifecycle_id=secrets.token_hex(8),
         )
         address = self._machines[machine].address
-        await fail_if_vm_exits(self._vm(machine), initialise(address, identity, timeout_s=READY_TIMEOUT_S))
+        await fail_if_vm_exits(self._vm(machine), initialise(address, identity, timeout_s=self.start_limit_s))
 
     async def run(self, machine: str, script: str) -> str:
         command = CommandLine("/bin/sh", ("-c", script))
@@ -408,7 +408,7 @@ async def local_adapter(name: str, host: Host, settings: Settings) -> AsyncGener
         bases = Bases(layout=layout, driver=parts.driver, maker=parts.bases, metadata={})
         try:
             base = await bases.get("minimal", SHAPE)
-            adapter = LocalAdapter(name, layout, parts, tokens, base.key)
+            adapter = LocalAdapter(name, layout, parts, tokens, base.key, settings.start_limit_s)
             yield adapter
             await adapter.clean_up()
         finally:

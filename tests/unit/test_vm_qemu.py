@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -183,5 +184,57 @@ async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accelerator, "_KVM", tmp_path / "kvm")
-    chosen = await accelerator.choose_accelerator(kernel=tmp_path, memory_of_choice=tmp_path / "choice")
-    assert chosen == json.loads((tmp_path / "choice").read_text())["accelerator"] == "tcg"
+    chosen = await accelerator.choose_accelerator(
+        kernel=tmp_path, memory_of_choice=tmp_path / "choice", probe_timeout_s=1
+    )
+    written = json.loads((tmp_path / "choice").read_text())
+    assert chosen.accelerator == written["accelerator"] == "tcg"
+    assert chosen.reason == written["reason"]
+    assert chosen.reason.startswith(f"there is no {tmp_path}/kvm")
+
+
+@pytest.mark.parametrize(
+    ("flags", "advice"),
+    [
+        ("fpu vmx sse", "modprobe kvm_intel"),
+        ("fpu svm", "modprobe kvm_amd"),
+        ("fpu vmx_ept", "enable it"),
+        ("", "enable it"),
+    ],
+)
+def test_a_machine_without_kvm_is_told_what_to_do(flags: str, advice: str) -> None:
+    cpuinfo = (
+        f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: vmx svm\n"
+        if flags
+        else "processor: 0\n"
+    )
+    assert advice in accelerator.why_no_device(cpuinfo)
+
+
+async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain file is no KVM: QEMU says so."""
+    device = tmp_path / "kvm"
+    device.touch()
+    monkeypatch.setattr(accelerator, "_KVM", device)
+    monkeypatch.setattr(accelerator, "group_with_access", group_of_the_test)
+    choice = tmp_path / "choice"
+    kernel = tmp_path / "no-kernel"
+    first = await accelerator.choose_accelerator(kernel=kernel, memory_of_choice=choice, probe_timeout_s=30)
+    assert first.accelerator == "tcg"
+    assert first.reason.startswith(("QEMU failed with KVM: ", "The host command"))
+    monkeypatch.setattr(accelerator, "run", None)
+    monkeypatch.setattr(
+        accelerator, "qemu_version", partial(returned, json.loads(choice.read_text())["facts"]["qemu"])
+    )
+    again = await accelerator.choose_accelerator(kernel=kernel, memory_of_choice=choice, probe_timeout_s=30)
+    assert again == first
+
+
+def group_of_the_test(_device: os.stat_result) -> int:
+    return 4242
+
+
+async def returned(value: str) -> str:
+    return value

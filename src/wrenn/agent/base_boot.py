@@ -25,8 +25,6 @@ from wrenn.network import SlotPool
 from wrenn.storage.images import ImageFolder, Images, load_images
 from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
 
-_BOOT_TIMEOUT_S: Final = 30.0
-"""A cold boot takes 3 s under emulation on an idle machine."""
 _WARM_UP_TIMEOUT_S: Final = 20.0
 _SETTLE_S: Final = 0.5
 """Time for the guest to become idle: processes that still run would continue in every clone."""
@@ -50,6 +48,8 @@ class BootedBases:
     confiner: Confiner
     tokens: Tokens
     guest_dns: str
+    start_limit_s: float
+    """Within this time a guest must answer; a cold boot takes 3 s under emulation on an idle machine."""
 
     def templates(self) -> list[str]:
         """Return the names of the templates that were built on this host, sorted; without `images`."""
@@ -112,7 +112,7 @@ class BootedBases:
             hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
         )
         try:
-            await fail_if_vm_exits(vm, initialise(address, identity, timeout_s=_BOOT_TIMEOUT_S))
+            await fail_if_vm_exits(vm, initialise(address, identity, timeout_s=self.start_limit_s))
         except WrennError as error:
             error.context.setdefault("console", (await vm.console())[-2000:])
             raise

@@ -91,10 +91,16 @@ class QemuHost:
             NotFound: kernel or template are not built; the message says how.
         """
         images = load_images(settings.images_dir)
-        accelerator = await choose_accelerator(
-            kernel=images.kernel, memory_of_choice=settings.accelerator_choice
+        choice = await choose_accelerator(
+            kernel=images.kernel,
+            memory_of_choice=settings.accelerator_choice,
+            probe_timeout_s=settings.kvm_probe_s,
         )
-        driver = QemuDriver(accelerator=accelerator, version=await qemu_version(), folders=layout.folders)
+        if choice.reason:
+            _log.warning("no KVM: sandboxes are emulated", extra={"reason": choice.reason})
+        driver = QemuDriver(
+            accelerator=choice.accelerator, version=await qemu_version(), folders=layout.folders
+        )
         await driver.prepare()
         reach = ReachableNetworks.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
         table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
@@ -124,6 +130,7 @@ class QemuHost:
                     confiner,
                     tokens,
                     settings.guest_dns,
+                    settings.start_limit_s,
                 ),
                 sandbox_limit=table.slots,
                 containers=ImportContainer(

@@ -44,6 +44,8 @@ class Settings:
         heartbeat_s: time between two heartbeats.
         control_lost_after_s: when no heartbeat was accepted for so long, all running sandboxes are paused; 0: never.
         sample_interval_s: time between two samples of what sandboxes use; 0: none are taken.
+        kvm_probe_s: time for a guest kernel to boot with KVM, when it is tried whether KVM works.
+        start_limit_s: time for a guest to answer after its virtual machine was started.
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
             to PostgreSQL, journals and pauses.
@@ -71,6 +73,8 @@ class Settings:
     heartbeat_s: float
     control_lost_after_s: float
     sample_interval_s: float
+    kvm_probe_s: float
+    start_limit_s: float
     ready_slots: int
     disk_reserve_b: int
     image_cache_b: int
@@ -126,6 +130,8 @@ class Settings:
             heartbeat_s=float(environment.get("WRENN_HEARTBEAT_S", "30")),
             control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
             sample_interval_s=_seconds(environment, "WRENN_SAMPLE_INTERVAL_S", "0.5"),
+            kvm_probe_s=_limit(environment, "WRENN_KVM_PROBE_S", "10"),
+            start_limit_s=_limit(environment, "WRENN_START_LIMIT_S", "30"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
             image_cache_b=int(environment.get("WRENN_IMAGE_CACHE_MB", "51200")) * MIB,
@@ -163,6 +169,13 @@ def _seconds(environment: Mapping[str, str], name: str, default: str) -> float:
     if not 0.0 <= seconds < inf:
         raise InvalidRequest(f"{name} must be a number of seconds, 0 or more, not {text!r}.")
     return seconds
+
+
+def _limit(environment: Mapping[str, str], name: str, default: str) -> float:
+    """Parse a time limit, which is never 0: nothing would ever succeed."""
+    if (limit_s := _seconds(environment, name, default)) == 0:
+        raise InvalidRequest(f"{name} must be more than 0 seconds.")
+    return limit_s
 
 
 def _warm_template(text: str) -> WarmTemplate | None:

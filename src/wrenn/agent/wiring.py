@@ -221,7 +221,15 @@ def _operations(
     driver, slots, confiner = parts.driver, parts.slots, parts.confiner
     clock = parts.clock
     launch = Launch(
-        layout, driver, slots, confiner, tokens, clock, settings.sandbox_io_b_per_s, settings.sandbox_disk_b
+        layout,
+        driver,
+        slots,
+        confiner,
+        tokens,
+        clock,
+        settings.start_limit_s,
+        settings.sandbox_io_b_per_s,
+        settings.sandbox_disk_b,
     )
     saver = Saver(layout, driver, clock)
     fetch = FetchState(layout, driver)

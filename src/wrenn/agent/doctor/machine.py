@@ -72,12 +72,14 @@ async def _check_images(settings: Settings) -> Check:
     hint = f"Run: wrenn images build --data-dir {settings.images_dir}"
     try:
         images = load_images(settings.images_dir)
-        accelerator = await choose_accelerator(
-            kernel=images.kernel, memory_of_choice=settings.accelerator_choice
+        choice = await choose_accelerator(
+            kernel=images.kernel,
+            memory_of_choice=settings.accelerator_choice,
+            probe_timeout_s=settings.kvm_probe_s,
         )
     except WrennError as error:
         return Check("images", ok=False, detail=error.message, hint=hint)
-    what = "hardware virtualisation (KVM)" if accelerator == "kvm" else "software emulation (no working KVM)"
+    what = f"software emulation: {choice.reason}" if choice.reason else "hardware virtualisation (KVM)"
     return Check("images", ok=True, detail=f"kernel {images.kernel_version}, {what}", hint=hint)
 
 

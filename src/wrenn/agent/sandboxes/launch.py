@@ -30,9 +30,6 @@ from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm import DiskRef, Driver, ImageRef, Machine, RestoreRequest
 
-READY_TIMEOUT_S: Final = 30.0
-"""A restore takes a tenth of a second; under load on a small machine it may take many times that."""
-
 GROW_TIMEOUT_S: Final = 30.0
 """Some milliseconds for each GB; under load on a small machine many times that."""
 
@@ -67,6 +64,8 @@ class Launch:
     confiner: Confiner
     tokens: Tokens
     clock: Clock
+    start_limit_s: float
+    """Within this time a guest must answer. A restore takes a tenth of a second; under load on a small machine many times that."""
     io_b_per_s: int = 0
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
     usual_share_b: int = 0
@@ -118,7 +117,7 @@ class Launch:
         save(record)
 
         identity = self._identity(record, origin)
-        ready = initialise(slot.address, identity, timeout_s=READY_TIMEOUT_S, clock=self.clock)
+        ready = initialise(slot.address, identity, timeout_s=self.start_limit_s, clock=self.clock)
         await fail_if_vm_exits(vm, ready)
         step_done("guest")
         await fault_point(f"{step}.after_ready")

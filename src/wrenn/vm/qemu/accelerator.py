@@ -1,4 +1,4 @@
-"""Chooses the accelerator by booting a guest kernel with KVM once; the result is cached.
+"""Chooses the accelerator by booting a guest kernel with KVM once; the result and its reason are cached.
 
 A machine can have `/dev/kvm` and yet boot no Linux guest with it (nested virtualisation without hardware support):
 the file proves nothing, a booted kernel does.
@@ -11,6 +11,8 @@ import json
 import os
 import re
 import stat
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -22,13 +24,25 @@ from wrenn.vm.qemu.command_line import BINARY, CPU_MODEL
 
 _KVM: Final = Path("/dev/kvm")
 _GROUP_RW: Final = stat.S_IRGRP | stat.S_IWGRP
-_PROBE_TIMEOUT_S: Final = 10.0
-"""With working KVM the kernel panics for want of a root disk after about one second."""
+_CPUINFO: Final = Path("/proc/cpuinfo")
+_CPU_FLAGS: Final = {"vmx": "kvm_intel", "svm": "kvm_amd"}
+"""Flag of a processor that supports KVM, and the kernel module for it."""
 _PROBE_ARGUMENTS: Final = (
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
     "-machine", "q35", "-accel", "kvm", "-cpu", CPU_MODEL["kvm"], "-m", "128",
 )  # fmt: skip
+_PROBE_KERNEL_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1"
+"""Each character on the console leaves the VM, which is slow where KVM itself runs in a virtual machine; a panic is shown in any case."""
 _PROOF: Final = b"Kernel panic - not syncing"
+_REASON_LIMIT: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class AcceleratorChoice:
+    """An accelerator, and the reason why KVM cannot be used; empty for `kvm`."""
+
+    accelerator: str
+    reason: str = ""
 
 
 async def qemu_version() -> str:
@@ -61,36 +75,76 @@ def group_with_access(device: os.stat_result) -> int | None:
     return device.st_gid if may_group else None
 
 
-async def choose_accelerator(*, kernel: Path, memory_of_choice: Path) -> str:
-    """Return `kvm` if a guest kernel boots with it, otherwise `tcg`.
+async def choose_accelerator(
+    *, kernel: Path, memory_of_choice: Path, probe_timeout_s: float
+) -> AcceleratorChoice:
+    """Return `kvm` if a guest kernel boots with it within `probe_timeout_s`, otherwise `tcg` and the reason.
 
-    The answer is kept in the file `memory_of_choice` for this boot of the machine and this QEMU.
+    The answer is kept in the file `memory_of_choice` for this boot of the machine, this QEMU and this time limit.
     """
-    if kvm_group() is None:
-        with contextlib.suppress(OSError, StorageFull):  # only for those who ask what was chosen
-            write_json(memory_of_choice, {"facts": None, "accelerator": "tcg"}, durable=False)
-        return "tcg"
+    if reason := _why_not_usable():
+        choice = AcceleratorChoice("tcg", reason)
+        _remember(memory_of_choice, None, choice)
+        return choice
     facts = {
         "boot_id": boot_id(),
         "qemu": await qemu_version(),
         "group": kvm_group(),
+        "probe_timeout_s": probe_timeout_s,
     }
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         remembered = json.loads(memory_of_choice.read_text())
         if remembered["facts"] == facts:
-            return str(remembered["accelerator"])
-    accelerator = "kvm" if await _boots_with_kvm(kernel) else "tcg"
+            return AcceleratorChoice(str(remembered["accelerator"]), str(remembered["reason"]))
+    reason = await _why_not_booting(kernel, probe_timeout_s)
+    choice = AcceleratorChoice("tcg" if reason else "kvm", reason)
+    _remember(memory_of_choice, facts, choice)
+    return choice
+
+
+def _remember(path: Path, facts: object, choice: AcceleratorChoice) -> None:
+    content = {"facts": facts, "accelerator": choice.accelerator, "reason": choice.reason}
     with contextlib.suppress(OSError, StorageFull):  # asked again next time
-        write_json(memory_of_choice, {"facts": facts, "accelerator": accelerator}, durable=False)
-    return accelerator
+        write_json(path, content, durable=False)
 
 
-async def _boots_with_kvm(kernel: Path) -> bool:
+def _why_not_usable() -> str:
+    """Return why KVM cannot be used at all, and how to change that; empty if it may work."""
     try:
-        console = await run(
-            [BINARY, *_PROBE_ARGUMENTS, "-kernel", str(kernel), "-append", "console=ttyS0 panic=-1"],
-            timeout_s=_PROBE_TIMEOUT_S,
-        )
-    except CommandError:
-        return False
-    return _PROOF in console
+        device = _KVM.stat()
+    except FileNotFoundError:
+        return why_no_device(_CPUINFO.read_text())
+    if group_with_access(device) is None:
+        return f"only root may open {_KVM}; run: chgrp kvm {_KVM} && chmod 660 {_KVM}"
+    return ""
+
+
+def why_no_device(cpuinfo: str) -> str:
+    """Return why there is no `/dev/kvm` on a machine with this `/proc/cpuinfo`."""
+    found = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
+    flags = found[1].split() if found else []
+    for flag, module in _CPU_FLAGS.items():
+        if flag in flags:
+            return f"there is no {_KVM} although the processor supports it; run: modprobe {module}"
+    return (
+        f"there is no {_KVM}, and the processor shows no support for virtualisation: enable it in the firmware or, "
+        "for a virtual machine, enable nested virtualisation of its host"
+    )
+
+
+async def _why_not_booting(kernel: Path, timeout_s: float) -> str:
+    """Boot the kernel with KVM; return why it did not boot, or an empty text."""
+    argv = [BINARY, *_PROBE_ARGUMENTS, "-kernel", str(kernel), "-append", _PROBE_KERNEL_ARGUMENTS]
+    started = time.monotonic()
+    try:
+        console = await run(argv, timeout_s=timeout_s)
+    except CommandError as error:
+        if "exit_code" not in error.context:
+            if time.monotonic() - started < timeout_s:
+                return error.message
+            return f"a guest kernel did not boot with KVM within {timeout_s:g} s (WRENN_KVM_PROBE_S)"
+        said = str(error.context.get("stderr", "")).strip().rpartition("\n")[2]
+        return f"QEMU failed with KVM: {said[:_REASON_LIMIT] or 'it gave no reason'}"
+    if _PROOF in console:
+        return ""
+    return "a guest kernel ended without its usual message when it was booted with KVM"

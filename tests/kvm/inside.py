@@ -1,0 +1,124 @@
+"""The server in the host machine: has drivers, and runs commands. Started by `start.sh`; serves one call for each connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import sys
+import time
+import traceback
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from tests.drivers.adapter import LocalAdapter, local_adapter
+from tests.kvm.wire import PORT, Call, Reply, receive, send
+from wrenn.agent.parts import QemuHost
+from wrenn.agent.settings import Settings
+
+IMAGES = "/data/images"
+
+
+class Server:
+    """What the tests may call."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[str, LocalAdapter] = {}
+        self._open = AsyncExitStack()
+
+    async def ping(self) -> None:
+        """Answer."""
+
+    async def set_clock(self, now: float) -> None:
+        """A machine that was saved and restored has the time of then."""
+        time.clock_settime(time.CLOCK_REALTIME, now)
+
+    async def shell(self, script: str) -> tuple[int, str]:
+        """Run a script; returns its exit code and its output with its errors."""
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", script, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            output, _ = await process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+        assert process.returncode is not None
+        return process.returncode, output.decode(errors="replace")
+
+    async def open(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
+        """Make a driver with a base, unless it was made before; returns what it says about itself."""
+        if name not in self._adapters:
+            folder = Path("/data", name)
+            settings = Settings.from_environment(
+                {
+                    "WRENN_DATA_DIR": str(folder),
+                    "WRENN_IMAGES_DIR": IMAGES,
+                    # Python is slow here, and KVM runs in an emulated machine.
+                    "WRENN_KVM_PROBE_S": "120",
+                    "WRENN_START_LIMIT_S": "200",
+                    "WRENN_READY_SLOTS": "2",
+                    "WRENN_SANDBOX_FLOWS": "100",
+                    **environment,
+                }
+            )
+            adapter = await self._open.enter_async_context(local_adapter(name, QemuHost(), settings))
+            print(f"the driver {name} is ready", settings.accelerator_choice.read_text(), flush=True)
+            self._adapters[name] = adapter
+        adapter = self._adapters[name]
+        driver = adapter.parts.driver
+        return {
+            "capabilities": adapter.capabilities,
+            "base": adapter.base,
+            "vmm": driver.vmm,
+            "accelerator": driver.accelerator,
+            "machine": driver.machine,
+        }
+
+    async def adapter(self, name: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a driver's adapter."""
+        return await getattr(self._adapters[name], method)(*args, **kwargs)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection: a caller that goes away cancels its call."""
+        with contextlib.suppress(EOFError, ConnectionError):
+            call: Call = await receive(reader)
+            working = asyncio.ensure_future(
+                self._reply(getattr(self, call.method)(*call.args, **call.kwargs or {}))
+            )
+            gone = asyncio.ensure_future(reader.read(1))
+            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            gone.cancel()
+            if not working.done():
+                working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await send(writer, await working)
+        writer.close()
+
+    async def _reply(self, working: Coroutine[Any, Any, Any]) -> Reply:
+        try:
+            return Reply(await working)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the call came from
+            traceback.print_exc()
+            error.add_note("in the host machine:\n" + "".join(traceback.format_exception(error)))
+            with contextlib.suppress(Exception):
+                pickle.loads(pickle.dumps(error))
+                return Reply(error=error)
+            return Reply(error=RuntimeError("".join(traceback.format_exception(error))))
+
+
+async def main() -> None:
+    """Serve until the machine ends."""
+    server = await asyncio.start_server(Server().serve, "0.0.0.0", PORT)
+    print("the server in the host machine listens", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    os.environ["PATH"] = "/usr/sbin:/usr/bin:/sbin:/bin"
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,3 @@
+"""The machines of tests/drivers, by the drivers in the host machine."""
+
+from tests.drivers.test_machines import *  # noqa: F403
