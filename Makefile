@@ -8,9 +8,10 @@ BIN := .venv/bin
 CHECKS := check-tests check-types check-style check-rust check-dashboard
 # `make test` runs two of these at a time, each with its suites in order of speed: what needs no machine of its own, what makes
 # networks and virtual machines, what uses the SDKs of others, and what needs a browser.
-PARTS := programs machines sdks browsers
+PARTS := programs machines kvm sdks browsers
 programs := unit repo simulation contract envd agent integration
 machines := host drivers fleet vm attacks
+kvm := kvm
 sdks := e2b examples
 browsers := dashboard
 # Chromium gives up its requests whenever an interface of its network namespace changes, which the tests of machines do all the
@@ -25,7 +26,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # For `pipefail`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages test-looks simulate check $(CHECKS) fmt host-test vm-test schema-test bench protos openapi lock clean
+.PHONY: help setup test-tools images up down test test-faults test-attacks test-packages test-looks simulate check $(CHECKS) fmt host-test vm-test kvm-test schema-test bench protos openapi lock clean
 
 help: ## list the recipes
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -56,7 +57,7 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
 test-part-%:
-	@set -o pipefail; $(run_$*) $(BIN)/pytest -m "not all_faults and not all_attacks and not packages" \
+	@set -o pipefail; $(run_$*) $(BIN)/pytest -m "not all_faults and not all_attacks and not all_kvm and not packages" \
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every fault point; `make test` runs a sample
@@ -107,6 +108,9 @@ host-test: setup ## tests that need root: namespaces, cgroups, firewall
 
 vm-test: test-tools images ## tests that need a hypervisor
 	$(BIN)/pytest -m "not packages" tests/vm
+
+kvm-test: test-tools images ## run the tests of VM drivers with KVM, in an emulated host where KVM works; `make test` runs a sample
+	$(BIN)/pytest tests/kvm
 
 schema-test: setup ## check the served API against its description with 100 generated requests for each operation
 	WRENN_SCHEMA_EXAMPLES=100 $(BIN)/pytest tests/integration/test_control_schema.py

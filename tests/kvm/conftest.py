@@ -24,6 +24,16 @@ __all__ = ["driver", "new_name", "started"]
 DRIVERS: dict[str, dict[str, str]] = {"qemu-kvm": {}}
 """Drivers of the host machine, with the settings that differ from the default."""
 
+_SAMPLE = {
+    "test_memory_and_programs_survive_a_save_and_a_restore",
+    "test_a_switch_of_layers_freezes_what_was_written_and_changes_nothing_for_the_guest",
+    "test_a_machine_outlives_its_agent_and_is_adopted",
+    "test_a_machine_that_ends_by_itself_is_noticed",
+    "test_a_restore_that_fails_leaves_no_process",
+    "test_layers_are_listed_measured_and_removed",
+}
+"""Tests of tests/drivers that `make test` runs here too; `make kvm-test` runs all of them."""
+
 _machines: list[HostMachine] = []
 _EVIDENCE = {
     "kernel of the host machine": "dmesg | tail -40",
@@ -34,10 +44,13 @@ _EVIDENCE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here need root, and are slow."""
+    """All tests here need root, and are slow: those of the driver suite that are not in `_SAMPLE` are marked."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
+            function = getattr(item, "originalname", item.name)
+            if item.path.name.startswith("test_driver_") and function not in _SAMPLE:
+                item.add_marker(pytest.mark.all_kvm)
             item.add_marker(pytest.mark.vm)
             item.add_marker(pytest.mark.root)
             # The first one waits until everything is built.

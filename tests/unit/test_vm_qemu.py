@@ -202,7 +202,7 @@ async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
         ("", "enable it"),
     ],
 )
-def test_a_machine_without_kvm_is_told_what_to_do(flags: str, advice: str) -> None:
+def test_a_machine_without_kvm_gets_advice(flags: str, advice: str) -> None:
     cpuinfo = (
         f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: vmx svm\n"
         if flags
@@ -211,7 +211,7 @@ def test_a_machine_without_kvm_is_told_what_to_do(flags: str, advice: str) -> No
     assert advice in accelerator.why_no_device(cpuinfo)
 
 
-async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_kept(
+async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plain file is no KVM: QEMU says so."""

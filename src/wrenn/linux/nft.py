@@ -13,7 +13,8 @@ from wrenn.linux.namespaces import namespace_path
 NftCommand: TypeAlias = Mapping[str, object]
 """One command of libnftables-json(5), such as `{"add": {"table": {"family": "inet", "name": "t"}}}`."""
 
-_TIMEOUT_S: Final = 10.0
+_TIMEOUT_S: Final = 30.0
+"""It takes 10 ms. The first call after a boot loads modules, which takes seconds on a slow host."""
 
 
 async def apply_batch(commands: Sequence[NftCommand], *, namespace: str | None = None) -> None:

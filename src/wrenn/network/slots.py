@@ -32,8 +32,8 @@ from wrenn.network.sweep import remove_stray_slots
 
 _log = logging.getLogger(__name__)
 
-PREPARE_TIMEOUT_S: Final = 20.0
-"""Preparing takes about 30 ms; with many creates at once, less than a second."""
+PREPARE_TIMEOUT_S: Final = 60.0
+"""Preparing takes about 30 ms; with many creates at once, less than a second; the first on a slow host, many seconds."""
 
 REMOVE_TIMEOUT_S: Final = 20.0
 RETRY_S: Final = 5.0
