@@ -363,3 +363,124 @@ async def test_large_files_pass_in_both_directions(platform: Platform, path: str
         read = await http.get("/files", params={"path": "big"})
         assert read.headers["content-length"] == str(len(content))
         assert read.content == content
+
+
+async def test_a_signed_url_without_a_sandbox_is_for_the_one_with_its_token(
+    platform: Platform, path: str, subtests: pytest.Subtests
+):
+    others = [await platform.create() for _ in range(2)]
+    for each in [path, *others]:
+        async with guest(platform, each) as http:
+            await http.post("/files", params={"path": "f"}, content=each.encode(), headers=_OCTETS)
+    async with client(platform.url, None) as http:
+        for each in [path, *others]:
+            assert (await http.get("/files", params=signed(token_of(platform, each), "f"))).text == each
+        token = token_of(platform, path)
+        written = await http.post(
+            "/files", params=signed(token, "new", "write"), content=b"1", headers=_OCTETS
+        )
+        assert written.status_code == 200, written.text
+        earlier = str(int(time.time()) - 60)
+        refusals = {
+            "expired": (signed(token, "f", expiration=earlier), "signature is already expired"),
+            "altered": (signed(token, "f") | {"path": "g"}, "invalid signature"),
+            "other operation": (signed(token, "f", "write"), "invalid signature"),
+            "of nobody": (signed(token_of(platform, "cl-" + "0" * 25), "f"), "invalid signature"),
+            "too much": (signed(token, "f") | {"mode": "4755"}, None),
+        }
+        for name, (query, message) in refusals.items():
+            with subtests.test(name):
+                answer = await http.get("/files", params=query)
+                if message is None:
+                    assert answer.status_code in (404, 405)
+                else:
+                    assert refused(answer, 401) == message
+        # Without a signature it is a path of the API.
+        assert (await http.get("/files", params={"path": "f"})).status_code in (200, 404)
+        assert (await http.get("/files", params={"path": "f"})).content != path.encode()
+        assert (await platform.api.delete(path)).status_code == 204
+        assert refused(await http.get("/files", params=signed(token, "f")), 401) == "invalid signature"
+
+
+async def test_all_ports_of_a_sandbox_may_be_public(platform: Platform):
+    async with program(answering(OK)) as port, client(platform.url, None) as http:
+        path = await platform.create(all_ports_public=True)
+        assert (await platform.api.get(path)).json()["all_ports_public"] is True
+        copy = (await platform.api.post(f"{path}/fork", json={})).json()["sandboxes"][0]["id"]
+        for each in (path, f"/v1/sandboxes/{copy}"):
+            for select in (named, routed):
+                assert (await http.get("/", headers=select(each, port))).text == "ok"
+            refused(await http.get("/envs", headers=routed(each)), 401)
+        gone = {"X-Access-Token": "wrong"}
+        assert (await platform.api.delete(path)).status_code == 204
+        assert refused(await http.get("/", headers=named(path, port, **gone)), 502) == _MISSING
+
+
+async def test_private_ports_need_the_token_of_the_ports(platform: Platform, path: str):
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    tokens = platform.control.services.traffic_tokens
+    other = tokens.of(SandboxId.parse((await platform.create()).rpartition("/")[2])).reveal()
+    async with program(answering(OK)) as port, client(platform.url, None) as http:
+        for select in (named, routed):
+            right = {"E2b-Traffic-Access-Token": tokens.of(sandbox_id).reveal()}
+            assert (await http.get("/", headers=select(path, port, **right))).text == "ok"
+            for wrong in (other, token_of(platform, path), "", "x"):
+                headers = select(path, port, **{"E2b-Traffic-Access-Token": wrong})
+                refused(await http.get("/", headers=headers), 403)
+            # It does not open the guest agent.
+            refused(await http.get("/envs", headers=select(path, 49983, **right)), 401)
+
+
+async def test_programs_get_the_host_that_their_owner_wants(platform: Platform, subtests: pytest.Subtests):
+    seen: list[list[bytes]] = []
+    head = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: http://inner.test:%d/next\r\n\r\n"
+    async with client(platform.url, None) as http, program(answering(OK, seen)) as port:
+        path = await platform.create(all_ports_public=True, request_host="inner.test:${PORT}")
+        assert (await http.get("/", headers=named(path, port))).text == "ok"
+        host = named(path, port)["Host"]
+        assert f"host: inner.test:{port}".encode() in [line.lower() for line in seen[0]]
+        assert f"x-forwarded-host: {host}".encode() in [line.lower() for line in seen[0]]
+        # The guest agent is not meant.
+        assert (await http.get("/health", headers=named(path))).status_code == 204
+
+        async def redirecting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(head % writer.get_extra_info("sockname")[1])
+            await writer.drain()
+
+        async with program(redirecting) as other:
+            answer = await http.get("/", headers=named(path, other))
+            assert answer.headers["location"] == "/next"
+    for bad in ("a b", "a\r\nX: 1", "${HOST}", "a/b", "x" * 256, "ü"):
+        with subtests.test(bad[:20]):
+            assert (await platform.api.post("/v1/sandboxes", json={"request_host": bad})).status_code == 400
+
+
+async def test_the_token_of_a_sandbox_is_not_shown_to_its_programs(platform: Platform, path: str):
+    seen: list[list[bytes]] = []
+    key = {"X-API-Key": platform.key.reveal()}
+    async with program(answering(OK, seen)) as port, client(platform.url, None) as http:
+        for token in (token_of(platform, path), "a program's own"):
+            await http.get("/", headers=routed(path, port, **key, **{"X-Access-Token": token}))
+    shown = [line for head in seen for line in head if line.lower().startswith(b"x-access-token")]
+    assert [line.partition(b": ")[2] for line in shown] == [b"a program's own"]
+
+
+async def test_a_program_may_begin_to_listen_after_the_first_request(platform: Platform, path: str):
+    async with program(answering(OK)) as port:
+        pass
+    async with client(platform.url, key=platform.key) as http, asyncio.timeout(DEADLINE_S):
+        asked = asyncio.create_task(http.get("/", headers=routed(path, port)))
+        await asyncio.sleep(0.25)
+
+        async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(OK)
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(late, "127.0.0.1", port)
+        try:
+            assert (await asked).text == "ok"
+        finally:
+            server.close()

@@ -94,6 +94,7 @@ from wrenn.control.proxy import (
     PortAccess,
     PortProxy,
     SandboxLocations,
+    SignedFiles,
     TrafficTokens,
     Visits,
     link_secret,
@@ -340,7 +341,8 @@ def _build(
     images = _build_images(base, auth)
     sandboxes = _build_sandboxes(base, auth, hosts, images.images)
     hosts.on_unreachable = sandboxes.comparison.loop.wake
-    ports = _build_ports(base, auth, sandboxes, link_key)
+    rates = Rates(settings.rates, base.clock)
+    ports = _build_ports(base, auth, sandboxes, rates, link_key)
     registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
     builds, build_worker = _build_builds(base, sandboxes, images, registry_credentials)
     mail_sender = _build_mail_sender(base)
@@ -482,12 +484,18 @@ def _build(
     if mail_sender is not None:
         loops += [mail_sender, accounts.password_reset]
     base.metrics.watch_loops([each.loop for each in loops])
-    rates = Rates(settings.rates, base.clock)
     app = build_app(API, services, rates)
     dashboard.install(app, dashboard.BuiltDashboard.load(dashboard.BUILT, settings.accounts.public_url))
     proxy = PortProxy(
         E2bEdge(app, build_e2b_app(services, rates), domain=settings.domain),
-        Visits(access=ports.access, locations=ports.locations, rates=rates, open_calls=auth.open_calls),
+        Visits(
+            access=ports.access,
+            access_tokens=services.access_tokens,
+            locations=ports.locations,
+            rates=rates,
+            open_calls=auth.open_calls,
+        ),
+        ports.signed_files,
     )
     control = Control(
         BehindProxies(RequestMetrics(proxy, metrics, "wrenn_http", route_of), browsers),
@@ -871,9 +879,11 @@ class _Ports:
     locations: SandboxLocations
     access: PortAccess
     links: Links
+    signed_files: SignedFiles
 
 
-def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: bytes) -> _Ports:
+def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, rates: Rates, link_key: bytes) -> _Ports:
+    access_tokens = AccessTokens(auth.secret)
     signer = LinkSigner(link_key, base.clock)
     locations = SandboxLocations(
         database=base.database,
@@ -888,9 +898,12 @@ def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, link_key: byte
         signer=signer,
         clock=base.clock,
         tokens=auth.tokens,
-        access_tokens=AccessTokens(auth.secret),
+        access_tokens=access_tokens,
+        traffic_tokens=TrafficTokens(auth.secret),
     )
-    return _Ports(locations, access, Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock))
+    links = Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock)
+    signed_files = SignedFiles(database=base.database, tokens=access_tokens, rates=rates, clock=base.clock)
+    return _Ports(locations, access, links, signed_files)
 
 
 def _build_mail_sender(base: _Base) -> MailSender | None:
@@ -991,6 +1004,7 @@ def _listeners(
     def on_any_hint() -> None:
         ports.locations.forget_all()
         ports.access.forget_all()
+        ports.signed_files.forget_all()
 
     def on_access_change(_payload: str) -> None:
         ports.access.forget_all()

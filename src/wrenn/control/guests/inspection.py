@@ -9,7 +9,7 @@ from typing import Final
 from wrenn.base.errors import InvalidState
 from wrenn.control.auth import Credential
 from wrenn.control.hosts import GuestProcesses, Listener, MethodUnknown
-from wrenn.control.sandboxes import RunningSandboxes, Sandbox
+from wrenn.control.sandboxes import Ingress, RunningSandboxes, Sandbox
 
 _TIMEOUT_S: Final = 15.0
 _OLD_HOST: Final = "The host of this sandbox runs an older release, which cannot do this: upgrade it."
@@ -43,7 +43,7 @@ class Inspection:
             found = await running.host.list_listeners(sandbox.sandbox_id, timeout_s=_TIMEOUT_S)
         except MethodUnknown as error:
             raise InvalidState(_OLD_HOST) from error
-        return sandbox, listening_ports(found, sandbox.public_ports)
+        return sandbox, listening_ports(found, sandbox.ingress)
 
     async def processes(self, credential: Credential, text_id: str) -> GuestProcesses:
         """Return all programs that run in a sandbox.
@@ -58,7 +58,7 @@ class Inspection:
             raise InvalidState(_OLD_HOST) from error
 
 
-def listening_ports(listeners: Sequence[Listener], public: Sequence[int]) -> list[ListeningPort]:
+def listening_ports(listeners: Sequence[Listener], ingress: Ingress) -> list[ListeningPort]:
     """Join the sockets of each port."""
     by_port: dict[int, list[Listener]] = {}
     for listener in listeners:
@@ -69,7 +69,7 @@ def listening_ports(listeners: Sequence[Listener], public: Sequence[int]) -> lis
             sorted({each.address for each in several}),
             next((each.pid for each in several if each.pid), 0),
             next((each.name for each in several if each.name), ""),
-            port in public,
+            ingress.is_public(port),
         )
         for port, several in sorted(by_port.items())
     ]

@@ -12,7 +12,7 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import Forbidden, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
-from wrenn.control.proxy.access_tokens import AccessTokens
+from wrenn.control.proxy.access_tokens import AccessTokens, TrafficTokens
 from wrenn.control.proxy.links import LinkSigner
 from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
 from wrenn.control.proxy.lookup_cache import LookupCache
@@ -54,6 +54,7 @@ class PortAccess:
         clock: Clock,
         tokens: Tokens,
         access_tokens: AccessTokens,
+        traffic_tokens: TrafficTokens,
     ) -> None:
         self._authenticator = authenticator
         self._locations = locations
@@ -61,6 +62,7 @@ class PortAccess:
         self._signer = signer
         self._tokens = tokens
         self._access_tokens = access_tokens
+        self._traffic_tokens = traffic_tokens
         self._clock = clock
         self._callers = LookupCache[Credential, Caller](authenticator.identify, clock)
 
@@ -89,11 +91,15 @@ class PortAccess:
             self._require_open_call(visit, target)
             return Admission(await self._existing(target), may_resume=False)
         location = await self._locations.find(target.sandbox_id)
+        if location is None and target.is_e2b:
+            raise NotFound(f"There is no sandbox {target.sandbox_id}.")
         if location is not None and not target.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
                 return Admission(location, cookie_s=left_s)
-            if target.port in location.sandbox.public_ports:
+            if location.sandbox.ingress.is_public(target.port):
                 return Admission(location, is_public=True)
+            if self._traffic_tokens.matches(visit.traffic_token, target.sandbox_id):
+                return Admission(location)
             if not visit.is_foreign:
                 if self._signer.seconds_left(visit.cookie, target.sandbox_id, target.port):
                     return Admission(location)
@@ -141,6 +147,8 @@ class PortAccess:
             return digest_of(visit.key.encode("latin-1"))
         if self._signer.seconds_left(visit.link or visit.cookie, target.sandbox_id, target.port):
             return None
+        if visit.traffic_token:
+            return digest_of(visit.traffic_token, kind=b"traffic token")
         if visit.link:
             return digest_of(visit.link, kind=b"link")
         if visit.is_foreign:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from wrenn.base.secrets import Secret
 from wrenn.control.http import VISIT_COOKIE
 from wrenn.control.proxy.file_signature import SignedFile
 from wrenn.control.proxy.links import LINK_PARAMETER
@@ -50,6 +51,7 @@ class Visit:
             of another sandbox can set one, and they cannot be told apart.
         query: the query string without the link's token, as it is forwarded.
         access_token: the token of the guest agent, of a client of the e2b API; may be empty.
+        traffic_token: the token of the ports, of a client of the e2b API; may be empty.
         is_health_check: it asks only whether the guest agent answers.
         file: the call of the guest agent's `/files`, which may be signed; None: it is another request.
         is_foreign: the request was caused by a page of another host; cookies then prove nothing.
@@ -62,6 +64,7 @@ class Visit:
     session: bytes
     query: bytes
     access_token: bytes
+    traffic_token: bytes
     is_health_check: bool
     file: SignedFile | None
     is_foreign: bool
@@ -85,6 +88,7 @@ def visit_of(scope: Scope) -> Visit:
         if links
         else scope["query_string"],
         access_token=header_value(headers, _ACCESS_TOKEN) or b"",
+        traffic_token=header_value(headers, _TRAFFIC_TOKEN) or b"",
         is_health_check=scope["raw_path"] == HEALTH_PATH.encode(),
         file=SignedFile.of(scope),
         is_foreign=_is_foreign(headers),
@@ -132,11 +136,18 @@ def _is_ours(name: bytes) -> bool:
     return plain in _OURS or plain.startswith(_OUR_FAMILIES)
 
 
-def request_headers(scope: Scope) -> Headers:
-    """Return the headers that are forwarded to the program. `Host` is the client's: programs check it and build URLs from it."""
+def request_headers(scope: Scope, *, host: str, access_token: Secret) -> Headers:
+    """Return the headers that are forwarded to the program.
+
+    `host` is what the sandbox's owner wants as `Host`; if it is empty it is the client's: programs check it and build URLs from it.
+    `access_token` opens the guest agent and is not for programs, which may have tokens of their own in the same header.
+    """
     forwarded: Headers = []
     for name, value in end_to_end(scope["headers"]):
-        if _is_ours(name):
+        if _is_ours(name) or (name == _ACCESS_TOKEN and Secret(value.decode("latin-1")) == access_token):
+            continue
+        if name == b"host" and host:
+            forwarded.append((name, host.encode("ascii")))
             continue
         if name == b"cookie":
             remaining = [p for p in value.split(b";") if not _is_our_cookie(p)]
@@ -154,7 +165,9 @@ def request_headers(scope: Scope) -> Headers:
     ]
 
 
-def response_headers(headers: Headers, scope: Scope, target: PortTarget, *, is_public: bool) -> Headers:
+def response_headers(
+    headers: Headers, scope: Scope, target: PortTarget, *, is_public: bool, host: str = ""
+) -> Headers:
     """Return the headers that are forwarded to the client.
 
     Only pages of the same host name may frame a port that is not public. If the port was given by headers, the host name may be that of the API:
@@ -172,7 +185,7 @@ def response_headers(headers: Headers, scope: Scope, target: PortTarget, *, is_p
             if not _is_our_cookie(value):
                 forwarded.append((name, _host_only(value)))
         elif name in (b"location", b"content-location"):
-            forwarded.append((name, _seen_from_outside(value, scope, target.port)))
+            forwarded.append((name, _seen_from_outside(value, scope, target.port, host)))
         else:
             forwarded.append((name, value))
     return forwarded
@@ -190,7 +203,7 @@ def _host_only(cookie: bytes) -> bytes:
     return b";".join([first, *remaining])
 
 
-def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
+def _seen_from_outside(location: bytes, scope: Scope, port: int, inner_host: str) -> bytes:
     """Remove scheme and host from an absolute URL that names the program itself; return any other URL unchanged."""
     try:
         parts = urlsplit(location.decode("latin-1"))
@@ -201,7 +214,7 @@ def _seen_from_outside(location: bytes, scope: Scope, port: int) -> bytes:
         return location
     host = (header_value(scope["headers"], b"host") or b"").decode("latin-1").lower()
     is_inner = parts.hostname in _GUEST_NAMES and own_port == port
-    if not is_inner and parts.netloc.lower() != host:
+    if not is_inner and parts.netloc.lower() not in {host, inner_host.lower()} - {""}:
         return location
     rest = location.split(b"/", 3)[3:]
     return own_path(b"/" + (rest[0] if rest else b""))

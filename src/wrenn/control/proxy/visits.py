@@ -5,19 +5,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
 import aiohttp
 
-from wrenn.base.errors import InvalidState, NotFound, Unauthorized, Unavailable, WrennError, error_class
+from wrenn.base.errors import (
+    InvalidState,
+    NotFound,
+    PortClosed,
+    Unauthorized,
+    Unavailable,
+    WrennError,
+    error_class,
+)
+from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient, PortPlace
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
+from wrenn.control.proxy.access_tokens import AccessTokens
 from wrenn.control.proxy.e2b_errors import NoSuchCall
 from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.port_target import PortTarget
@@ -50,6 +63,8 @@ _log = logging.getLogger(__name__)
 
 _ATTEMPTS: Final = 2
 """The cached location may be outdated: if the host says so, it is looked up once more."""
+_E2B_PAUSES_S: Final = (0.1, 0.2, 0.3, 0.4)
+"""Clients of the e2b API expect that a program may begin to listen a little after the first request."""
 _CODE: Final = ERROR_CODE_HEADER.encode()
 _TEXT: Final = ERROR_TEXT_HEADER.encode()
 _TEXT_LIMIT: Final = 2 * KIB
@@ -63,9 +78,16 @@ class Visits:
     """Serves visits to ports of sandboxes."""
 
     def __init__(
-        self, *, access: PortAccess, locations: SandboxLocations, rates: Rates, open_calls: OpenCalls
+        self,
+        *,
+        access: PortAccess,
+        access_tokens: AccessTokens,
+        locations: SandboxLocations,
+        rates: Rates,
+        open_calls: OpenCalls,
     ) -> None:
         self._access = access
+        self._access_tokens = access_tokens
         self._locations = locations
         self._rates = rates
         self._open_calls = open_calls
@@ -129,12 +151,21 @@ class Visits:
             await receive()  # websocket.connect
         for attempt in range(1, _ATTEMPTS + 1):
             host = await self._host_of(admission)
-            route = _Route(self._locations, host, target, visit, scope, is_public=admission.is_public)
+            route = _Route(
+                self._locations,
+                host,
+                target,
+                visit,
+                scope,
+                is_public=admission.is_public,
+                request_host=admission.location.sandbox.ingress.host_for(target.port),
+                access_token=self._access_tokens.of(target.sandbox_id),
+            )
             try:
                 if scope["type"] == "websocket":
-                    await route.websocket(receive, send)
+                    await _dial(partial(route.websocket, receive, send), request, target)
                 else:
-                    await route.request(request, send)
+                    await _dial(partial(route.request, request, send), request, target)
                 return
             except (InvalidState, NotFound) as error:
                 self._locations.forget(target.sandbox_id)
@@ -153,6 +184,18 @@ class Visits:
                 f"Sandbox {location.sandbox.sandbox_id} is {location.sandbox.state_text}, not running."
             )
         return await self._locations.resume_if_needed(location, by=admission.visitor)
+
+
+async def _dial(forward: Callable[[], Awaitable[None]], request: Request, target: PortTarget) -> None:
+    """Run `forward`; for a client of the e2b API again while nothing listens on the port, because the program may be starting."""
+    for pause_s in _E2B_PAUSES_S if target.is_e2b else ():
+        try:
+            return await forward()
+        except PortClosed:
+            if not request.is_replayable:
+                raise
+            await asyncio.sleep(pause_s)
+    return await forward()
 
 
 def _check_guest_agent_path(scope: Scope) -> None:
@@ -177,16 +220,19 @@ class _Route:
         scope: Scope,
         *,
         is_public: bool,
+        request_host: str,
+        access_token: Secret,
     ) -> None:
         self._locations = locations
         self._host = host
         self._target = target
         self._scope = scope
         self._is_public = is_public
+        self._request_host = "" if target.is_guest_agent else request_host
         self._place = PortPlace(
             target.sandbox_id, target.port, request_target(scope, visit), is_tunnel=target.is_tunnel
         )
-        self._headers = request_headers(scope)
+        self._headers = request_headers(scope, host=self._request_host, access_token=access_token)
 
     async def request(self, request: Request, send: Send) -> None:
         await forward_request(
@@ -222,7 +268,9 @@ class _Route:
         return self._response_headers(end_to_end(headers))
 
     def _response_headers(self, headers: Headers) -> Headers:
-        return response_headers(headers, self._scope, self._target, is_public=self._is_public)
+        return response_headers(
+            headers, self._scope, self._target, is_public=self._is_public, host=self._request_host
+        )
 
     def _unreachable(self, error: Exception) -> Unavailable:
         sandbox_id = self._target.sandbox_id

@@ -30,7 +30,7 @@ from wrenn.control.sandboxes.reconcile.pause_uploads import PauseUploading, Paus
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
 from wrenn.control.sandboxes.reconcile.steps import ReconcilerSettings
 from wrenn.control.sandboxes.reconcile.store_state import StoreState
-from wrenn.control.sandboxes.records import CommandDefaults, Sandbox
+from wrenn.control.sandboxes.records import CommandDefaults, Ingress, Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter
 from wrenn.control.sandboxes.state import ENDED, State
 from wrenn.control.sandboxes.store import (
@@ -38,6 +38,7 @@ from wrenn.control.sandboxes.store import (
     find_location,
     images_in_use,
     is_live,
+    newest_running,
     running_of_team,
 )
 from wrenn.control.sandboxes.tables import sandboxes
@@ -64,6 +65,7 @@ __all__ = [
     "Forks",
     "GuestText",
     "HostDrains",
+    "Ingress",
     "InternalSandboxes",
     "LocatedSandbox",
     "Lookup",
@@ -93,6 +95,7 @@ __all__ = [
     "find_location",
     "images_in_use",
     "is_live",
+    "newest_running",
     "pause_all",
     "routers",
     "running_of_team",

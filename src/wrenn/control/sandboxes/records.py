@@ -63,6 +63,29 @@ class NetworkPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Ingress:
+    """How the ports of a sandbox are visited.
+
+    Attributes:
+        public_ports: ports that anybody may visit.
+        all_ports_public: anybody may visit every port.
+        request_host: the `Host` that programs get instead of the visitor's, with `${PORT}` for the port; empty: the visitor's.
+    """
+
+    public_ports: tuple[int, ...] = ()
+    all_ports_public: bool = False
+    request_host: str = ""
+
+    def is_public(self, port: int) -> bool:
+        """Return whether anybody may visit the port."""
+        return self.all_ports_public or port in self.public_ports
+
+    def host_for(self, port: int) -> str:
+        """Return the `Host` that the program behind the port gets; empty: the visitor's."""
+        return self.request_host.replace("${PORT}", str(port))
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """The configuration that the owner requested, with all defaults filled in."""
 
@@ -71,7 +94,7 @@ class Spec:
     memory_mb: int
     envs: Mapping[str, str]
     limits: TimeLimits = field(default_factory=TimeLimits)
-    public_ports: tuple[int, ...] = ()
+    ingress: Ingress = field(default_factory=Ingress)
     network: NetworkPolicy = field(default_factory=NetworkPolicy)
     name: str = ""
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -85,7 +108,8 @@ class Spec:
         """
         usual = asdict(TimeLimits())
         limits = {name: value for name, value in asdict(self.limits).items() if value != usual[name]}
-        ports = {"public_ports": self.public_ports} if self.public_ports else {}
+        usual_ingress = asdict(Ingress())
+        ports = {name: value for name, value in asdict(self.ingress).items() if value != usual_ingress[name]}
         network = {"network": self.network.to_json()} if self.network != NetworkPolicy() else {}
         name = {"name": self.name} if self.name else {}
         labels = {"labels": dict(self.labels)} if self.labels else {}
@@ -174,7 +198,7 @@ class Sandbox:
     on_expiry: OnExpiry
     lift_on_pause: bool
     auto_resume: bool
-    public_ports: tuple[int, ...]
+    ingress: Ingress
     network: NetworkPolicy
     network_revision: int
     name: str

@@ -28,7 +28,7 @@ from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, TeamId
 from wrenn.control.auth import CALLERS, Caller, CallerQuery, Credential, arguments_of, caller_of
 from wrenn.control.db import Database, RowQuery, span_s
 from wrenn.control.hosts import HostEndpoint, hosts
-from wrenn.control.sandboxes.records import CommandDefaults, NetworkPolicy, Sandbox
+from wrenn.control.sandboxes.records import CommandDefaults, Ingress, NetworkPolicy, Sandbox
 from wrenn.control.sandboxes.selection import SandboxFilter, Sort, SortKey
 from wrenn.control.sandboxes.state import ENDED, Desired, State
 from wrenn.control.sandboxes.tables import sandboxes
@@ -38,7 +38,7 @@ _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
-        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "auto_resume", "public_ports", "all_ports_public", "request_host",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "build_id", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated", "platform", "move_host_id", "host_tags", "stored_at",
         "paused_at",
@@ -119,7 +119,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         on_expiry=row.on_expiry,
         lift_on_pause=row.lift_on_pause,
         auto_resume=row.auto_resume,
-        public_ports=tuple(row.public_ports),
+        ingress=Ingress(tuple(row.public_ports), row.all_ports_public, row.request_host),
         network=NetworkPolicy.from_json(row.network),
         network_revision=row.network_revision,
         name=row.name,
@@ -295,6 +295,16 @@ async def running_of_team(
         repeatable=True,
     )
     return [(SandboxId(row.id), HostEndpoint(HostId(row.host_id), row.address)) for row in found]
+
+
+async def newest_running(database: Database, *, most: int) -> list[SandboxId]:
+    """Return the running sandboxes of all teams, newest first and at most so many. The caller of this function shows them to nobody."""
+    c = sandboxes.c
+    found = await database.execute(
+        select(c.id).where(c.status == State.RUNNING, is_live()).order_by(c.created_at.desc()).limit(most),
+        repeatable=True,
+    )
+    return [SandboxId(row.id) for row in found]
 
 
 async def count_live(database: Database, team_ids: Sequence[TeamId]) -> dict[TeamId, int]:

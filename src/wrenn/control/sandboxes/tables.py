@@ -51,6 +51,9 @@ sandboxes = Table(
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
     # Ports that anybody may visit, without a credential.
     Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
+    Column("all_ports_public", Boolean, nullable=False, server_default=text("false")),
+    # The `Host` that programs get, with `${PORT}` for the port; empty: the visitor's.
+    Column("request_host", Text, nullable=False, server_default=""),
     # `records.NetworkPolicy` as JSON, empty: the default; its revision grows with each change, so that a host that has an
     # older one is told.
     Column("network", JSONB, nullable=False, server_default=text("'{}'")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -25,6 +26,8 @@ FORK_LIMIT: Final = 32
 PUBLIC_PORTS_LIMIT: Final = 32
 SANDBOX_NAME_LIMIT: Final = 128
 """Characters of a name."""
+REQUEST_HOST_LIMIT: Final = 255
+_REQUEST_HOST: Final = re.compile(r"(?:[A-Za-z0-9.:-]|\$\{PORT\})+")
 LABELS_LIMIT: Final = 64
 LABEL_KEY_LIMIT: Final = 64
 LABEL_VALUE_LIMIT: Final = 512
@@ -72,7 +75,16 @@ def _label_key(value: str) -> str:
     return plain_text(value)
 
 
+def _request_host(value: str) -> str:
+    if value and _REQUEST_HOST.fullmatch(value) is None:
+        raise ValueError(
+            "must be a host name, and perhaps a port: letters, digits, '.', '-', ':' and ${PORT}"
+        )
+    return value
+
+
 SandboxName = Annotated[str, Field(max_length=SANDBOX_NAME_LIMIT), AfterValidator(plain_text)]
+RequestHost = Annotated[str, Field(max_length=REQUEST_HOST_LIMIT), AfterValidator(_request_host)]
 Labels = Annotated[
     dict[
         Annotated[str, Field(max_length=LABEL_KEY_LIMIT), AfterValidator(_label_key)],
@@ -120,6 +132,13 @@ class CreateSandbox(RequestBody):
         default_factory=list[int],
         max_length=PUBLIC_PORTS_LIMIT,
         description="Ports that anybody may visit without a credential",
+    )
+    all_ports_public: StrictBool = Field(
+        default=False, description="Anybody may visit every port without a credential"
+    )
+    request_host: RequestHost = Field(
+        "",
+        description="The `Host` that its programs get instead of the visitor's, which is in `X-Forwarded-Host`; `${PORT}` becomes the port",
     )
     network: Network = Field(default_factory=Network, description="What it may reach from the start")
     name: SandboxName = Field("", description="What people call it; need not be unique")
@@ -214,6 +233,8 @@ class SandboxView(BaseModel):
     lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
     auto_resume: bool
     public_ports: list[int]
+    all_ports_public: bool = False
+    request_host: str = ""
     network: NetworkView
     domain: str = Field(description="What its ports' hosts end with: `{port}-{id}.{domain}`")
     host_ip: str | None = Field(None, description="Meaningful on the host only")
@@ -252,7 +273,9 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "on_expiry": sandbox.on_expiry,
         "lift_on_pause": sandbox.lift_on_pause,
         "auto_resume": sandbox.auto_resume,
-        "public_ports": list(sandbox.public_ports),
+        "public_ports": list(sandbox.ingress.public_ports),
+        "all_ports_public": sandbox.ingress.all_ports_public,
+        "request_host": sandbox.ingress.request_host,
         "network": sandbox.network.to_json(),
         "domain": domain,
         "host_ip": sandbox.host_ip or None,

@@ -25,7 +25,7 @@ from wrenn.control.sandboxes.operations import placement_store
 from wrenn.control.sandboxes.operations.capacity import Capacity, added_usage
 from wrenn.control.sandboxes.operations.waiting import WaitLimits, wait_started
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
-from wrenn.control.sandboxes.records import CommandDefaults, Idempotency, Origin, Sandbox, Spec
+from wrenn.control.sandboxes.records import CommandDefaults, Idempotency, Ingress, Origin, Sandbox, Spec
 from wrenn.control.sandboxes.types import CreateSandbox
 from wrenn.control.templates import Reference, Template, TemplateType, find_template
 from wrenn.protocol.api import (
@@ -227,7 +227,7 @@ class Creations:
             body.memory_mb,
             body.envs,
             body.limits,
-            tuple(sorted(set(body.public_ports))),
+            Ingress(tuple(sorted(set(body.public_ports))), body.all_ports_public, body.request_host),
             self._network_rules.policy(
                 allow_internet=body.network.allow_internet, allow=body.network.allow, deny=body.network.deny
             ),

@@ -180,7 +180,9 @@ async def insert_sandboxes(
         "on_expiry": limits.on_expiry,
         "lift_on_pause": limits.lift_on_pause,
         "auto_resume": limits.auto_resume,
-        "public_ports": list(spec.public_ports),
+        "public_ports": list(spec.ingress.public_ports),
+        "all_ports_public": spec.ingress.all_ports_public,
+        "request_host": spec.ingress.request_host,
         "network": spec.network.to_json(),
         "network_revision": 1,
         "name": spec.name,
@@ -215,7 +217,7 @@ async def insert_copies(
         _c[name]
         for name in (
             "team_id", "host_id", "template", "template_id", "default_user", "working_dir", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
-            "auto_resume", "public_ports", "network", "network_revision", "name", "labels", "envs", "host_tags",
+            "auto_resume", "public_ports", "all_ports_public", "request_host", "network", "network_revision", "name", "labels", "envs", "host_tags",
         )
     ]  # fmt: skip
     expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)

@@ -1,0 +1,89 @@
+"""Finds the sandbox of a signed URL that does not name it: the SDKs leave it out if all sandboxes are below one address.
+
+The tokens of all running sandboxes are tried. That costs processor time, so one search runs at a time, few wait, and the attempts
+of an address are limited as those with wrong credentials are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from wrenn.base.clock import Clock
+from wrenn.base.errors import RateLimited, Unauthorized
+from wrenn.base.ids import SandboxId
+from wrenn.base.secrets import Secret
+from wrenn.control.db import Database
+from wrenn.control.http import Rates, digest_of
+from wrenn.control.proxy.access_tokens import AccessTokens
+from wrenn.control.proxy.file_signature import SignedFile
+from wrenn.control.proxy.lookup_cache import LookupCache
+from wrenn.control.proxy.port_target import PortTarget
+from wrenn.control.sandboxes import newest_running
+from wrenn.protocol.guest_agent import GUEST_AGENT_PORT
+from wrenn.relay import Scope
+
+TRIED: Final = 10_000
+"""Running sandboxes whose tokens are tried, the newest: some 30 ms."""
+_AT_ONCE: Final = 200
+"""Tokens that are tried before other tasks run."""
+_WAITING: Final = 32
+"""Searches that wait for one another; further ones are refused."""
+
+
+class SignedFiles:
+    """Finds the sandboxes of signed URLs among those that run."""
+
+    def __init__(self, *, database: Database, tokens: AccessTokens, rates: Rates, clock: Clock) -> None:
+        self._database = database
+        self._tokens = tokens
+        self._rates = rates
+        self._running = LookupCache[None, list[tuple[SandboxId, Secret]]](self._list, clock)
+        self._found = LookupCache[SignedFile, SandboxId | None](
+            self._search, clock, keep=lambda found: found is not None
+        )
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+
+    async def target(self, scope: Scope) -> PortTarget | None:
+        """Return the guest agent that a signed URL without a sandbox is for; None: the request is not by such a URL.
+
+        Raises:
+            Unauthorized: it was signed with the token of no running sandbox. RateLimited.
+        """
+        file = SignedFile.of(scope)
+        if file is None or not file.signature:
+            return None
+        attempt = self._rates.begin(scope, digest_of(file.signature, kind=b"signed file"), is_visit=True)
+        try:
+            sandbox_id = await self._found.get(file)
+            if sandbox_id is None:
+                attempt.failed()
+                raise Unauthorized("invalid signature")
+            return PortTarget(sandbox_id, GUEST_AGENT_PORT, by_headers=True, is_e2b=True)
+        finally:
+            attempt.succeeded(proves=False)  # unless it has failed
+
+    async def _search(self, file: SignedFile) -> SandboxId | None:
+        if self._waiting >= _WAITING:
+            raise RateLimited("Too many signed URLs without a sandbox at once.")
+        self._waiting += 1
+        try:
+            async with self._turn:
+                for number, (sandbox_id, token) in enumerate(await self._running.get(None)):
+                    if number % _AT_ONCE == _AT_ONCE - 1:
+                        await asyncio.sleep(0)
+                    if file.is_signed_with(token):
+                        return sandbox_id
+                return None
+        finally:
+            self._waiting -= 1
+
+    async def _list(self, _: None) -> list[tuple[SandboxId, Secret]]:
+        running = await newest_running(self._database, most=TRIED)
+        return [(sandbox_id, self._tokens.of(sandbox_id)) for sandbox_id in running]
+
+    def forget_all(self) -> None:
+        """Drop what is remembered, because something changed."""
+        self._running.forget_all()
+        self._found.forget_all()
