@@ -342,7 +342,10 @@ def _build(
     sandboxes = _build_sandboxes(base, auth, hosts, images.images)
     hosts.on_unreachable = sandboxes.comparison.loop.wake
     rates = Rates(settings.rates, base.clock)
-    ports = _build_ports(base, auth, sandboxes, rates, link_key)
+    access_tokens, traffic_tokens = AccessTokens(auth.secret), TrafficTokens(auth.secret)
+    ports = _build_ports(
+        base, auth, sandboxes, rates, link_key, access_tokens=access_tokens, traffic_tokens=traffic_tokens
+    )
     registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
     builds, build_worker = _build_builds(base, sandboxes, images, registry_credentials)
     mail_sender = _build_mail_sender(base)
@@ -376,7 +379,6 @@ def _build(
     sandbox_metrics = SandboxMetrics(
         database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
     )
-    access_tokens = AccessTokens(auth.secret)
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -423,7 +425,7 @@ def _build(
         registry_credentials=registry_credentials,
         links=ports.links,
         access_tokens=access_tokens,
-        traffic_tokens=TrafficTokens(auth.secret),
+        traffic_tokens=traffic_tokens,
         e2b_sandboxes=E2bSandboxes(
             lookup=sandboxes.lookup,
             creations=sandboxes.creations,
@@ -431,6 +433,7 @@ def _build(
             pauses=sandboxes.pauses,
             time_limit_changes=sandboxes.time_limit_changes,
             access_tokens=access_tokens,
+            traffic_tokens=traffic_tokens,
         ),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
@@ -882,8 +885,16 @@ class _Ports:
     signed_files: SignedFiles
 
 
-def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, rates: Rates, link_key: bytes) -> _Ports:
-    access_tokens = AccessTokens(auth.secret)
+def _build_ports(
+    base: _Base,
+    auth: _Auth,
+    sandboxes: _Sandboxes,
+    rates: Rates,
+    link_key: bytes,
+    *,
+    access_tokens: AccessTokens,
+    traffic_tokens: TrafficTokens,
+) -> _Ports:
     signer = LinkSigner(link_key, base.clock)
     locations = SandboxLocations(
         database=base.database,
@@ -899,7 +910,7 @@ def _build_ports(base: _Base, auth: _Auth, sandboxes: _Sandboxes, rates: Rates, 
         clock=base.clock,
         tokens=auth.tokens,
         access_tokens=access_tokens,
-        traffic_tokens=TrafficTokens(auth.secret),
+        traffic_tokens=traffic_tokens,
     )
     links = Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock)
     signed_files = SignedFiles(database=base.database, tokens=access_tokens, rates=rates, clock=base.clock)

@@ -32,6 +32,11 @@ def egress(rules: EgressRules, *, allow_internet: bool) -> dict[str, object]:
     return {"allow_internet": allow_internet, "allow": rules.allow_out, "deny": rules.deny_out}
 
 
+def ingress(config: NetworkConfig) -> dict[str, object]:
+    """Return how the ports of a sandbox are visited, as the platform's own API takes it."""
+    return {"all_ports_public": config.allow_public_traffic, "request_host": config.mask_request_host}
+
+
 def _is_network(text: str) -> bool:
     try:
         ip_network(text, strict=False)

@@ -44,6 +44,12 @@ class EgressRules(E2bBody):
 class NetworkConfig(EgressRules):
     """What a sandbox may reach, and who may reach it."""
 
+    allow_public_traffic: StrictBool = Field(
+        default=True, description="Anybody may visit the ports; else only with the traffic token"
+    )
+    mask_request_host: str = Field(
+        default="", description="`Host` that programs get; `${PORT}` becomes the port"
+    )
     https_ports: list[int] = Field(default_factory=list[int], description="Not supported")
 
 
@@ -131,6 +137,8 @@ class NetworkView(_View):
 
     allow_out: list[str]
     deny_out: list[str]
+    allow_public_traffic: bool
+    mask_request_host: str | None = None
 
 
 class SandboxDetail(ListedSandbox):

@@ -16,10 +16,10 @@ from wrenn.control.auth import Caller, Credential, Scope
 from wrenn.control.e2b.bodies import own_request
 from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.metadata_filter import parse_metadata_filter
-from wrenn.control.e2b.network import egress
+from wrenn.control.e2b.network import egress, ingress
 from wrenn.control.e2b.sandbox_types import NewSandboxV2
 from wrenn.control.e2b.template_names import own_reference
-from wrenn.control.proxy import AccessTokens
+from wrenn.control.proxy import AccessTokens, TrafficTokens
 from wrenn.control.sandboxes import (
     ENDED,
     CreateSandbox,
@@ -65,6 +65,7 @@ class E2bSandboxes:
         pauses: Pauses,
         time_limit_changes: TimeLimitChanges,
         access_tokens: AccessTokens,
+        traffic_tokens: TrafficTokens,
     ) -> None:
         self._lookup = lookup
         self._creations = creations
@@ -72,6 +73,7 @@ class E2bSandboxes:
         self._pauses = pauses
         self._time_limit_changes = time_limit_changes
         self._access_tokens = access_tokens
+        self._traffic_tokens = traffic_tokens
 
     async def create(self, caller: Caller, body: NewSandboxV2, idempotency_key: str | None) -> Sandbox:
         """Create a sandbox and return it when it runs.
@@ -119,6 +121,12 @@ class E2bSandboxes:
     def token(self, sandbox: Sandbox) -> str:
         """Return the token that opens the guest agent of a sandbox."""
         return self._access_tokens.of(sandbox.sandbox_id).reveal()
+
+    def traffic_token(self, sandbox: Sandbox) -> str | None:
+        """Return the token that opens the ports of a sandbox; None: anybody may visit them."""
+        if sandbox.ingress.all_ports_public:
+            return None
+        return self._traffic_tokens.of(sandbox.sandbox_id).reveal()
 
     def token_for(self, caller: Caller, sandbox: Sandbox) -> str | None:
         """Return the same for callers who may change the sandbox; None: who may only read."""
@@ -184,4 +192,5 @@ def _own_create(body: NewSandboxV2) -> CreateSandbox:
         envs=body.env_vars,
         network=egress(body.network, allow_internet=body.allow_internet_access),
         metadata=body.metadata,
+        **ingress(body.network),
     )

@@ -12,9 +12,11 @@ _NO_END: Final = timedelta(days=3650)
 """`endAt` of a sandbox that has no end is so long after its start: clients require the field."""
 
 
-def sandbox_json(sandbox: Sandbox, domain: str | None, token: str) -> dict[str, object]:
+def sandbox_json(
+    sandbox: Sandbox, domain: str | None, token: str, traffic_token: str | None
+) -> dict[str, object]:
     """Convert a sandbox to the JSON of `SandboxView`."""
-    return _named(sandbox) | {"envdAccessToken": token, "trafficAccessToken": None, "domain": domain}
+    return _named(sandbox) | {"envdAccessToken": token, "trafficAccessToken": traffic_token, "domain": domain}
 
 
 def listed_json(sandbox: Sandbox) -> dict[str, object]:
@@ -40,7 +42,12 @@ def detail_json(sandbox: Sandbox, domain: str | None, token: str | None) -> dict
         | {
             "domain": domain,
             "allowInternetAccess": sandbox.network.allow_internet,
-            "network": {"allowOut": list(sandbox.network.allow), "denyOut": list(sandbox.network.deny)},
+            "network": {
+                "allowOut": list(sandbox.network.allow),
+                "denyOut": list(sandbox.network.deny),
+                "allowPublicTraffic": sandbox.ingress.all_ports_public,
+                "maskRequestHost": sandbox.ingress.request_host or None,
+            },
             "lifecycle": {"autoResume": sandbox.auto_resume, "onTimeout": sandbox.on_expiry},
         }
     )
