@@ -1,5 +1,7 @@
 """Files: contents, listings, metadata, watching."""
 
+# pyright: reportUnknownMemberType=false
+
 from __future__ import annotations
 
 import asyncio
