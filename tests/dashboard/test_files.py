@@ -188,3 +188,54 @@ async def test_what_is_typed_outlives_a_save_a_pause_and_the_file(visitor: Visit
     assert await run(visitor, sandbox_id, "cat /root/note") == "two\nthree\n"
     # Existence is asked by a call that the browser reports as failed; so is a list that is asked for while the sandbox pauses.
     visitor.errors[:] = [error for error in visitor.errors if not re.search("404|409", error)]
+
+
+async def test_what_is_typed_outlives_the_sandbox(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    await run(visitor, sandbox_id, "echo one > /root/note")
+    await visitor.open(f"sandboxes/{sandbox_id}/files?path=/root&open=note")
+    preview = page.get_by_label("Preview")
+    await preview.get_by_role("button", name="Edit").click()
+    await preview.get_by_label("Content").fill("typed for an hour\n")
+    await visitor.person.delete(f"/v1/sandboxes/{sandbox_id}")
+    await expect(page.get_by_role("main")).to_contain_text("This sandbox does not exist")
+    await expect(preview.get_by_label("Content")).to_have_value("typed for an hour\n")
+    await expect(preview.get_by_role("button", name="Save")).to_have_attribute(
+        "title", "The sandbox does not exist any more."
+    )
+    await visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await preview.get_by_role("button", name="Copy the text").click()
+    await expect(page.get_by_text("Copied.")).to_be_visible()
+    assert await page.evaluate("navigator.clipboard.readText()") == "typed for an hour\n"
+    page.on("dialog", lambda dialog: dialog.accept())
+    await preview.get_by_role("button", name="Discard").click()
+    await expect(preview).to_have_count(0)
+    visitor.errors[:] = [error for error in visitor.errors if "404" not in error]
+
+
+async def test_an_upload_asks_about_a_file_that_appeared_meanwhile(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create()
+    await visitor.open(f"sandboxes/{sandbox_id}/files?path=/root")
+    await expect(page.get_by_text("This folder is empty")).to_be_visible()
+
+    async def listed_before(route: Route) -> None:
+        """The answer to the page's first look, given after a program has written the file."""
+        answer = await route.fetch()
+        await run(visitor, sandbox_id, "echo theirs > /root/report.txt")
+        await route.fulfill(response=answer)
+
+    report: FilePayload = {"name": "report.txt", "mimeType": "text/plain", "buffer": b"mine"}
+    uploads = page.get_by_label("Uploads")
+    for choice, content in (("Leave as it is", "theirs\n"), ("Replace", "mine")):
+        await run(visitor, sandbox_id, "rm -f /root/report.txt")
+        await expect(page.get_by_role("link", name="report.txt")).to_have_count(0)
+        await page.route(re.compile("/files/list$"), listed_before, times=1)
+        await page.get_by_label("Files to upload").set_input_files([report])
+        await expect(uploads.get_by_role("alert")).to_contain_text("report.txt")
+        assert await run(visitor, sandbox_id, "cat /root/report.txt") == "theirs\n"
+        await uploads.get_by_role("button", name=choice).click()
+        await expect(uploads.get_by_role("alert")).to_have_count(0)
+        if choice == "Replace":
+            await expect(uploads).to_contain_text("1 of 1 file uploaded")
+        assert await run(visitor, sandbox_id, "cat /root/report.txt") == content
+    visitor.errors[:] = [error for error in visitor.errors if "404" not in error]

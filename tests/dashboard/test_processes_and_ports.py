@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urlsplit
 
 from playwright.async_api import expect
 
+from tests.integration.conftest import client
 from wrenn.testing.server import free_port
 
 from .conftest import Visitor
@@ -60,6 +62,19 @@ async def test_a_port_is_opened_by_a_link(visitor: Visitor):
     await expect(opened.locator("body")).to_contain_text("from-the-sandbox")
     assert await opened.evaluate("[window.opener, document.referrer]") == [None, ""]
     assert "wrenn_link" not in opened.url
+
+    # For everybody, and for the team only again.
+    host = {"Host": urlsplit(opened.url).netloc}
+    async with client(visitor.person.url, None) as nobody:
+        assert (await nobody.get("/", headers=host)).status_code == 401
+        await row.get_by_role("button", name=f"Make public: {port}").click()
+        await page.get_by_role("dialog").get_by_role("button", name="Make public").click()
+        await expect(row).to_contain_text("everybody")
+        answer = await nobody.get("/", headers=host)
+        assert (answer.status_code, answer.text.strip()) == (200, "from-the-sandbox")
+        await row.get_by_role("button", name=f"Make private: {port}").click()
+        await expect(row).not_to_contain_text("everybody")
+        assert (await nobody.get("/", headers=host)).status_code == 401
 
 
 async def test_activity_shows_what_was_done_with_the_sandbox(visitor: Visitor):

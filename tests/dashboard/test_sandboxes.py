@@ -10,6 +10,7 @@ from playwright.async_api import Browser, expect
 from tests.integration.conftest import Platform
 from tests.integration.people import PASSWORD, sign_up
 from wrenn.base.errors import InternalError
+from wrenn.base.faults import arm_faults
 
 from .conftest import DESKTOP, Visitor, at, path_of, watch
 
@@ -82,6 +83,21 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
     await visitor.open(f"sandboxes/{sandbox_id}")
     await expect(page.get_by_role("main")).to_contain_text("does not exist")
     visitor.errors.clear()  # the browser itself reports the 404
+
+
+async def test_a_slow_start_is_seen_step_by_step(visitor: Visitor):
+    page = visitor.page
+    arm_faults("agent.create.after_disk=sleep:2")
+    try:
+        await visitor.open("sandboxes/new")
+        await page.get_by_label("Name", exact=True).fill("slow to start")
+        await page.get_by_role("button", name="Create", exact=True).click()
+        form = page.get_by_role("main")
+        await expect(form).to_contain_text(re.compile("Starting ….*network [0-9,]+ ms"))
+        assert path_of(page).endswith("/sandboxes/new")
+        await expect(page.get_by_role("heading", name="slow to start")).to_be_visible()
+    finally:
+        arm_faults("")
 
 
 async def test_a_pause_that_fails_leaves_the_sandbox_running(visitor: Visitor, platform: Platform):

@@ -43,6 +43,25 @@ async def test_a_build_from_its_form_to_a_sandbox(visitor: Visitor):
     await dialog.get_by_label("Tag").fill("stable")
     await dialog.get_by_role("button", name="Set the tag").click()
     await expect(row).to_contain_text("stable")
+    # Its page: a tag is removed again, but not the last one.
+    await row.get_by_role("link", name="hello").click()
+    tags = page.get_by_role("region", name="Tags")
+    await expect(tags).to_contain_text("stable")
+    await expect(page.get_by_role("main")).to_contain_text("Starts from saved memory")
+    await visitor.check_look("template")
+    for tag in ("stable", "latest"):
+        await tags.get_by_role("button", name=f"Remove the tag {tag}").click()
+        await expect(tags.get_by_text(tag, exact=True)).to_have_count(0)
+    await expect(tags.get_by_role("button", name="Remove the tag v1")).to_be_disabled()
+    await tags.get_by_role("button", name="Add a tag").click()
+    await page.get_by_role("dialog").get_by_label("Tag").fill("latest")
+    await page.get_by_role("dialog").get_by_role("button", name="Set the tag").click()
+    await expect(tags).to_contain_text("latest")
+    (found,) = [
+        each for each in (await visitor.person.get("/v1/templates")).json() if each["name"] == "hello"
+    ]
+    assert sorted(found["tags"]) == ["latest", "v1"]
+    await page.get_by_role("main").get_by_role("link", name="Templates").click()
     protected = page.get_by_role("row").filter(has_text="minimal").get_by_role("button", name="Delete")
     await expect(protected).to_be_disabled()
     await expect(protected).to_have_attribute("title", re.compile("all teams use it"))

@@ -46,7 +46,8 @@ def lines(items: list[dict[str, Any]]) -> list[Line]:
 async def stored(database: Database, team_id: str) -> list[Entry]:
     """The log of a team that nobody can ask for any more, oldest first."""
     until = await settled_moment(database)
-    found = await read(database, TeamId.parse(team_id), frozenset(Scope), Filter(), until=until, limit=100)
+    page = await read(database, TeamId.parse(team_id), frozenset(Scope), Filter(), until=until, limit=100)
+    found = page.entries
     return found[::-1]
 
 

@@ -16,6 +16,7 @@ from wrenn.base.errors import InternalError
 from wrenn.base.ids import HostId, SandboxId, TeamId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind, AuditAction, Resource, Status, record
 from wrenn.control.audit.entries import Scope
+from wrenn.control.audit_log import store
 from wrenn.control.audit_log.retention import Retention
 from wrenn.control.audit_log.store import Filter, read
 from wrenn.control.db import Database, Transaction, settled_moment
@@ -124,8 +125,8 @@ async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database
         await asyncio.gather(*(record_silent(database, host_id, heartbeat_s=90) for _ in range(3)))
         await asyncio.gather(*(record_seen(database, host_id, HostReport()) for _ in range(3)))
     until = await settled_moment(database)
-    items = await read(database, TeamId(uuid.UUID(int=0)), list(Scope), Filter(), until=until, limit=50)
-    assert [(i.action, i.resource_id) for i in items][::-1] == [
+    page = await read(database, TeamId(uuid.UUID(int=0)), list(Scope), Filter(), until=until, limit=50)
+    assert [(i.action, i.resource_id) for i in page.entries][::-1] == [
         (action, str(host_id)) for action in ("create", "token", *("marked_down", "marked_up") * 2)
     ]
 
@@ -296,7 +297,8 @@ async def test_an_entry_is_small_and_has_the_time_of_the_clock(database: Databas
 
     begun = await database.transaction(write)
     until = await settled_moment(database)
-    (entry,) = await read(database, TEAM, [Scope.TEAM], Filter(), until=until, limit=9)
+    page = await read(database, TEAM, [Scope.TEAM], Filter(), until=until, limit=9)
+    (entry,) = page.entries
     assert [len(str(v)) for v in (entry.actor.name, entry.facts["a"], entry.resource_id)] == [256] * 3
     assert (entry.created_at - begun).total_seconds() >= 0.1
 
@@ -319,3 +321,43 @@ async def test_ids_are_the_same_in_the_database(database: Database):
                 text("SELECT wrenn_wire_id(:p, :i)"), {"p": kind.PREFIX, "i": known.value}
             )
             assert found.scalar_one() == str(known)
+
+
+async def test_the_log_is_searched_by_words_and_by_time(platform: Platform):
+    first = id_of(await platform.create(name="one"))
+    await platform.api.patch(f"/v1/sandboxes/{first}", json={"name": "Renamed 100% _x"})
+    await platform.create()
+    everything = await logged(platform)
+    for words, actions in {
+        first.upper(): ["set_description", "create"],
+        "RENAMED 100%": ["set_description"],
+        "_x set_description": ["set_description"],
+        f"{first} create": ["create"],
+        "name %": ["set_description"],
+        "nothing has this": [],
+        "": [item["action"] for item in everything],
+    }.items():
+        assert [item["action"] for item in await logged(platform, q=words)] == actions, words
+    newest = everything[0]["created_at"]
+    assert await logged(platform, since=newest) == everything[:1]
+    assert await logged(platform, since=everything[1]["created_at"], before=newest) == everything[1:2]
+    assert await logged(platform, since="2999-01-01T00:00:00Z") == []
+    for params in ({"since": "yesterday"}, {"q": "a b c d e f g h i"}, {"q": "x" * 201}, {"q": "a\0"}):
+        refused(await platform.api.get(LOGS, params=params), 400, "invalid_request")
+
+
+async def test_a_search_looks_at_a_part_of_the_log_at_a_time(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store, "SEARCHED", 3)
+    rare = id_of(await platform.create())
+    for number in range(5):
+        await platform.api.patch(f"/v1/sandboxes/{rare}", json={"name": f"name {number}"})
+    pages, cursor = [], {}
+    while True:
+        page = (await platform.api.get(LOGS, params={"q": "create", "limit": 2, **cursor})).json()
+        pages.append([item["action"] for item in page["items"]])
+        if "next_before" not in page:
+            break
+        cursor = {"before": page["next_before"], "before_id": page["next_before_id"]}
+    assert pages == [[], ["create"], []]

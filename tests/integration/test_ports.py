@@ -492,3 +492,28 @@ async def test_a_key_that_is_removed_opens_nothing(platform: Platform, path: str
             while (answer := await platform.api.get("/", headers=there)).status_code == 200:
                 await asyncio.sleep(0)
         refused(answer, 401, "unauthorized")
+
+
+async def test_public_ports_are_changed_for_all_replicas(platform: Platform, path: str):
+    async with (
+        running_platform(platform.settings, platform.host, platform.key) as second_platform,
+        program(answering(OK)) as port,
+        client(platform.url, None) as first,
+        client(second_platform.url, None) as second,
+    ):
+        there = headers_of(path, port)
+        for ports, status in (([], 401), ([port, 1, port], 200), ([1], 401)):
+            answer = await platform.api.patch(path, json={"public_ports": ports})
+            assert answer.json()["public_ports"] == sorted(set(ports))
+            assert (await first.get("/", headers=there)).status_code == status
+            async with asyncio.timeout(DEADLINE_S):
+                while (await second.get("/", headers=there)).status_code != status:
+                    await asyncio.sleep(0.02)
+        for bad in ([0], [65536], ["80"], list(range(1, 40)), 80):
+            refused(await platform.api.patch(path, json={"public_ports": bad}), 400, "invalid_request")
+        async with client(platform.url, await platform.other_team()) as stranger:
+            refused(await stranger.patch(path, json={"public_ports": [port]}), 404, "not_found")
+        log = (await platform.api.get("/v1/audit-logs", params={"action": "set_public_ports"})).json()[
+            "items"
+        ]
+        assert [entry["metadata"]["ports"] for entry in log] == ["1", f"1, {port}"]

@@ -750,7 +750,7 @@ def _build_sandboxes(base: _Base, auth: _Auth, monitor: Monitor, images: Images)
         disks=Disks(
             hints=hints, clients=clients, lookup=lookup, capacity=capacity, disk_max_mb=settings.max_disk_mb
         ),
-        description_changes=DescriptionChanges(database=database, lookup=lookup),
+        description_changes=DescriptionChanges(database=database, hints=hints, lookup=lookup),
         networks=Networks(
             database=database, hints=hints, clients=clients, lookup=lookup, rules=network_rules
         ),

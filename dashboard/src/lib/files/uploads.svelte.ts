@@ -7,17 +7,20 @@ import { join } from './paths';
 
 const AT_ONCE = 2;
 
-export type UploadState = 'waiting' | 'sending' | 'done' | 'failed' | 'cancelled';
+/** `found`: there is a file at its path that nobody was asked about. */
+export type UploadState = 'waiting' | 'sending' | 'found' | 'done' | 'failed' | 'cancelled';
 
 export class UploadJob {
 	state = $state<UploadState>('waiting');
 	sent = $state(0);
 	error = $state.raw<ApiError | null>(null);
 	request: XMLHttpRequest | null = null;
+	isCancelled = false;
 
 	constructor(
 		readonly file: File,
-		readonly path: string
+		readonly path: string,
+		public mayReplace: boolean
 	) {}
 }
 
@@ -29,7 +32,10 @@ export class Uploads {
 	/** Called after each file that has arrived. */
 	ondone: () => void = () => {};
 
-	constructor(sandboxId: string) {
+	constructor(
+		sandboxId: string,
+		readonly exists: (path: string) => Promise<boolean>
+	) {
 		this.#url = `${base}/v1/sandboxes/${sandboxId}/files/stream/write`;
 	}
 
@@ -37,17 +43,32 @@ export class Uploads {
 		return this.jobs.some((job) => job.state === 'waiting' || job.state === 'sending');
 	}
 
-	/** Upload files below a directory. Existing ones are replaced as a whole, when all of the new content has arrived. */
-	add(directory: string, uploads: Upload[]): void {
-		const before = this.isActive ? this.jobs : this.jobs.filter((job) => job.state === 'failed');
-		this.jobs = [...before, ...uploads.map(({ file, path }) => new UploadJob(file, join(directory, path)))];
+	/**
+	 * Upload files below a directory. Those in `confirmed` may replace what is there, as a whole, when all of the new content has
+	 * arrived. Of the others it is looked once more whether there is anything.
+	 */
+	add(directory: string, uploads: Upload[], confirmed: ReadonlySet<Upload>): void {
+		const before = this.isActive ? this.jobs : this.jobs.filter((job) => job.state === 'failed' || job.state === 'found');
+		this.jobs = [...before, ...uploads.map((upload) => new UploadJob(upload.file, join(directory, upload.path), confirmed.has(upload)))];
+		this.#next();
+	}
+
+	/** Replace the files that were found, or leave them as they are. */
+	decide(mayReplace: boolean): void {
+		for (const job of this.jobs.filter((candidate) => candidate.state === 'found')) {
+			job.mayReplace = mayReplace;
+			job.state = mayReplace ? 'waiting' : 'cancelled';
+		}
 		this.#next();
 	}
 
 	cancel(): void {
 		for (const job of this.jobs) {
 			if (job.state === 'waiting') job.state = 'cancelled';
-			else if (job.state === 'sending') job.request?.abort();
+			else if (job.state === 'sending') {
+				job.isCancelled = true;
+				job.request?.abort();
+			}
 		}
 	}
 
@@ -69,6 +90,21 @@ export class Uploads {
 	}
 
 	async #send(job: UploadJob, mayRenew: boolean): Promise<void> {
+		if (!job.mayReplace) {
+			try {
+				if (await this.exists(job.path)) {
+					job.state = 'found';
+					return;
+				}
+			} catch (error) {
+				if (!(error instanceof ApiError)) throw error;
+				return this.#fail(job, error);
+			}
+			if (job.isCancelled) {
+				job.state = 'cancelled';
+				return;
+			}
+		}
 		const used = await token.current().catch(() => null);
 		const form = new FormData();
 		form.append('path', job.path);

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse, Response
 
-from wrenn.control.audit_log.service import PAGE_DEFAULT, PAGE_LIMIT, AuditLog, filter_of
+from wrenn.control.audit_log.service import PAGE_DEFAULT, PAGE_LIMIT, TEXT_LIMIT, AuditLog, filter_of
 from wrenn.control.audit_log.store import Filter
 from wrenn.control.audit_log.types import AuditPage, page_json
 from wrenn.control.auth import AdminOf, CallerOf
@@ -23,6 +23,17 @@ async def _which(
         str | None, Query(description="RFC 3339: only older entries; `next_before` of the page before")
     ] = None,
     before_id: Annotated[str | None, Query(description="`next_before_id` of the page before")] = None,
+    since: Annotated[
+        str | None, Query(description="RFC 3339: only entries of this time and newer ones")
+    ] = None,
+    q: Annotated[
+        str | None,
+        Query(
+            max_length=TEXT_LIMIT,
+            description="Words that must all be in who did it, what, to what, or its facts; case does not matter. A page "
+            "searches a part of the log: it may have few entries or none, and there are more as long as it has `next_before`",
+        ),
+    ] = None,
     resource_type: Annotated[
         list[str] | None, Query(description="Only of these; may be repeated or comma-separated")
     ] = None,
@@ -30,7 +41,14 @@ async def _which(
         list[str] | None, Query(description="Only of these; may be repeated or comma-separated")
     ] = None,
 ) -> Filter:
-    return filter_of(before=before, before_id=before_id, resources=resource_type or (), actions=action or ())
+    return filter_of(
+        before=before,
+        before_id=before_id,
+        since=since,
+        text=q,
+        resources=resource_type or (),
+        actions=action or (),
+    )
 
 
 Log = Annotated[AuditLog, service(AuditLog)]

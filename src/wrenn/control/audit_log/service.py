@@ -9,14 +9,16 @@ from typing import Final
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import AuditId, TeamId
-from wrenn.control.audit import PLATFORM_TEAM, Entry, Scope
+from wrenn.control.audit import PLATFORM_TEAM, Scope
 from wrenn.control.audit_log import store
-from wrenn.control.audit_log.store import Filter
+from wrenn.control.audit_log.store import Filter, Page
 from wrenn.control.auth import Caller, scopes_of
 from wrenn.control.db import Database, settled_moment
 
 PAGE_DEFAULT: Final = 50
 PAGE_LIMIT: Final = 200
+TEXT_LIMIT: Final = 200
+_WORDS_LIMIT: Final = 8
 _NAMES_LIMIT: Final = 50
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
@@ -30,20 +32,18 @@ class AuditLog:
         # The latest moment that is known to be settled: the pages after a first one need not ask again.
         self._settled: datetime | None = None
 
-    async def page(self, caller: Caller, which: Filter, *, limit: int) -> list[Entry]:
+    async def page(self, caller: Caller, which: Filter, *, limit: int) -> Page:
         """Return up to `limit` entries (200 at most) that the caller may see, newest first.
 
         A page is final: nothing will ever appear between its entries, nor above the first of them with an earlier time.
         """
         return await self._page(caller.team_id, scopes_of(caller), which, limit)
 
-    async def platform_page(self, which: Filter, *, limit: int) -> list[Entry]:
+    async def platform_page(self, which: Filter, *, limit: int) -> Page:
         """Return a page of the platform's own log. The caller has checked that the user is an admin."""
         return await self._page(PLATFORM_TEAM, frozenset(Scope), which, limit)
 
-    async def _page(
-        self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int
-    ) -> list[Entry]:
+    async def _page(self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int) -> Page:
         until = self._settled
         if until is None or which.before is None or which.before > until:
             until = await settled_moment(self._database)
@@ -59,7 +59,13 @@ class AuditLog:
 
 
 def filter_of(
-    *, before: str | None, before_id: str | None, resources: Sequence[str], actions: Sequence[str]
+    *,
+    before: str | None,
+    before_id: str | None,
+    since: str | None = None,
+    text: str | None = None,
+    resources: Sequence[str],
+    actions: Sequence[str],
 ) -> Filter:
     """Parse the query parameters of a request.
 
@@ -75,18 +81,26 @@ def filter_of(
     return Filter(
         resources=_names("resource_type", resources),
         actions=_names("action", actions),
-        before=None if before is None else _time(before),
+        before=None if before is None else _time("before", before),
         before_id=entry_id,
+        since=None if since is None else _time("since", since),
+        words=_words_of(text or ""),
     )
 
 
-def _time(text: str) -> datetime:
+def _words_of(text: str) -> tuple[str, ...]:
+    if "\0" in text or len(words := text.lower().split()) > _WORDS_LIMIT:
+        raise InvalidRequest(f"q: must be at most {_WORDS_LIMIT} words.")
+    return tuple(words)
+
+
+def _time(parameter: str, text: str) -> datetime:
     try:
         if _TIME.fullmatch(text):
             return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         pass  # no such day, or outside of what a time can be
-    raise InvalidRequest("before: must be a time as in RFC 3339, like 2026-01-31T12:00:00.123456Z.")
+    raise InvalidRequest(f"{parameter}: must be a time as in RFC 3339, like 2026-01-31T12:00:00.123456Z.")
 
 
 def _names(parameter: str, given: Sequence[str]) -> frozenset[str]:

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, func, select, tuple_
+from sqlalchemy import Row, Select, Text, func, select, tuple_
 
 from wrenn.base.ids import AuditId, TeamId
 from wrenn.control.audit import Actor, ActorKind, Entry, Scope, audit_logs
 from wrenn.control.db import Database
 
 _c = audit_logs.c
+SEARCHED: Final = 20_000
+"""So many entries are looked at by one search."""
+_SEARCHED_COLUMNS: Final = (
+    "actor_type", "actor_id", "actor_name", "resource_type", "resource_id", "action", "status", "metadata",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +27,24 @@ class Filter:
 
     Attributes:
         before: older than this time, or of this time with an id below `before_id`.
+        since: of this time, or newer.
+        words: in lower case; all of them are somewhere in the entry.
     """
 
     resources: Collection[str] = ()
     actions: Collection[str] = ()
     before: datetime | None = None
     before_id: AuditId | None = None
+    since: datetime | None = None
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Entries, newest first, and the last one that was looked at: the next page goes on behind it. None: there are no more."""
+
+    entries: list[Entry]
+    last: tuple[datetime, AuditId] | None
 
 
 async def read(
@@ -38,13 +55,40 @@ async def read(
     *,
     until: datetime,
     limit: int,
-) -> list[Entry]:
-    """Return up to `limit` entries of the team that are not newer than `until`, newest first."""
+) -> Page:
+    """Return up to `limit` entries of the team that are not newer than `until`, newest first.
+
+    A search for words looks at `SEARCHED` entries at most.
+    """
+    query = _matching(team_id, scopes, which, until)
+    if not which.words:
+        entries = [_entry(row) for row in await database.execute(query.limit(limit), repeatable=True)]
+        return Page(entries, _position(entries))
+    looked_at = query.limit(SEARCHED).subquery("looked_at")
+    text = func.lower(func.concat_ws(" ", *(looked_at.c[name].cast(Text) for name in _SEARCHED_COLUMNS)))
+    found = (
+        select(looked_at)
+        .where(*(func.strpos(text, word) > 0 for word in which.words))
+        .order_by(looked_at.c.created_at.desc(), looked_at.c.id.desc())
+        .limit(limit)
+    )
+    entries = [_entry(row) for row in await database.execute(found, repeatable=True)]
+    if len(entries) == limit:
+        return Page(entries, _position(entries))
+    last = query.with_only_columns(_c.created_at, _c.id).offset(SEARCHED - 1).limit(1)
+    row = (await database.execute(last, repeatable=True)).one_or_none()
+    return Page(entries, None if row is None else (row.created_at, AuditId(row.id)))
+
+
+def _position(entries: list[Entry]) -> tuple[datetime, AuditId] | None:
+    return (entries[-1].created_at, entries[-1].entry_id) if entries else None
+
+
+def _matching(team_id: TeamId, scopes: Collection[Scope], which: Filter, until: datetime) -> Select[Any]:
     query = (
         select(audit_logs)
         .where(_c.team_id == team_id.value, _c.scope.in_(sorted(scopes)), _c.created_at < until)
         .order_by(_c.created_at.desc(), _c.id.desc())
-        .limit(limit)
     )
     if which.resources:
         query = query.where(_c.resource_type.in_(sorted(which.resources)))
@@ -54,7 +98,9 @@ async def read(
         query = query.where(tuple_(_c.created_at, _c.id) < tuple_(which.before, which.before_id.value))
     elif which.before is not None:
         query = query.where(_c.created_at < which.before)
-    return [_entry(row) for row in await database.execute(query, repeatable=True)]
+    if which.since is not None:
+        query = query.where(_c.created_at >= which.since)
+    return query
 
 
 def _entry(row: Row[Any]) -> Entry:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from wrenn.control.audit import Entry
+from wrenn.control.audit_log.store import Page
 
 
 class AuditEntry(BaseModel):
@@ -31,7 +32,7 @@ class AuditPage(BaseModel):
 
     items: list[AuditEntry]
     next_before: datetime | None = Field(
-        None, description="`before` of the next page; absent on an empty one"
+        None, description="`before` of the next page; absent where it is certain that there is none"
     )
     next_before_id: str | None = Field(None, description="`before_id` of the next page")
 
@@ -59,10 +60,9 @@ def entry_json(entry: Entry) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value not in ("", {})}
 
 
-def page_json(entries: list[Entry]) -> dict[str, object]:
-    """Convert entries to the JSON of `AuditPage`."""
-    body: dict[str, object] = {"items": [entry_json(entry) for entry in entries]}
-    if entries:
-        body["next_before"] = exact_time(entries[-1].created_at)
-        body["next_before_id"] = str(entries[-1].entry_id)
+def page_json(page: Page) -> dict[str, object]:
+    """Convert a page to the JSON of `AuditPage`."""
+    body: dict[str, object] = {"items": [entry_json(entry) for entry in page.entries]}
+    if page.last is not None:
+        body["next_before"], body["next_before_id"] = exact_time(page.last[0]), str(page.last[1])
     return body

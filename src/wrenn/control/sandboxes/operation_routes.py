@@ -52,7 +52,7 @@ async def change_sandbox(
     changes: Annotated[DescriptionChanges, service(DescriptionChanges)],
     domain: DomainOf,
 ) -> Response:
-    """Change name and metadata of a sandbox that has not ended. Does not count as activity."""
+    """Change name, metadata and public ports of a sandbox that has not ended. Does not count as activity."""
     return JSONResponse(sandbox_json(await changes.change(credential, sandbox_id, body), domain))
 
 

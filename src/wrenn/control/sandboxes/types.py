@@ -167,6 +167,11 @@ class ChangeSandbox(RequestBody):
     metadata: Labels | None = Field(
         None, description="The owner's texts, in place of all that there are; what the platform writes stays"
     )
+    public_ports: list[Port] | None = Field(
+        None,
+        max_length=PUBLIC_PORTS_LIMIT,
+        description="Ports that anybody may visit without a credential, in place of all that there are",
+    )
 
 
 class SetTimeout(RequestBody):

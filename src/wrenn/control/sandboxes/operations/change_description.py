@@ -1,10 +1,10 @@
-"""Changes what the owner calls a sandbox: its name and metadata."""
+"""Changes what only the control plane knows of a sandbox: its name, metadata and public ports."""
 
 from __future__ import annotations
 
 from wrenn.base.errors import InvalidState
 from wrenn.control.auth import Credential
-from wrenn.control.db import Database, Transaction
+from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations import description_store
@@ -14,14 +14,15 @@ from wrenn.control.sandboxes.types import ChangeSandbox
 
 
 class DescriptionChanges:
-    """Changes names and metadata of sandboxes. Hosts and guests do not know them."""
+    """Changes names, metadata and public ports of sandboxes. Hosts and guests do not know them."""
 
-    def __init__(self, *, database: Database, lookup: Lookup) -> None:
+    def __init__(self, *, database: Database, hints: Hints, lookup: Lookup) -> None:
         self._database = database
+        self._hints = hints
         self._lookup = lookup
 
     async def change(self, credential: Credential, text_id: str, body: ChangeSandbox) -> Sandbox:
-        """Change name and metadata; what is absent keeps its value. This does not count as activity.
+        """Change name, metadata and public ports; what is absent keeps its value. This does not count as activity.
 
         Raises:
             InvalidState: it has ended, or is being removed.
@@ -37,10 +38,16 @@ class DescriptionChanges:
                 raise InvalidState(f"Sandbox {sandbox_id} is {now.state_text}.")
             name = now.name if body.name is None else body.name
             labels = now.labels if body.metadata is None else body.metadata
-            if (name, dict(labels)) == (now.name, dict(now.labels)):
-                return now
-            return await description_store.write_description(
-                tx, sandbox_id, name=name, labels=labels, by=found.caller.actor
-            )
+            by = found.caller.actor
+            if (name, dict(labels)) != (now.name, dict(now.labels)):
+                now = await description_store.write_description(
+                    tx, sandbox_id, name=name, labels=labels, by=by
+                )
+            ports = now.public_ports if body.public_ports is None else tuple(sorted(set(body.public_ports)))
+            if ports != now.public_ports:
+                now = await description_store.write_public_ports(
+                    tx, sandbox_id, ports, by=by, hints=self._hints
+                )
+            return now
 
         return await self._database.transaction(change)
