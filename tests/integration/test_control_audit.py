@@ -353,7 +353,8 @@ async def test_a_search_looks_at_a_part_of_the_log_at_a_time(
     rare = id_of(await platform.create())
     for number in range(5):
         await platform.api.patch(f"/v1/sandboxes/{rare}", json={"name": f"name {number}"})
-    pages, cursor = [], {}
+    pages: list[list[str]] = []
+    cursor: dict[str, str] = {}
     while True:
         page = (await platform.api.get(LOGS, params={"q": "create", "limit": 2, **cursor})).json()
         pages.append([item["action"] for item in page["items"]])
