@@ -25,6 +25,7 @@ use crate::agent::{Agent, Mode};
 use crate::body::{Body, BodyError, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::{Ends, reply};
+use crate::variables_file;
 
 /// Fewest bytes of entropy that are accepted.
 const MIN_ENTROPY_BYTES: usize = 32;
@@ -270,7 +271,11 @@ async fn apply_in_order(agent: &Agent, request: InitRequest, ends: Ends) -> Resu
             reset_connections(ends);
         }
     }
+    let has_variables = request.env_vars.is_some();
     remember(agent, request);
+    if agent.mode == Mode::Pid1 && has_variables {
+        variables_file::write(agent);
+    }
     agent.freezer.thaw().map_err(|source| InitError::Step { step: "let programs go on", source })
 }
 

@@ -27,6 +27,7 @@ mod server;
 mod snapshot;
 mod stage1;
 mod users;
+mod variables_file;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 """Makes a base by a cold boot: waits for the guest agent, warms the guest up, suspends the VM, and saves it.
 
-It is warmed up by what users run first, so that this is in the guest's page cache.
+It is warmed up by what users run first, so that this is in the guest's page cache. Then the service of the template is started, if it
+has one: it goes on in every sandbox that is made from the base.
 """
 
 from __future__ import annotations
@@ -16,16 +17,20 @@ from typing import Final
 from wrenn.agent.confinement import Confiner, file_limit_b
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.vm_exit import fail_if_vm_exits
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import AgentFailure, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
 from wrenn.network import SlotPool
-from wrenn.storage.images import ImageFolder, Images, load_images
+from wrenn.storage.images import ImageFolder, Images, Service, load_images
 from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
 
 _WARM_UP_TIMEOUT_S: Final = 20.0
+_SERVICE_TIMEOUT_S: Final = 180.0
+"""Jupyter kernels take 20 s under emulation on an idle machine."""
+_CHECK_TIMEOUT_S: Final = 20.0
+_CHECK_EVERY_S: Final = 0.5
 _SETTLE_S: Final = 0.5
 """Time for the guest to become idle: processes that still run would continue in every clone."""
 _WARM_UP: Final = (
@@ -68,6 +73,8 @@ class BootedBases:
             "machine": self.driver.machine,
             "kernel_args": _kernel_args(self.guest_dns),
             "warm_up": repr(_WARM_UP),
+            # Absent without one, so that bases of earlier releases stay current.
+            **({"service": repr(images.service)} if images.service else {}),
             "token": self.tokens.of("bases").sha256_hex(),
             "vcpus": shape.vcpus,
             "memory_mb": shape.memory_mb,
@@ -99,14 +106,14 @@ class BootedBases:
         vm = await self.driver.boot(request)
         undo.push("kill vm", vm.kill)
         await fault_point("agent.base.after_spawn")
-        await self._warm_up(vm, slot.address, key)
+        await self._warm_up(vm, slot.address, key, images.service)
         await self.driver.save_boot(vm, request)
         await vm.kill()
 
     def _load(self, template: str) -> Images:
         return load_images(self.images_dir, template, images=self.images)
 
-    async def _warm_up(self, vm: Machine, address: str, key: str) -> None:
+    async def _warm_up(self, vm: Machine, address: str, key: str, service: Service | None) -> None:
         token = self.tokens.of(key)
         identity = Identity(
             hostname="wrenn", machine_id="0" * 32, envs={}, token=token, former_token=None, lifecycle_id=key
@@ -121,9 +128,32 @@ class BootedBases:
             for command in _WARM_UP:
                 with suppress(WrennError):
                     await Commands(guest).run(command, timeout_s=_WARM_UP_TIMEOUT_S)
+            if service is not None:
+                await fail_if_vm_exits(vm, _start(Commands(guest), service))
         finally:
             await guest.close()
         await asyncio.sleep(_SETTLE_S)
+
+
+async def _start(commands: Commands, service: Service) -> None:
+    """Start a service and wait until its check succeeds.
+
+    Raises:
+        AgentFailure: it was not ready in time, or cannot be started.
+    """
+    start = CommandLine(service.command[0], service.command[1:], user=service.user)
+    check = CommandLine(service.ready[0], service.ready[1:], user=service.user)
+    await commands.start(start, tag="service")
+    try:
+        async with asyncio.timeout(_SERVICE_TIMEOUT_S):
+            while True:
+                if (await commands.run(check, timeout_s=_CHECK_TIMEOUT_S)).exit_code == 0:
+                    return
+                await asyncio.sleep(_CHECK_EVERY_S)
+    except TimeoutError as error:
+        raise AgentFailure(
+            f"The service of the template was not ready within {_SERVICE_TIMEOUT_S:.0f} s."
+        ) from error
 
 
 def _kernel_args(dns: str) -> str:

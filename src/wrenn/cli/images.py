@@ -17,18 +17,24 @@ app = typer.Typer(help="Guest kernel, initramfs and templates.", no_args_is_help
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", metavar="D", help="Data folder.")]
 
 
+TemplateArgument = Annotated[
+    str, typer.Argument(metavar="[TEMPLATE]", help="`minimal`, or another that `images/` has a recipe for.")
+]
+
+
 def _place(given: Path | None) -> Path:
     return given.absolute() if given else images_dir(data_dir())
 
 
 @app.command("build")
 def build(
+    template: TemplateArgument = "minimal",
     data_dir_: DataDirOption = None,
     *,
     refresh: Annotated[bool, typer.Option("--refresh", help="Fetch the newest kernel and packages.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Build what is missing or out of date; needs root."""
+    """Build the guest kernel and a template if they are missing or out of date; needs root."""
     from wrenn.cli.up.envd import find_envd
     from wrenn.cli.up.progress import Progress
     from wrenn.storage.images import ensure_images
@@ -36,21 +42,29 @@ def build(
     progress = Progress()
     with progress.step("Guest kernel and template"):
         built = asyncio.run(
-            ensure_images(_place(data_dir_), envd=find_envd(), progress=progress.note, refresh=refresh)
+            ensure_images(
+                _place(data_dir_),
+                envd=find_envd(),
+                template=template,
+                progress=progress.note,
+                refresh=refresh,
+            )
         )
     if json:
         print_json(built)
 
 
 @app.command("lock")
-def lock(data_dir_: DataDirOption = None, *, json: JsonOption = False) -> None:
+def lock(
+    template: TemplateArgument = "minimal", data_dir_: DataDirOption = None, *, json: JsonOption = False
+) -> None:
     """Update the template's lock file with current package versions; needs root."""
     from wrenn.cli.up.progress import Progress
     from wrenn.storage.images import lock_packages
 
     progress = Progress()
     with progress.step("Package versions"):
-        path = asyncio.run(lock_packages(_place(data_dir_), progress=progress.note))
+        path = asyncio.run(lock_packages(_place(data_dir_), template=template, progress=progress.note))
     if json:
         print_json({"lock": path})
     else:

@@ -16,6 +16,7 @@ from wrenn.storage.images.build import (
 from wrenn.storage.images.container_config import ContainerConfig
 from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage
 from wrenn.storage.images.images import Images, load_images
+from wrenn.storage.images.service import Service
 
 __all__ = [
     "ROOTFS",
@@ -24,6 +25,7 @@ __all__ = [
     "ImageFolder",
     "Images",
     "LocalImage",
+    "Service",
     "abandoned_scratch",
     "ensure_images",
     "load_images",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.linux.command import run
-from wrenn.storage.images.recipe import Recipe
+from wrenn.storage.images.recipe import Recipe, copy_folder
 
 _TIMEOUT_S: Final = 60.0
 
@@ -65,6 +65,8 @@ async def customize(root: Path, recipe: Recipe) -> None:
         path.write_text(content)
         # mmdebstrap copies some of these files from the build machine with their mode there.
         path.chmod(0o644)
+    for name, source in recipe.folders.items():
+        copy_folder(source, root / name)
     mtab = root / "etc/mtab"
     mtab.unlink(missing_ok=True)
     mtab.symlink_to("../proc/self/mounts")

@@ -10,6 +10,7 @@ from wrenn.base.ids import ImageId
 from wrenn.storage.images.image_folder import ImageFolder
 from wrenn.storage.images.initramfs import load_initramfs
 from wrenn.storage.images.kernel import load_kernel
+from wrenn.storage.images.service import Service
 from wrenn.storage.images.template import Template, load_template
 
 KERNELS: Final = "kernels"
@@ -28,6 +29,7 @@ class Images:
         rootfs: sparse ext4 image; never written after it was built.
         template_digest: of the content of `rootfs`; of an image that was built or imported, what identifies its content.
         recipe_digest: of the recipe and lock that the template was made from; empty for such an image.
+        service: what runs in the template's sandboxes from the beginning, if anything does.
     """
 
     kernel: Path
@@ -40,6 +42,7 @@ class Images:
     rootfs: Path
     template_digest: str
     recipe_digest: str
+    service: Service | None = None
 
 
 def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolder | None = None) -> Images:
@@ -69,4 +72,5 @@ def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolde
         rootfs=built.rootfs,
         template_digest=built.digest,
         recipe_digest=built.source_digest,
+        service=built.service,
     )

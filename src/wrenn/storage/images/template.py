@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from wrenn.storage.images.manifest import (
     text,
 )
 from wrenn.storage.images.recipe import Recipe
+from wrenn.storage.images.service import Service
 
 _BOOTSTRAP_TIMEOUT_S: Final = 1800.0
 """It takes 25 s on a fast machine; a slow mirror and one slow core must fit in."""
@@ -45,6 +46,7 @@ class Template:
     rootfs: Path
     digest: str
     source_digest: str
+    service: Service | None = None
 
 
 def load_template(templates: Path, name: str) -> Template:
@@ -58,7 +60,13 @@ def load_template(templates: Path, name: str) -> Template:
     manifest = read_manifest(templates / name / "manifest.json", what=what)
     rootfs = templates / name / "rootfs.ext4"
     facts = checked_file(rootfs, manifest.get("rootfs"), what=what)
-    return Template(name, rootfs, facts.digest, text(manifest, "source_digest", what=what))
+    return Template(
+        name,
+        rootfs,
+        facts.digest,
+        text(manifest, "source_digest", what=what),
+        Service.parse(manifest.get("service"), what=what),
+    )
 
 
 async def build_template(
@@ -99,6 +107,7 @@ async def build_template(
             "source_digest": recipe.digest,
             "rootfs": FileFacts.of(rootfs).to_json(),
             "packages": versions,
+            "service": asdict(recipe.service) if recipe.service else None,
             "differs_from_lock": sorted(differing) if recipe.pins else [],
         }
         await publish(result, templates / recipe.name, manifest)
