@@ -224,6 +224,19 @@ E2B: Final[dict[str, Row]] = {
     f"GET {E2B_SANDBOX}": in_sandbox(sees=True),
     f"DELETE {E2B_SANDBOX}": in_sandbox(),
     f"POST {E2B_SANDBOX}/timeout": in_sandbox({"timeout": 60}),
+    "POST /e2b/v3/templates": Row(Who.TEAM, {"name": "announced"}),
+    "GET /e2b/templates/{templateID}/files/{hash}": Row(Who.TEAM, sees=True),
+    # The link is the permission; this one is not valid.
+    "PUT /e2b/templates/uploads/{link}": Row(Who.ANYBODY),
+    "POST /e2b/v2/templates/{templateID}/builds/{buildID}": Row(
+        Who.TEAM, {"fromTemplate": "minimal"}, foreign=404
+    ),
+    "GET /e2b/templates/{templateID}/builds/{buildID}/status": Row(Who.TEAM, foreign=404, sees=True),
+    "GET /e2b/templates/aliases/{alias}": Row(Who.TEAM, foreign=404, sees=True),
+    "POST /e2b/templates/tags": Row(Who.TEAM, {"target": "{template}", "tags": ["x"]}, foreign=404),
+    "DELETE /e2b/templates/tags": Row(Who.TEAM, {"name": "{template}", "tags": ["x"]}, foreign=404),
+    "GET /e2b/templates/{templateID}/tags": Row(Who.TEAM, foreign=404, sees=True),
+    "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404),
 }
 """The operations of the e2b API, which has a description of its own."""
 
@@ -257,6 +270,8 @@ async def world(people: People) -> World:
     assert kept.status_code == 201, kept.text
     build = await ada.post("/v1/builds", {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True})
     assert build.status_code == 201, build.text
+    announced = await ada.post("/e2b/v3/templates", {"name": "announced"})
+    assert announced.status_code == 202, announced.text
     keys = {scope: await ada.make_key(scope=scope) for scope in ("full", "sandboxes", "read")}
     old = await ada.make_key(expires_at="2999-01-01T00:00:00Z")
     revoked = await ada.make_key()
@@ -313,6 +328,11 @@ async def world(people: People) -> World:
             "image_id": str(ImageId.new()),
             "key": "platform/chunks/ab/x",
             "tag": "x",
+            "templateID": "ours",
+            "alias": "ours",
+            "buildID": announced.json()["buildID"],
+            "hash": "0" * 64,
+            "link": "none",
         },
         operations=operations,
         callers={

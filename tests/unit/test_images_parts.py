@@ -6,6 +6,7 @@ import asyncio
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from wrenn.base.errors import InvalidState, NotFound
 from wrenn.base.faults import arm_faults
 from wrenn.base.units import GIB, MIB
-from wrenn.storage.images import load_images
+from wrenn.storage.images import Service, load_images
+from wrenn.storage.images import recipe as recipe_module
 from wrenn.storage.images.initramfs import build_initramfs, load_initramfs
 from wrenn.storage.images.kernel import Kernel
 from wrenn.storage.images.manifest import (
@@ -27,7 +29,7 @@ from wrenn.storage.images.manifest import (
     read_manifest,
     sweep,
 )
-from wrenn.storage.images.recipe import load_recipe
+from wrenn.storage.images.recipe import copy_folder, load_recipe
 from wrenn.storage.images.template import load_template
 
 _SPAWN = multiprocessing.get_context("spawn")
@@ -192,6 +194,52 @@ def test_the_minimal_recipe_holds_what_is_promised() -> None:
     assert set(recipe.packages) <= set(recipe.pins), (
         "the lock is older than the recipe: run `wrenn images lock`"
     )
+
+
+def test_a_recipe_has_what_it_extends_besides_its_own() -> None:
+    minimal, base = load_recipe("minimal", "bookworm"), load_recipe("base", "bookworm")
+    assert base.name == "base"
+    assert set(base.packages) == {*minimal.packages, "nodejs", "npm"}
+    assert (base.user, base.sources, base.files) == (minimal.user, minimal.sources, minimal.files)
+    assert (base.service, base.folders) == (None, {})
+    assert base.digest != minimal.digest
+    for recipe in (base, load_recipe("code-interpreter-v1", "bookworm")):
+        assert set(recipe.packages) <= set(recipe.pins), f"run `wrenn images lock {recipe.name}`"
+
+
+def test_a_recipe_with_folders_changes_with_their_files(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = Path(__file__).parents[2] / "images"
+    shutil.copytree(source, tmp_path / "images")
+    monkeypatch.setattr(recipe_module, "_PLACES", (tmp_path / "images",))
+    before = load_recipe("code-interpreter-v1", "bookworm")
+    assert before.service is not None
+    assert before.service.user == "user"
+    copy_folder(before.folders["usr/local/lib/code-interpreter"], tmp_path / "copy")
+    assert (tmp_path / "copy/code_interpreter/app.py").stat().st_mode & 0o777 == 0o644
+    assert not list((tmp_path / "copy").rglob("__pycache__"))
+    file = tmp_path / "images/code-interpreter-v1/server/code_interpreter/app.py"
+    file.write_text(file.read_text() + "\n")
+    assert load_recipe("code-interpreter-v1", "bookworm").digest != before.digest
+    base = tmp_path / "images/base/recipe.toml"
+    base.write_text(base.read_text().replace('"minimal"', '"code-interpreter-v1"'))
+    with pytest.raises(InvalidState, match="too many"):
+        load_recipe("base", "bookworm")
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        [],
+        {"command": [], "user": "user", "ready": ["x"]},
+        {"command": ["x"], "user": 1, "ready": ["x"]},
+        {"command": [1], "user": "u", "ready": ["x"]},
+    ],
+)
+def test_a_damaged_service_of_a_manifest_is_refused(service: object) -> None:
+    with pytest.raises(InvalidState, match="service"):
+        Service.parse(service, what="template")
 
 
 @pytest.mark.parametrize(

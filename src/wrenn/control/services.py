@@ -8,7 +8,7 @@ from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
 from wrenn.control.builds import Builds
-from wrenn.control.e2b import E2bSandboxes
+from wrenn.control.e2b import E2bSandboxes, E2bTemplates
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
@@ -94,6 +94,7 @@ class Services:
     access_tokens: AccessTokens
     traffic_tokens: TrafficTokens
     e2b_sandboxes: E2bSandboxes
+    e2b_templates: E2bTemplates
     quotas: Quotas
     audit_log: AuditLog
     events: Events

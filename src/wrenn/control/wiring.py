@@ -44,7 +44,14 @@ from wrenn.control.db import CHANNEL as HINTS
 from wrenn.control.db import Database, Hints, Listener, NotificationHandler
 from wrenn.control.db.embedded import ensure_running
 from wrenn.control.db.migrate import migrate
-from wrenn.control.e2b import E2bEdge, E2bSandboxes, build_e2b_app
+from wrenn.control.e2b import (
+    BuilderFiles,
+    BuilderRetention,
+    E2bEdge,
+    E2bSandboxes,
+    E2bTemplates,
+    build_e2b_app,
+)
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
@@ -435,6 +442,12 @@ def _build(
             access_tokens=access_tokens,
             traffic_tokens=traffic_tokens,
         ),
+        e2b_templates=E2bTemplates(
+            database=database,
+            builds=builds,
+            templates=sandboxes.templates,
+            files=BuilderFiles(database=database, objects=images.objects, secret=auth.secret),
+        ),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
         events=Events(
@@ -474,6 +487,7 @@ def _build(
         EventRetention(base.loops_database, keep_s=settings.event_retention_h * 3600),
         AuditRetention(base.loops_database, days=settings.audit_retention_days),
         Cleanup(base.loops_database),
+        BuilderRetention(base.loops_database, images.objects),
         SampleRetention(base.loops_database),
         TeamSampler(base.loops_database, owner=base.owner),
         base.create_counts,

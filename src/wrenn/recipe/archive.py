@@ -14,7 +14,7 @@ import posixpath
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Protocol
 
@@ -125,21 +125,8 @@ class Selection:
         rename = self._renames(destination_is_directory=destination_is_directory)
         for item in self._items:
             name = posixpath.basename(self.copy.destination) if rename else item.name
-            entry = item.entry
-            info = tarfile.TarInfo(name)
-            info.mtime = entry.mtime
-            info.mode = entry.mode if self.copy.mode is None or entry.kind is Kind.LINK else self.copy.mode
-            match entry.kind:
-                case Kind.DIRECTORY:
-                    info.type = tarfile.DIRTYPE
-                case Kind.LINK:
-                    info.type, info.linkname = tarfile.SYMTYPE, entry.target
-                case Kind.FILE:
-                    info.size = entry.size
-            yield info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
-            if entry.kind is Kind.FILE:
-                yield from item.contents.chunks(entry)
-                yield bytes(-entry.size % BLOCK_B)
+            is_set = self.copy.mode is not None and item.entry.kind is not Kind.LINK
+            yield from _packed(name, item, mode=self.copy.mode if is_set else None)
         yield bytes(2 * BLOCK_B)
 
     def _renames(self, *, destination_is_directory: bool) -> bool:
@@ -204,6 +191,10 @@ class ContextArchive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def items(self) -> Iterator[_Item]:
+        """Yield everything that it has."""
+        return self._below("")
 
     def select(self, copy: Copy) -> Selection:
         """Return what this instruction writes.
@@ -351,6 +342,33 @@ class ContextArchive:
             raise refused(copy.line, error.message) from error
         self._nested[entry.offset] = nested
         return nested
+
+
+def packed_together(archives: Iterable[tuple[str, ContextArchive]]) -> Iterator[bytes]:
+    """Yield one archive (GNU format) that has the content of each below a folder of the name beside it."""
+    for folder, archive in archives:
+        for item in archive.items():
+            yield from _packed(posixpath.join(folder, item.name), item)
+    yield bytes(2 * BLOCK_B)
+
+
+def _packed(name: str, item: _Item, *, mode: int | None = None) -> Iterator[bytes]:
+    """Yield the blocks of an entry under this name; `mode`: instead of its own."""
+    entry = item.entry
+    info = tarfile.TarInfo(name)
+    info.mtime = entry.mtime
+    info.mode = entry.mode if mode is None else mode
+    match entry.kind:
+        case Kind.DIRECTORY:
+            info.type = tarfile.DIRTYPE
+        case Kind.LINK:
+            info.type, info.linkname = tarfile.SYMTYPE, entry.target
+        case Kind.FILE:
+            info.size = entry.size
+    yield info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+    if entry.kind is Kind.FILE:
+        yield from item.contents.chunks(entry)
+        yield bytes(-entry.size % BLOCK_B)
 
 
 def _add(items: dict[str, _Item], item: _Item) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Final
@@ -32,8 +33,10 @@ from wrenn.recipe.statements import (
     UserStatement,
     WorkdirStatement,
 )
-from wrenn.recipe.words import literal, parse_line_value
+from wrenn.recipe.words import Word, literal, parse_line_value
 
+_RUN_USER: Final = re.compile(r"--user=(\S*)(?:\s+|$)")
+_COPY_OPTION: Final = re.compile(r"--(chown|chmod)=(\S*)\s+")
 _TIMEOUT: Final = re.compile(r"--timeout(?:=(\S*))?(?:\s+|$)")
 
 
@@ -77,10 +80,13 @@ def _split(number: int, text: str) -> tuple[str, str]:
 def _statement(line: int, text: str, keyword: str, rest: str) -> AnyStatement:
     match keyword:
         case "RUN":
+            user, rest = _run_user(line, rest)
             timeout_s, command = run_timeout(line, rest, RECIPE_RUN_TIMEOUT_S)
+            if user is None:
+                user, command = _run_user(line, command)
             if not command:
                 raise refused(line, "RUN without a command")
-            return RunStatement(line=line, text=text, argv=(*SHELL, command), timeout_s=timeout_s)
+            return RunStatement(line=line, text=text, argv=(*SHELL, command), timeout_s=timeout_s, user=user)
         case "START":
             return StartStatement(line=line, text=text, argv=(*SHELL, rest))
         case "ENV":
@@ -104,8 +110,22 @@ def _statement(line: int, text: str, keyword: str, rest: str) -> AnyStatement:
             raise refused(line, f"there is no instruction {shown(keyword)}, only {known}")
 
 
+def _run_user(line: int, rest: str) -> tuple[str | None, str]:
+    """Take `--user=NAME` from the beginning of what follows RUN. Returns the user, None without one, and the rest."""
+    found = _RUN_USER.match(rest)
+    if found is None:
+        return None, rest
+    if not USER_NAME.fullmatch(found[1]):
+        raise refused(line, f"--user={shown(found[1])} is not a name of a user")
+    return found[1], rest[found.end() :]
+
+
 def _copy(line: int, text: str, rest: str) -> CopyStatement:
-    *sources, destination = rest.split()
+    options: dict[str, Word] = {}
+    while found := _COPY_OPTION.match(rest):
+        options[found[1]] = literal(found[2])
+        rest = rest[found.end() :]
+    *sources, destination = _paths(line, rest)
     if not sources:
         raise refused(line, "expected COPY SOURCE… DESTINATION")
     if len(sources) > MAX_COPY_SOURCES:
@@ -120,8 +140,25 @@ def _copy(line: int, text: str, rest: str) -> CopyStatement:
         text=text,
         sources=tuple(map(literal, sources)),
         destination=literal(destination),
+        owner=options.get("chown"),
+        mode=options.get("chmod"),
         owned_by_user=True,
     )
+
+
+def _paths(line: int, text: str) -> list[str]:
+    """Split what COPY names: words, or a JSON array of texts, for paths with white space."""
+    if not text.startswith("["):
+        return text.split()
+    try:
+        found: object = json.loads(text)
+    except ValueError as error:
+        raise refused(line, "COPY has a JSON array that cannot be read") from error
+    match found:
+        case [_, *_] if all(isinstance(path, str) and path for path in found):  # pyright: ignore[reportUnknownVariableType]
+            return [str(path) for path in found]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        case _:
+            raise refused(line, 'expected COPY ["SOURCE", …, "DESTINATION"]')
 
 
 def run_timeout(line: int, rest: str, default_s: float) -> tuple[float, str]:

@@ -158,11 +158,12 @@ class _Planner:
         line, text = statement.line, statement.text
         match statement:
             case RunStatement():
+                state = self._now()
                 self._steps.append(
                     Run(
                         line=line,
                         text=text,
-                        state=self._now(),
+                        state=state if statement.user is None else replace(state, user=statement.user),
                         argv=statement.argv,
                         timeout_s=statement.timeout_s,
                     )

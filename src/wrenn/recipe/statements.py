@@ -18,10 +18,11 @@ class Statement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStatement(Statement):
-    """RUN. The shell replaces variables."""
+    """RUN. The shell replaces variables. `user`: instead of the one that USER has set."""
 
     argv: tuple[str, ...]
     timeout_s: float
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,22 +3,29 @@
 from wrenn.control.builds import routes
 from wrenn.control.builds.bases import BuildBases
 from wrenn.control.builds.layers import LayerCache
+from wrenn.control.builds.records import Build, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.results import BuildResults
 from wrenn.control.builds.runner import BuildRunner
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.store import is_running
+from wrenn.control.builds.types import CreateBuild
 from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
 admin_routers = (routes.admin_router,)
 
 __all__ = [
+    "Build",
     "BuildBases",
     "BuildResults",
     "BuildRunner",
+    "BuildStatus",
     "BuildWorker",
     "Builds",
+    "CreateBuild",
     "LayerCache",
+    "LogEntry",
+    "LogKind",
     "admin_routers",
     "is_running",
     "routers",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -92,9 +92,17 @@ class Builds:
             stream.over.set()
 
     async def create(
-        self, caller: Caller, body: CreateBuild, archive: AsyncIterator[bytes] | None = None
+        self,
+        caller: Caller,
+        body: CreateBuild,
+        archive: AsyncIterator[bytes] | None = None,
+        *,
+        build_id: BuildId | None = None,
+        tags: Sequence[str] | None = None,
     ) -> Build:
         """Check the recipe and queue the build.
+
+        `build_id`: a new one that the caller has chosen. `tags`: all that the version gets; by default `latest` and that of the body.
 
         Raises:
             InvalidRequest: of a recipe with the line. TooLarge: the archive. TooManyBuilds.
@@ -113,16 +121,17 @@ class Builds:
                 raise InvalidRequest("archive: it has the base, so the recipe cannot copy files from it.")
         if needs_context and archive is None:
             raise InvalidRequest("archive: the recipe copies files, so it needs the archive of its context.")
-        build_id = BuildId.new()
+        build_id = build_id or BuildId.new()
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
             await self._upload(caller.team_id, key, archive)
-        tags = list(dict.fromkeys([LATEST, *([body.tag] if body.tag else [])]))
+        if tags is None:
+            tags = [LATEST, *([body.tag] if body.tag else [])]
         values = {
             "team_id": caller.team_id.value,
             "name": body.name,
-            "tags": tags,
+            "tags": list(dict.fromkeys(tags)),
             "request": request.to_json(),
             "archive_key": key,
             "vcpus": body.vcpus,
@@ -198,6 +207,13 @@ class Builds:
         await store.cancel_all(tx, team_id)
         await layer_store.forget_bases(tx, team_id)
 
+    async def log_page(
+        self, caller: Caller, text_id: str, *, offset: int, limit: int
+    ) -> tuple[Build, list[LogEntry]]:
+        """Return a build, and entries of the log of its last attempt after the first `offset` ones. Raises as `get`."""
+        build = await self.get(caller, text_id)
+        return build, await store.log_page(self._database, build.build_id, offset=offset, limit=limit)
+
     async def log(self, caller: Caller, text_id: str) -> list[LogEntry]:
         """Return the whole log of the last attempt."""
         build = await self.get(caller, text_id)
@@ -246,17 +262,21 @@ class Builds:
                     yield b": silence\n\n"
                 await asyncio.sleep(_POLL_S)
 
-    def _checked(self, body: CreateBuild) -> BuildRequest:
-        if (body.recipe is None) == (body.dockerfile is None):
-            raise InvalidRequest("Give either recipe or dockerfile.")
+    def check_size(self, *, vcpus: int, memory_mb: int, disk_size_mb: int) -> None:
+        """Check the size of the sandbox of a build, which is the default of its template. Raises InvalidRequest."""
         limits = self._limits
         for field, value, least, most in (
-            ("vcpus", body.vcpus, 1, limits.vcpus),
-            ("memory_mb", body.memory_mb, limits.memory_min_mb, limits.memory_max_mb),
-            ("disk_size_mb", body.disk_size_mb, DEFAULT_DISK_SIZE_MB, limits.disk_max_mb),
+            ("vcpus", vcpus, 1, limits.vcpus),
+            ("memory_mb", memory_mb, limits.memory_min_mb, limits.memory_max_mb),
+            ("disk_size_mb", disk_size_mb, DEFAULT_DISK_SIZE_MB, limits.disk_max_mb),
         ):
             if not least <= value <= most:
                 raise InvalidRequest(f"{field}: must be between {least} and {most}.")
+
+    def _checked(self, body: CreateBuild) -> BuildRequest:
+        if (body.recipe is None) == (body.dockerfile is None):
+            raise InvalidRequest("Give either recipe or dockerfile.")
+        self.check_size(vcpus=body.vcpus, memory_mb=body.memory_mb, disk_size_mb=body.disk_size_mb)
         Reference.parse(body.base_template, field="base_template")
         return BuildRequest(
             recipe=tuple(body.recipe or ()),

@@ -376,6 +376,24 @@ async def append_log(
         await database.transaction(write)
 
 
+async def log_page(database: Database, build_id: BuildId, *, offset: int, limit: int) -> list[LogEntry]:
+    """Return entries of the last attempt after the first `offset` ones, oldest first."""
+    found = await database.execute(
+        select(build_logs)
+        .join(builds, and_(_l.build_id == _c.id, _l.attempt == _c.attempts))
+        .where(_l.build_id == build_id.value)
+        .order_by(_l.id)
+        .offset(offset)
+        .limit(limit),
+        repeatable=True,
+    )
+    return [_entry(row) for row in found]
+
+
+def _entry(row: Row[Any]) -> LogEntry:
+    return LogEntry(row.id, row.attempt, row.step, LogKind(row.kind), row.data, row.at)
+
+
 async def read_log(
     database: Database, build_id: BuildId, *, after: int, limit: int
 ) -> tuple[list[LogEntry], BuildStatus]:
@@ -391,9 +409,5 @@ async def read_log(
         repeatable=True,
     )
     rows = found.all()
-    entries = [
-        LogEntry(row.id, row.attempt, row.step, LogKind(row.kind), row.data, row.at)
-        for row in rows
-        if row.id is not None
-    ]
+    entries = [_entry(row) for row in rows if row.id is not None]
     return entries, BuildStatus(rows[0].build_status)

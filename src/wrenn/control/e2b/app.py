@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from wrenn.control.e2b import sandbox_routes
+from wrenn.control.e2b import sandbox_routes, template_routes
 from wrenn.control.e2b.domain import is_api_host
 from wrenn.control.e2b.errors import error_response
 from wrenn.control.http import Rates
@@ -51,7 +51,7 @@ def _operation_id(route: APIRoute) -> str:
 def _e2b_router() -> APIRouter:
     # FastAPI works an endpoint out at its first request and keeps that here, so applications of one program share this.
     api = APIRouter(generate_unique_id_function=_operation_id)
-    for router in (_health, sandbox_routes.router):
+    for router in (_health, sandbox_routes.router, template_routes.router):
         api.include_router(router, prefix=E2B_PREFIX)
     return api
 
@@ -75,8 +75,8 @@ def build_e2b_app(services: DataclassInstance | None, rates: Rates | None = None
     return app
 
 
-def _has_own_limit(_path: str) -> bool:
-    return False
+def _has_own_limit(path: str) -> bool:
+    return path.startswith(E2B_PREFIX + template_routes.UPLOADS)
 
 
 class E2bEdge:

@@ -47,6 +47,7 @@ _MEANING: Final = {
     403: "The scope of the API key does not allow it",
     404: "No such thing of this team",
     409: "It is not in a state for this, or the idempotency key is another request's",
+    413: "The files are larger than the limit",
     429: "Too many requests, or a limit of the team: `Retry-After` says when to come again",
     500: "A fault of the platform; the log has it under the `X-Request-Id` of the response",
     501: "This platform does not have this",

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from typing import Final
 
-from wrenn.base.errors import NotFound
-from wrenn.control.templates import LATEST
+from wrenn.base.errors import InvalidRequest, NotFound
+from wrenn.control.templates import BAD_NAME, LATEST
+from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
 
 DEFAULT_TAG: Final = "default"
 """What e2b calls the tag that a name without one means."""
+
+
+BASE_TEMPLATE: Final = "base"
+"""The template that clients mean if they name none. Where no host has built it, `minimal` stands in for it."""
+
+
+def own_tag(tag: str) -> str:
+    """Convert a tag as clients write it to one of the platform's own. Raises InvalidRequest: it cannot be one."""
+    if TEMPLATE_NAME_PATTERN.fullmatch(tag) is None:
+        raise InvalidRequest(f"tag: {BAD_NAME}")
+    return LATEST if tag == DEFAULT_TAG else tag
+
+
+def client_tag(tag: str) -> str:
+    """Convert a tag of the platform's own to what clients call it."""
+    return DEFAULT_TAG if tag == LATEST else tag
 
 
 def own_reference(text: str) -> str:

@@ -59,6 +59,21 @@ class Templates:
             raise _unknown(reference)
         return found
 
+    async def versions(self, caller: Caller, name: str) -> list[Template]:
+        """Return all versions of a template of the team, newest first; of the platform's if the team has none of this name."""
+        own = await store.owned(self._database, caller.team_id, name=name)
+        return own or await store.owned(self._database, None, name=name)
+
+    async def is_built_by_hosts(self, caller: Caller, name: str) -> bool:
+        """Whether hosts for the team's sandboxes have built a template of this name themselves; `minimal` always counts as such."""
+        return (
+            any(
+                isinstance(each, HostBuiltTemplate) and each.name == name
+                for each in await self.list(caller, "base")
+            )
+            or name == DEFAULT_TEMPLATE
+        )
+
     async def delete(self, caller: Caller, text: str) -> None:
         """Delete what a reference means: a tag, one version, or with a name alone all versions of it.
 

@@ -1,0 +1,169 @@
+"""The files of COPY steps: uploaded as archives by their hash, kept in the store, and put together for a build."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hmac
+import re
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from io import BytesIO
+from typing import IO, Final
+from uuid import UUID
+
+from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.ids import TeamId
+from wrenn.base.loops import Loop
+from wrenn.base.secrets import Secret
+from wrenn.base.units import GIB, MIB
+from wrenn.control.db import Database
+from wrenn.control.e2b import announced_store, file_store
+from wrenn.control.http import read_at_most
+from wrenn.control.images import owner_name
+from wrenn.control.objects import ObjectStore
+from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
+from wrenn.recipe.archive import CHUNK_B, ContextArchive, packed_together
+
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_LINK_LIFE_S: Final = 3600
+_UPLOAD_TIMEOUT_S: Final = 3600.0
+_UPLOADS_AT_ONCE: Final = 2
+"""Archives that this replica holds in memory."""
+_PURPOSE: Final = b"wrenn e2b file upload"
+
+
+class BuilderFiles:
+    """Takes uploads, and hands a build the archive with all files of its COPY steps."""
+
+    def __init__(self, *, database: Database, objects: ObjectStore, secret: Secret) -> None:
+        self._database = database
+        self._objects = objects
+        self._key = hmac.digest(secret.reveal().encode(), _PURPOSE, "sha256")
+        self._in_memory = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._uploading: set[TeamId] = set()
+
+    async def is_present(self, team_id: TeamId, files_hash: str) -> bool:
+        """Return whether these files are here. Raises InvalidRequest: it is no hash."""
+        if _HASH.fullmatch(files_hash) is None:
+            raise InvalidRequest("hash: must be 64 hexadecimal digits.")
+        return await file_store.use(self._database, team_id, files_hash)
+
+    def link(self, team_id: TeamId, files_hash: str) -> str:
+        """Return what permits the upload of these files for an hour, as a part of a path."""
+        expires = int(time.time()) + _LINK_LIFE_S
+        message = f"{team_id.value.hex}-{files_hash}-{expires}"
+        return f"{message}-{self._signature(message)}"
+
+    async def upload(self, link: str, content: AsyncIterator[bytes]) -> None:
+        """Store what is uploaded to a link.
+
+        Raises:
+            NotFound: the link is not valid any more, or never was. TooLarge. RateLimited: another upload of the team is under way.
+        """
+        team_id, files_hash = self._parsed(link)
+        if team_id in self._uploading:
+            raise RateLimited("The team uploads other files at this moment. Try again.")
+        self._uploading.add(team_id)
+        try:
+            async with self._in_memory, asyncio.timeout(_UPLOAD_TIMEOUT_S):
+                archive = await read_at_most(content, ARCHIVE_LIMIT_B, what="The archive")
+                # The row first: without it nobody would delete the object.
+                await file_store.begin_upload(self._database, team_id, files_hash)
+                await self._objects.put(key_of(team_id, files_hash), archive)
+                await file_store.finish_upload(self._database, team_id, files_hash, len(archive))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
+            ) from error
+        finally:
+            self._uploading.discard(team_id)
+
+    async def together(self, team_id: TeamId, folders: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """Yield one archive in which the files with each hash are below the folder that the mapping names.
+
+        Raises:
+            InvalidRequest: an archive is damaged, or has what is not accepted. TooLarge. NotFound: it is gone.
+        """
+        async with self._in_memory:
+            with tempfile.TemporaryFile() as packed:
+                await self._pack(team_id, folders, packed)
+                while data := await asyncio.to_thread(packed.read, CHUNK_B):
+                    yield data
+
+    async def _pack(self, team_id: TeamId, folders: Mapping[str, str], packed: IO[bytes]) -> None:
+        opened: list[tuple[str, ContextArchive]] = []
+        try:
+            for files_hash, folder in folders.items():
+                data = await self._objects.get(key_of(team_id, files_hash), limit_b=ARCHIVE_LIMIT_B)
+                opened.append((folder, await asyncio.to_thread(ContextArchive.open, BytesIO(data))))
+            await asyncio.to_thread(_write, opened, packed)
+        finally:
+            for _, archive in opened:
+                archive.close()
+
+    def _signature(self, message: str) -> str:
+        return hmac.digest(self._key, message.encode(), "sha256").hex()
+
+    def _parsed(self, link: str) -> tuple[TeamId, str]:
+        message, _, signature = link.rpartition("-")
+        if not hmac.compare_digest(signature.encode(), self._signature(message).encode()):
+            raise NotFound("There is no such link for an upload.")
+        team, files_hash, expires = message.split("-")
+        if int(expires) < time.time():
+            raise NotFound("The link for the upload has expired.")
+        return TeamId(UUID(team)), files_hash
+
+
+def _write(archives: list[tuple[str, ContextArchive]], packed: IO[bytes]) -> None:
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as compressed:
+        for piece in packed_together(archives):
+            compressed.write(piece)
+            if packed.tell() > ARCHIVE_LIMIT_B:
+                raise TooLarge(
+                    f"The files of all COPY steps together have more than {ARCHIVE_LIMIT_B // MIB} MiB."
+                )
+    packed.seek(0)
+
+
+def key_of(team_id: TeamId, files_hash: str) -> str:
+    """Return where the store has the archive."""
+    return f"{owner_name(team_id)}/builder-files/{files_hash}"
+
+
+class BuilderRetention:
+    """Deletes archives and announced builds that are old, at an interval. Any number of replicas may do it."""
+
+    _EVERY_S: Final = 600.0
+    _OLD_S: Final = 7 * 86_400.0
+    _BYTES_OF_TEAM: Final = 2 * GIB
+    _UNUSED_S: Final = 3600.0
+    _AT_ONCE: Final = 200
+    _WAITING_S: Final = 86_400.0
+    _BUILDS_OLD_S: Final = 31 * 86_400.0
+
+    def __init__(self, database: Database, objects: ObjectStore) -> None:
+        self._database = database
+        self._objects = objects
+        self.loop = Loop("delete old files of builds")
+
+    async def run(self) -> None:
+        """Delete what is old at an interval, until cancelled."""
+        await self.loop.run(self.delete_old, every_s=self._EVERY_S)
+
+    async def delete_old(self) -> None:
+        """Delete what is old now."""
+        found = await file_store.expired(
+            self._database,
+            older_s=self._OLD_S,
+            bytes_of_team=self._BYTES_OF_TEAM,
+            unused_s=self._UNUSED_S,
+            limit=self._AT_ONCE,
+        )
+        for team_id, files_hash in found:
+            await self._objects.delete([key_of(team_id, files_hash)])
+            await file_store.forget(self._database, team_id, files_hash)
+        await announced_store.delete_old(
+            self._database, waiting_s=self._WAITING_S, older_s=self._BUILDS_OLD_S
+        )
