@@ -313,7 +313,7 @@ def test_variables_of_the_sandbox_stay_and_those_of_a_run_do_not(
     ],
     ids=["python", "bash command", "bash loop", "js loop", "js await"],
 )
-def test_a_client_that_goes_away_interrupts_its_run_and_the_state_stays(
+def test_a_disconnected_client_interrupts_its_run_and_the_state_stays(
     interpreter: Interpreter, language: str, busy: str, after: str, expected: str
 ):
     begun = interpreter.cwd / "begun"
@@ -323,7 +323,7 @@ def test_a_client_that_goes_away_interrupts_its_run_and_the_state_stays(
     assert "".join(interpreter.execute(after, language=language).logs.stdout).strip() == expected
 
 
-def test_a_run_that_waits_for_another_is_dropped_when_its_client_goes_away(interpreter: Interpreter):
+def test_a_waiting_run_is_dropped_when_its_client_disconnects(interpreter: Interpreter):
     begun, release = interpreter.cwd / "first", interpreter.cwd / "release"
     code = "import pathlib, time\npathlib.Path('first').touch()\nwhile not pathlib.Path('release').exists(): time.sleep(0.02)"
     with interpreter.http.stream("POST", "/execute", json={"code": code}) as first:
@@ -402,7 +402,7 @@ def test_a_restart_ends_what_runs_with_an_error(interpreter: Interpreter):
     assert interpreter.execute("1", context_id=context).text == "1"
 
 
-def test_a_silent_run_is_kept_alive(interpreter: Interpreter):
+def test_a_silent_run_sends_keepalives(interpreter: Interpreter):
     types = [line["type"] for line in interpreter.lines("import time; time.sleep(5.5)")]
     assert types == ["number_of_executions", "keepalive", "end_of_execution"]
 

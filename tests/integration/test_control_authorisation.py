@@ -225,7 +225,7 @@ E2B: Final[dict[str, Row]] = {
     f"DELETE {E2B_SANDBOX}": in_sandbox(),
     f"POST {E2B_SANDBOX}/timeout": in_sandbox({"timeout": 60}),
     "POST /e2b/v3/templates": Row(Who.TEAM, {"name": "announced"}),
-    "GET /e2b/templates/{templateID}/files/{hash}": Row(Who.TEAM, sees=True),
+    "GET /e2b/templates/{templateID}/files/{hash}": Row(Who.TEAM, sees=True, found=201),
     # The link is the permission; this one is not valid.
     "PUT /e2b/templates/uploads/{link}": Row(Who.ANYBODY),
     "POST /e2b/v2/templates/{templateID}/builds/{buildID}": Row(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -226,3 +227,47 @@ def test_steps_after_a_start_find_it_running_and_are_not_taken_from_the_cache() 
     assert [type(step) for step in steps] == [Run, Start, Run]
     assert cacheable_steps(steps) == 1
     assert cacheable_steps(steps[:1]) == 1
+
+
+def test_a_run_may_have_a_user_of_its_own_and_a_copy_paths_with_spaces() -> None:
+    recipe = parse_lines(
+        [
+            "USER someone",
+            "RUN --user=root --timeout=1m id",
+            "RUN --timeout=1m --user=root id",
+            "RUN id",
+            'COPY --chown=root:root --chmod=750 ["a b", "c/*", "d e/"]',
+            "COPY --chmod=0640 a b",
+        ]
+    )
+    _, first, second, third, several, single = recipe.plan(BaseConfig()).steps
+    assert [step.state.user for step in (first, second, third)] == ["root", "root", "someone"]
+    assert isinstance(first, Run)
+    assert (first.argv, first.timeout_s) == ((*SH, "id"), 60.0)
+    assert first == replace(second, line=2, text=first.text)
+    assert isinstance(several, Copy)
+    assert (several.sources, several.destination) == (("a b", "c/*"), "/d e")
+    assert (several.owner, several.mode) == ("root:root", 0o750)
+    assert isinstance(single, Copy)
+    assert (single.owner, single.mode) == ("someone", 0o640)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("RUN --user= id", "name of a user"),
+        ("RUN --user=a;b id", "name of a user"),
+        ("RUN --user=root", "nothing follows|without a command"),
+        ('COPY ["a"]', "expected COPY"),
+        ('COPY ["a", 1]', "expected COPY"),
+        ('COPY ["a", ""]', "expected COPY"),
+        ('COPY ["a"', "cannot be read"),
+        ('COPY ["../a", "b"]', "inside the build context"),
+        ("COPY --chmod=9 a b", "octal"),
+        ("COPY --chown=a:b:c a b", "USER"),
+        ("COPY --from=x a b", "inside the build context"),
+    ],
+)
+def test_options_of_run_and_copy_are_checked(line: str, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        parse_lines([line]).plan(BaseConfig())
