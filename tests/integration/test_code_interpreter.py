@@ -140,9 +140,10 @@ def test_standard_error_and_displayed_objects_come_in_their_order(interpreter: I
 def test_a_data_frame_has_its_columns_as_data(interpreter: Interpreter):
     code = "import pandas as pd\npd.DataFrame({'n': [1, 2], 'f': [0.5, float('nan')], 's': ['a', None]})"
     result = interpreter.execute(code).results[0]
-    assert result.data is not None
-    assert result.data["n"] == [1, 2]
-    assert result.data["f"] == [0.5, None]
+    data: Any = vars(result)["data"]
+    assert data is not None
+    assert data["n"] == [1, 2]
+    assert data["f"] == [0.5, None]
     assert result.html is not None
     assert "<table" in result.html
 

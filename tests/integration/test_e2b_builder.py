@@ -76,9 +76,7 @@ async def test_a_build_that_cannot_be_is_refused_when_it_is_announced(
     assert answer.json()["code"] == 400
 
 
-@pytest.mark.parametrize(
-    ("body", "text", "code"),
-    [
+_BAD_STEPS: list[tuple[dict[str, Any], str, int]] = [
         ({"steps": [{"type": "RUN", "args": []}]}, "step 1: RUN", 400),
         ({"steps": [{"type": "RUN", "args": ["true"]}, {"type": "ADD", "args": ["a", "b"]}]}, "step 2: there is no step", 400),
         ({"steps": [{"type": "ENV", "args": ["A"]}]}, "pairs", 400),
@@ -93,8 +91,10 @@ async def test_a_build_that_cannot_be_is_refused_when_it_is_announced(
         ({"fromTemplate": "none-such"}, "none-such", 404),
         ({"fromTemplate": "team/name"}, "namespace", 404),
         ({"fromImageRegistry": {"type": "registry", "username": "u", "password": "p"}}, "registries login", 501),
-    ],
-)  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "text", "code"), _BAD_STEPS)
 async def test_steps_that_cannot_be_are_refused_and_may_be_sent_again(
     platform_of_module: Platform, body: dict[str, Any], text: str, code: int
 ) -> None:

@@ -119,7 +119,7 @@ def test_files_outside_of_the_context_are_refused(source: str) -> None:
         made(("COPY", source, "/x"))
 
 
-def test_a_line_of_a_build_is_told_as_the_clients_step() -> None:
+def test_a_line_of_a_build_has_the_number_of_the_step() -> None:
     from wrenn.control.e2b.template_views import _step_of  # pyright: ignore[reportPrivateUsage]
 
     build = AnnouncedBuild(BuildId.new(), "x", (), 1, 1, 1, (0, 0, 1, 2, 2, 3), ("a", ""), datetime.now(UTC))

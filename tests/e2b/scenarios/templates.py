@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def _failure(call: Callable[[], Any]) -> Exception:
 
 
 @contextmanager
-def _files() -> Iterator[Path]:
+def _files() -> Generator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "app/sub dir").mkdir(parents=True)
@@ -73,9 +73,10 @@ def build_with_steps_and_files() -> None:
 
 
 def files_are_uploaded_once() -> None:
+    messages: list[Any] = []
     with _files() as folder:
         for _ in range(2):
-            messages: list[Any] = []
+            messages.clear()
             template = Template(file_context_path=folder).from_template(BASE).copy("one.txt", "/tmp/one")
             Template.build(template, _name(), on_build_logs=messages.append)
         texts = [entry.message for entry in messages]
@@ -139,7 +140,7 @@ def names_that_do_not_exist() -> None:
 
 def skip_cache_runs_all_steps() -> None:
     template = Template().from_template(BASE).run_cmd("sleep 1.2; echo ran")
-    seen = []
+    seen: list[bool] = []
     for skip in (False, False, True):
         messages: list[Any] = []
         Template.build(template, _name(), skip_cache=skip, on_build_logs=messages.append)
@@ -161,11 +162,10 @@ def the_log_of_a_build_comes_in_pages() -> None:
 def build_in_background() -> None:
     template = Template().from_template(BASE).run_cmd("true")
     info = Template.build_in_background(template, _name())
-    for _ in range(300):
-        status = Template.get_build_status(info)
-        if status.status.value in ("ready", "error"):
-            break
-        asyncio.run(asyncio.sleep(0.1))
+    deadline = time.monotonic() + 30
+    while (status := Template.get_build_status(info)).status.value not in ("ready", "error"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert status.status.value == "ready", status
 
 

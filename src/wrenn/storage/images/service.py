@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from wrenn.base.errors import InvalidState
 
@@ -28,12 +29,17 @@ class Service:
         Raises:
             InvalidState: it is not one.
         """
-        match value:
-            case None:
-                return None
-            case {"command": [str(), *_] as command, "user": str(user), "ready": [str(), *_] as ready} if all(
-                isinstance(word, str) for word in (*command, *ready)
-            ):
-                return cls(tuple(command), user, tuple(ready))
-            case _:
-                raise InvalidState(f"The {what} has an invalid service.")
+        if value is None:
+            return None
+        fields = cast(dict[str, object], value) if isinstance(value, dict) else {}
+        command, ready, user = _words(fields.get("command")), _words(fields.get("ready")), fields.get("user")
+        if not command or not ready or not isinstance(user, str):
+            raise InvalidState(f"The {what} has an invalid service.")
+        return cls(command, user, ready)
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Return a list of texts; empty if it is none."""
+    words = cast(list[object], value) if isinstance(value, list) else []
+    texts = tuple(word for word in words if isinstance(word, str))
+    return texts if len(texts) == len(words) else ()
