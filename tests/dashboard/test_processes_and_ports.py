@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from playwright.async_api import expect
 
-from tests.integration.conftest import client
+from tests.integration.conftest import Platform, client
+from tests.integration.test_control_inspection import console_of
 from wrenn.testing.server import free_port
 
 from .conftest import Visitor
@@ -86,3 +87,19 @@ async def test_activity_shows_what_was_done_with_the_sandbox(visitor: Visitor):
     await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
     await expect(rows.filter(has_text="sandbox pause")).to_be_visible()
     await visitor.check_look("activity")
+
+
+async def test_the_console_is_shown_as_text(visitor: Visitor, platform: Platform):
+    page, sandbox_id = visitor.page, await visitor.create(name="with a console")
+    log = console_of(platform, sandbox_id)
+    log.write_text("booted\n")
+    await visitor.open(f"sandboxes/{sandbox_id}/console")
+    console = page.get_by_label("Console", exact=True)
+    await expect(console).to_contain_text("booted")
+    with log.open("a") as file:
+        file.write("\x1b]0;title\x07\x1b[31mOops\x1b[0m <img src=x onerror=alert(1)>\u202e\n" * 200)
+    await expect(console).to_contain_text("Oops <img src=x onerror=alert(1)>⟨U+202E⟩")
+    assert await console.locator("img").count() == 0
+    await visitor.check_look("console")
+    await visitor.person.post(f"/v1/sandboxes/{sandbox_id}/pause")
+    await expect(page.get_by_text("The sandbox does not run")).to_be_visible()

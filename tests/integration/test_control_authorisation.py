@@ -171,6 +171,7 @@ TABLE: Final[dict[str, Row]] = {
     "POST " + SANDBOX + "/exec": in_sandbox({"cmd": "true"}),
     "GET " + SANDBOX + "/processes": in_sandbox(sees=True),
     "GET " + SANDBOX + "/processes/all": in_sandbox(sees=True),
+    "GET " + SANDBOX + "/console": in_sandbox(sees=True),
     "GET " + SANDBOX + "/ports": in_sandbox(sees=True),
     "DELETE " + SANDBOX + "/processes/{selector}": in_sandbox(),
     "POST " + SANDBOX + "/files/write": in_sandbox(),

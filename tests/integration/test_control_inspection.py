@@ -6,13 +6,16 @@ Guests of the simulated driver share the machine's processes and ports, so tests
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 import pytest_asyncio
 
+from wrenn.base.ids import SandboxId
 from wrenn.testing.server import free_port
+from wrenn.vm.simulated.machine import LOG_NAME
 
 from .conftest import DEADLINE_S, Platform, client, refused
 
@@ -135,3 +138,31 @@ async def test_a_host_that_does_not_answer_is_no_empty_list(platform: Platform, 
         refused(answer, 503, "host_unavailable")
     finally:
         platform.host.switches.lose_answer.clear()
+
+
+async def test_the_console_is_read_without_the_guest(platform: Platform, path: str):
+    sandbox_id = path.rpartition("/")[2]
+    log = console_of(platform, sandbox_id)
+    log.write_bytes(b"x" * 200_000 + b"\x1b[31mpanic\xff\x00\n")
+    before = (await platform.api.get(path)).json()["last_active_at"]
+    text = (await platform.api.get(f"{path}/console")).json()["text"]
+    assert text.endswith("x\x1b[31mpanic\ufffd\x00\n")
+    assert len(text.encode()) <= 66 * 1024
+    assert (await platform.api.get(path)).json()["last_active_at"] == before
+    # A guest that does not answer is not asked.
+    platform.host.set_suspended(sandbox_id, "Its disk is full.")
+    assert (await platform.api.get(f"{path}/console")).json()["text"] == text
+    platform.host.set_suspended(sandbox_id, "")
+    async with client(platform.url, await platform.other_team()) as stranger:
+        refused(await stranger.get(f"{path}/console"), 404, "not_found")
+    platform.host.switches.unknown.add("get_console")
+    assert "older release" in refused(await platform.api.get(f"{path}/console"), 409, "invalid_state")
+    platform.host.switches.unknown.clear()
+    await platform.api.post(f"{path}/pause")
+    refused(await platform.api.get(f"{path}/console"), 409, "invalid_state")
+
+
+def console_of(platform: Platform, sandbox_id: str) -> Path:
+    """The file in which the simulated driver keeps what the first process of a guest wrote."""
+    running = platform.host.agent.sandboxes.get(SandboxId.parse(sandbox_id))
+    return running.vm.handle.directory / LOG_NAME

@@ -20,7 +20,7 @@ from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.rpc.network_messages import policy_of
 from wrenn.agent.sandboxes import NetworkSettings, Record, RunningSandbox, Sandboxes, SandboxSpec, State
 from wrenn.agent.sandboxes.transfers import Transfer
-from wrenn.base.errors import AgentFailure, InvalidRequest, WrennError
+from wrenn.base.errors import AgentFailure, InvalidRequest, InvalidState, WrennError
 from wrenn.base.ids import ImageId, SandboxId, SnapshotId
 from wrenn.base.output_buffer import OutputBudget, OutputBuffer, OutputLimits
 from wrenn.base.steps import StepLog
@@ -283,6 +283,15 @@ class HostAgentService(HostAgent):
         return pb.ListListenersResponse(
             listeners=[pb.Listener(port=o.port, address=o.address, pid=o.pid, name=o.name) for o in found]
         )
+
+    async def get_console(self, request: pb.GetConsoleRequest, ctx: Any, /) -> pb.GetConsoleResponse:
+        """Return the end of the console of a sandbox, also of one whose guest does not answer."""
+        record, running = self._sandboxes.inspect(SandboxId.parse(request.sandbox_id))
+        if running is None:
+            raise InvalidState(f"Sandbox {request.sandbox_id} is {record.state.value}.")
+        # A message can have no half of a surrogate pair, whatever the guest wrote.
+        text = (await running.vm.console()).encode(errors="replace").decode()
+        return pb.GetConsoleResponse(text=text)
 
     async def list_all_processes(
         self, request: pb.ListAllProcessesRequest, ctx: Any, /

@@ -1,4 +1,4 @@
-"""Reads what runs and listens in a sandbox. That is no activity, and it resumes no paused sandbox: pages show it while they are open."""
+"""Reads what runs and listens in a sandbox, and its console. That is no activity, and it resumes no paused sandbox: pages show it while they are open."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ListeningPort:
 
 
 class Inspection:
-    """Reads what runs and listens in running sandboxes."""
+    """Reads what runs and listens in running sandboxes, and their consoles."""
 
     def __init__(self, running_sandboxes: RunningSandboxes) -> None:
         self._running = running_sandboxes
@@ -54,6 +54,18 @@ class Inspection:
         sandbox, running = await self._running.find(credential, text_id)
         try:
             return await running.host.list_all_processes(sandbox.sandbox_id, timeout_s=_TIMEOUT_S)
+        except MethodUnknown as error:
+            raise InvalidState(_OLD_HOST) from error
+
+    async def console(self, credential: Credential, text_id: str) -> str:
+        """Return the end of what the kernel and the first process of a sandbox wrote, at most 64 KiB, since it was started or resumed.
+
+        Raises:
+            As `ports`.
+        """
+        sandbox, running = await self._running.find(credential, text_id)
+        try:
+            return await running.host.read_console(sandbox.sandbox_id, timeout_s=_TIMEOUT_S)
         except MethodUnknown as error:
             raise InvalidState(_OLD_HOST) from error
 

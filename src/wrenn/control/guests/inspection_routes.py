@@ -1,4 +1,4 @@
-"""Endpoints for what runs and listens in a sandbox."""
+"""Endpoints for what runs and listens in a sandbox, and for its console."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CredentialOf
 from wrenn.control.guests.inspection import Inspection
-from wrenn.control.guests.types import AllProcesses, PortList
+from wrenn.control.guests.types import AllProcesses, ConsoleView, PortList
 from wrenn.control.guests.views import guest_process_json, port_json
 from wrenn.control.http import DomainOf, refusals, service
 
@@ -44,3 +44,13 @@ async def list_all_processes(sandbox_id: str, credential: CredentialOf, inspecti
     return JSONResponse(
         {"at_ms": found.at_ms, "processes": [guest_process_json(process) for process in found.processes]}
     )
+
+
+@router.get("/console", response_model=ConsoleView, responses=refusals(404, 409, 502), tags=["commands"])
+async def read_console(sandbox_id: str, credential: CredentialOf, inspection: Service) -> Response:
+    """The end of what the kernel and the first process of a running sandbox wrote to its console, at most 64 KiB.
+
+    For a sandbox that does not answer: its guest is not asked. It begins anew when the sandbox is resumed. Does not count as
+    activity and resumes no paused sandbox.
+    """
+    return JSONResponse({"text": await inspection.console(credential, sandbox_id)})

@@ -171,6 +171,12 @@ class AllProcesses(BaseModel):
     processes: list[GuestProcessView]
 
 
+class ConsoleView(BaseModel):
+    """The console of a sandbox."""
+
+    text: str = Field(description="Its end; may have escape sequences and whatever else the guest wrote")
+
+
 class PortView(BaseModel):
     """A port on which programs of a sandbox accept connections."""
 

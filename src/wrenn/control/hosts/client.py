@@ -61,6 +61,8 @@ from wrenn.protocol.host.errors import MethodUnknown
 from wrenn.protocol.host.streams import Kind, ProcessEnd, StartProcess
 from wrenn.relay import Headers, Request, Scope
 
+_CONSOLE_LIMIT: Final = 64 * 1024
+"""So many characters of a console are believed."""
 _IMAGE_MARGIN_S: Final = 10.0
 """What an answer about an image may take beyond the wait that was asked for."""
 
@@ -366,6 +368,16 @@ class HostClient:
             "ListAllProcesses", request, pb.ListAllProcessesResponse, timeout_s=timeout_s
         )
         return guest_processes_of(answer)
+
+    async def read_console(self, sandbox_id: SandboxId, *, timeout_s: float) -> str:
+        """Return the end of a sandbox's console. Not an activity.
+
+        Raises:
+            MethodUnknown: the host is of an earlier version. InvalidState: no machine of it runs.
+        """
+        request = pb.GetConsoleRequest(sandbox_id=str(sandbox_id))
+        answer = await self._rpc.call("GetConsole", request, pb.GetConsoleResponse, timeout_s=timeout_s)
+        return answer.text[-_CONSOLE_LIMIT:]
 
     async def signal_process(
         self, sandbox_id: SandboxId, selector: int | str, signal: int, *, timeout_s: float

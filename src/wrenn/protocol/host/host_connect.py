@@ -16,7 +16,7 @@ from connectrpc.server import ConnectASGIApplication, ConnectWSGIApplication, DE
 from protobuf import DescService
 
 from . import host_pb
-from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, GetStepsRequest, Host, Image, ListAllProcessesRequest, ListAllProcessesResponse, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListListenersRequest, ListListenersResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, Steps, StoreSandboxRequest, StoreSnapshotRequest, Transfer
+from .host_pb import AdoptSandboxRequest, EnsureImageRequest, EnsureSandboxRequest, EnsureSnapshotRequest, ExecRequest, ExecResponse, FileEntry, GetConsoleRequest, GetConsoleResponse, GetHostRequest, GetNewestSamplesRequest, GetNewestSamplesResponse, GetSamplesRequest, GetSamplesResponse, GetStepsRequest, Host, Image, ListAllProcessesRequest, ListAllProcessesResponse, ListDirRequest, ListDirResponse, ListImagesRequest, ListImagesResponse, ListListenersRequest, ListListenersResponse, ListProcessesRequest, ListProcessesResponse, ListSandboxesRequest, ListSandboxesResponse, ListSnapshotsRequest, ListSnapshotsResponse, MoveRequest, PathRequest, PauseSandboxRequest, PingSandboxRequest, PingSandboxResponse, RemoveImageRequest, RemoveImageResponse, RemovePathResponse, RemoveSandboxRequest, RemoveSandboxResponse, RemoveSnapshotRequest, RemoveSnapshotResponse, ResumeSandboxRequest, Sandbox, SetDiskRequest, SetNetworkRequest, SettleDiskRequest, SettleDiskResponse, SignalProcessRequest, SignalProcessResponse, Snapshot, StartProcessRequest, StartProcessResponse, Steps, StoreSandboxRequest, StoreSnapshotRequest, Transfer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -193,6 +193,13 @@ class HostAgent(Protocol):
     async def list_all_processes(self, request: ListAllProcessesRequest, ctx: RequestContext[ListAllProcessesRequest, ListAllProcessesResponse], /) -> ListAllProcessesResponse:
         """
         Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    async def get_console(self, request: GetConsoleRequest, ctx: RequestContext[GetConsoleRequest, GetConsoleResponse], /) -> GetConsoleResponse:
+        """
+        Returns the end of what the guest's kernel and first process wrote to its console since the machine was started. Needs no
+        answer of the guest; not an activity.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -507,6 +514,16 @@ class HostAgentASGIApplication(ConnectASGIApplication[HostAgent]):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=svc.list_all_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/GetConsole": Endpoint.unary(
+                    method=MethodInfo(
+                        name="GetConsole",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetConsoleRequest,
+                        output=GetConsoleResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=svc.get_console,
                 ),
                 "/wrenn.host.v1.HostAgent/SignalProcess": Endpoint.unary(
                     method=MethodInfo(
@@ -1209,6 +1226,30 @@ class HostAgentClient(ConnectClient):
             timeout_ms=timeout_ms,
         )
 
+    async def get_console(
+        self,
+        request: GetConsoleRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetConsoleResponse:
+        """
+        Returns the end of what the guest's kernel and first process wrote to its console since the machine was started. Needs no
+        answer of the guest; not an activity.
+        """
+        return await self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetConsole",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetConsoleRequest,
+                output=GetConsoleResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+
     async def signal_process(
         self,
         request: SignalProcessRequest,
@@ -1501,6 +1542,13 @@ class HostAgentSync(Protocol):
     def list_all_processes(self, request: ListAllProcessesRequest, ctx: RequestContext[ListAllProcessesRequest, ListAllProcessesResponse], /) -> ListAllProcessesResponse:
         """
         Returns all programs that run in a sandbox, whoever started them. Not an activity.
+        """
+        raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
+
+    def get_console(self, request: GetConsoleRequest, ctx: RequestContext[GetConsoleRequest, GetConsoleResponse], /) -> GetConsoleResponse:
+        """
+        Returns the end of what the guest's kernel and first process wrote to its console since the machine was started. Needs no
+        answer of the guest; not an activity.
         """
         raise ConnectError(Code.UNIMPLEMENTED, 'Not implemented')
 
@@ -1813,6 +1861,16 @@ class HostAgentWSGIApplication(ConnectWSGIApplication):
                         idempotency_level=IdempotencyLevel.UNKNOWN,
                     ),
                     function=service.list_all_processes,
+                ),
+                "/wrenn.host.v1.HostAgent/GetConsole": EndpointSync.unary(
+                    method=MethodInfo(
+                        name="GetConsole",
+                        service_name="wrenn.host.v1.HostAgent",
+                        input=GetConsoleRequest,
+                        output=GetConsoleResponse,
+                        idempotency_level=IdempotencyLevel.UNKNOWN,
+                    ),
+                    function=service.get_console,
                 ),
                 "/wrenn.host.v1.HostAgent/SignalProcess": EndpointSync.unary(
                     method=MethodInfo(
@@ -2483,6 +2541,29 @@ class HostAgentClientSync(ConnectClientSync):
                 service_name="wrenn.host.v1.HostAgent",
                 input=ListAllProcessesRequest,
                 output=ListAllProcessesResponse,
+                idempotency_level=IdempotencyLevel.UNKNOWN,
+            ),
+            headers=headers,
+            timeout_ms=timeout_ms,
+        )
+    def get_console(
+        self,
+        request: GetConsoleRequest,
+        *,
+        headers: Headers | Mapping[str, str] | None = None, 
+        timeout_ms: int | None = None,
+    ) -> GetConsoleResponse:
+        """
+        Returns the end of what the guest's kernel and first process wrote to its console since the machine was started. Needs no
+        answer of the guest; not an activity.
+        """
+        return self.execute_unary(
+            request=request,
+            method=MethodInfo(
+                name="GetConsole",
+                service_name="wrenn.host.v1.HostAgent",
+                input=GetConsoleRequest,
+                output=GetConsoleResponse,
                 idempotency_level=IdempotencyLevel.UNKNOWN,
             ),
             headers=headers,

@@ -52,6 +52,8 @@ class QemuMachine:
         self._qmp: Qmp | None = None
         self._turn = asyncio.Lock()
         """QEMU serves one monitor at a time, so commands share one connection."""
+        self._console = ""
+        """The end of what was read from the ring buffer of the console, which loses what is read."""
 
     @property
     def handle(self) -> MachineHandle:
@@ -192,7 +194,9 @@ class QemuMachine:
             "size": command_line.CONSOLE_LIMIT_B,
             "format": "utf8",
         }
-        return str(await self._execute("ringbuf-read", arguments))
+        text = str(await self._execute("ringbuf-read", arguments))
+        self._console = (self._console + text)[-command_line.CONSOLE_LIMIT_B :]
+        return self._console
 
     async def maintain(self, *, may_unsuspend: bool) -> bool:
         """Truncate the log, and unsuspend a VM that stopped on a full disk or after a failed operation."""
