@@ -83,9 +83,10 @@ class Behind:
 
 
 @asynccontextmanager
-async def _running_caddy(
+async def running_caddy(
     folder: Path, port: int, certificate: Path, replicas: list[str]
 ) -> AsyncGenerator[None]:
+    """Caddy with the project's configuration, in front of these replicas."""
     environment = {
         **os.environ,
         "XDG_DATA_HOME": str(folder),
@@ -142,7 +143,7 @@ async def behind(
         second_ends = await stack.enter_async_context(AsyncExitStack())
         second = await second_ends.enter_async_context(running_platform(settings, host, key))
         addresses = [str(httpx2.URL(each.url).netloc, "ascii") for each in (first, second)]
-        await stack.enter_async_context(_running_caddy(folder, port, certificate, addresses))
+        await stack.enter_async_context(running_caddy(folder, port, certificate, addresses))
         tls = ssl.create_default_context(cafile=ca_file)
         yield Behind(port, tls, first, second, first_ends, second_ends, folder / "caddy.log")
 

@@ -12,7 +12,7 @@ from wrenn.relay.asgi import CallerDisconnected, Receive, Scope, Send, cancel_on
 from wrenn.relay.connections import IgnoredCookies, PacedConnector, keepalive_socket
 from wrenn.relay.exchange import Refusal, forward_request, forward_websocket, serve_exchange
 from wrenn.relay.headers import Headers, end_to_end, header_value
-from wrenn.relay.http import Head, Request, head_of, read_bounded
+from wrenn.relay.http import Head, IncompleteResponse, Request, head_of, read_bounded
 from wrenn.relay.pace import UNPACED, Pace
 from wrenn.relay.server import HEADER_LIMIT, SERVER_OPTIONS, BoundedHttp
 from wrenn.relay.session import CONNECT_TIMEOUT_S, new_session
@@ -30,6 +30,7 @@ __all__ = [
     "Head",
     "Headers",
     "IgnoredCookies",
+    "IncompleteResponse",
     "Pace",
     "PacedConnector",
     "Receive",

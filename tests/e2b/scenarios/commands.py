@@ -147,10 +147,11 @@ def a_sandbox_that_is_killed_in_the_middle_of_a_command() -> None:
     assert sandbox.is_running()
     handle = sandbox.commands.run("echo begun; sleep 60", background=True)
     assert Sandbox.kill(sandbox.sandbox_id)
-    # Each release of the SDK has its own class for it.
-    with pytest.raises(Exception, match="") as ended:
+    # The releases have different classes and texts for it.
+    with pytest.raises(
+        (SandboxException, TimeoutException), match=r"killed or reached its end|due to sandbox timeout"
+    ):
         handle.wait()
-    assert not isinstance(ended.value, CommandExitException)
     assert not sandbox.is_running()
-    with pytest.raises(Exception, match="not found"):
+    with pytest.raises((SandboxException, TimeoutException), match="not found"):
         sandbox.commands.run("true")

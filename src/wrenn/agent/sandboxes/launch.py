@@ -164,6 +164,9 @@ class Launch:
                 "WRENN_SANDBOX_ID": name,
                 "WRENN_TEMPLATE": record.spec.template_name or record.spec.template,
                 **({"WRENN_TEMPLATE_ID": record.spec.template_id} if record.spec.template_id else {}),
+                # Programs made for e2b look for these; their clients know the sandbox by the same ids.
+                "E2B_SANDBOX_ID": record.spec.sandbox_id.without_prefix,
+                "E2B_TEMPLATE_ID": record.spec.template_name or record.spec.template,
             },
             token=self.tokens.of(name),
             former_token=origin.token,

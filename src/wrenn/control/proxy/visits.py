@@ -31,6 +31,7 @@ from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient
 from wrenn.control.http import Rates
 from wrenn.control.proxy.access import Admission, PortAccess
 from wrenn.control.proxy.access_tokens import AccessTokens
+from wrenn.control.proxy.broken_streams import StreamEnd
 from wrenn.control.proxy.e2b_errors import NoSuchCall
 from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.port_target import PortTarget
@@ -48,6 +49,7 @@ from wrenn.relay import (
     UNPACED,
     Head,
     Headers,
+    IncompleteResponse,
     Receive,
     Request,
     Scope,
@@ -235,13 +237,26 @@ class _Route:
         self._headers = request_headers(scope, host=self._request_host, access_token=access_token)
 
     async def request(self, request: Request, send: Send) -> None:
-        await forward_request(
-            self._host.forward(request, self._place, self._headers),
-            send,
-            head_of=self._head_of,
-            unreachable=self._unreachable,
-            traffic=_no_traffic,
-        )
+        end = StreamEnd(self._scope, send) if self._target.is_guest_agent else None
+
+        def head_of_response(response: aiohttp.ClientResponse) -> Head:
+            head = self._head_of(response)
+            if end is not None:
+                end.begin(head)
+            return head
+
+        try:
+            await forward_request(
+                self._host.forward(request, self._place, self._headers),
+                send if end is None else end.send,
+                head_of=head_of_response,
+                unreachable=self._unreachable,
+                traffic=_no_traffic,
+            )
+        except IncompleteResponse as error:
+            if end is None:
+                raise
+            await end.finish(error)
 
     async def websocket(self, receive: Receive, send: Send) -> None:
         await forward_websocket(
