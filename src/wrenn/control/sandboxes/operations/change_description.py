@@ -43,8 +43,12 @@ class DescriptionChanges:
                 now = await description_store.write_description(
                     tx, sandbox_id, name=name, labels=labels, by=by
                 )
-            ports = now.public_ports if body.public_ports is None else tuple(sorted(set(body.public_ports)))
-            if ports != now.public_ports:
+            ports = (
+                now.ingress.public_ports
+                if body.public_ports is None
+                else tuple(sorted(set(body.public_ports)))
+            )
+            if ports != now.ingress.public_ports:
                 now = await description_store.write_public_ports(
                     tx, sandbox_id, ports, by=by, hints=self._hints
                 )
