@@ -34,6 +34,8 @@ _SAMPLE = {
 }
 """Tests of tests/drivers that `make test` runs here too; `make kvm-test` runs all of them."""
 
+_AGENT_TIMEOUT_S = 200.0
+
 _machines: list[HostMachine] = []
 _EVIDENCE = {
     "kernel of the host machine": "dmesg | tail -40",
@@ -88,6 +90,9 @@ async def host_machine() -> AsyncIterator[HostMachine]:
                 try:
                     for name, environment in DRIVERS.items():
                         await remote_adapter(machine, name, environment)
+                    await machine.call(
+                        "prepare_agent", "qemu-kvm", DRIVERS["qemu-kvm"], timeout_s=_AGENT_TIMEOUT_S
+                    )
                     await machine.save()
                 finally:
                     machine.kill()

@@ -159,10 +159,10 @@ async def _build_data(
 
 
 def _python_packages() -> list[importlib.metadata.Distribution]:
-    """What an agent may import, by the requirements of the packages themselves."""
+    """What an agent and its tests may import, by the requirements of the packages themselves."""
     found: dict[str, importlib.metadata.Distribution] = {}
     seen: set[tuple[str, str]] = set()
-    wanted = [("wrenn", ""), ("wrenn", _RUNTIME)]
+    wanted = [("wrenn", ""), ("wrenn", _RUNTIME), ("pytest", "")]
     while wanted:
         name, extra = wanted.pop()
         if (name, extra) in seen:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Coroutine
@@ -15,11 +16,34 @@ from pathlib import Path
 from typing import Any
 
 from tests.drivers.adapter import LocalAdapter, local_adapter
+from tests.kvm import agent_tests
 from tests.kvm.wire import PORT, Call, Reply, receive, send
 from wrenn.agent.parts import QemuHost
 from wrenn.agent.settings import Settings
+from wrenn.storage.images import load_images
+from wrenn.vm.qemu import choose_accelerator
 
 IMAGES = "/data/images"
+_PROBE_TIMEOUT_S = 120.0
+"""KVM runs in an emulated machine, which others may slow down."""
+
+
+_AGENT = "agent"
+
+
+def _environment(name: str, environment: dict[str, str]) -> dict[str, str]:
+    """Settings of an installation of this name."""
+    return {
+        "WRENN_DATA_DIR": f"/data/{name}",
+        "WRENN_IMAGES_DIR": IMAGES,
+        # Python is slow here, and KVM runs in an emulated machine.
+        "WRENN_KVM_PROBE_S": f"{_PROBE_TIMEOUT_S}",
+        "WRENN_START_LIMIT_S": "200",
+        "WRENN_READY_SLOTS": "2",
+        "WRENN_SANDBOX_FLOWS": "100",
+        "WRENN_SAMPLE_INTERVAL_S": "0",
+        **environment,
+    }
 
 
 class Server:
@@ -53,19 +77,7 @@ class Server:
     async def open(self, name: str, environment: dict[str, str]) -> dict[str, Any]:
         """Make a driver with a base, unless it was made before; returns what it says about itself."""
         if name not in self._adapters:
-            folder = Path("/data", name)
-            settings = Settings.from_environment(
-                {
-                    "WRENN_DATA_DIR": str(folder),
-                    "WRENN_IMAGES_DIR": IMAGES,
-                    # Python is slow here, and KVM runs in an emulated machine.
-                    "WRENN_KVM_PROBE_S": "120",
-                    "WRENN_START_LIMIT_S": "200",
-                    "WRENN_READY_SLOTS": "2",
-                    "WRENN_SANDBOX_FLOWS": "100",
-                    **environment,
-                }
-            )
+            settings = Settings.from_environment(_environment(name, environment))
             adapter = await self._open.enter_async_context(local_adapter(name, QemuHost(), settings))
             print(f"the driver {name} is ready", settings.accelerator_choice.read_text(), flush=True)
             self._adapters[name] = adapter
@@ -79,9 +91,29 @@ class Server:
             "machine": driver.machine,
         }
 
+    async def why_no_kvm(self, cpu_model: str) -> str:
+        """Try this CPU model; returns why KVM is not used with it, or nothing."""
+        with tempfile.TemporaryDirectory() as folder:
+            choice = await choose_accelerator(
+                kernel=load_images(Path(IMAGES)).kernel,
+                memory_of_choice=Path(folder, "choice"),
+                probe_timeout_s=_PROBE_TIMEOUT_S,
+                cpu_model=cpu_model,
+            )
+        return choice.reason
+
     async def adapter(self, name: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a driver's adapter."""
         return await getattr(self._adapters[name], method)(*args, **kwargs)
+
+    async def prepare_agent(self, driver: str, environment: dict[str, str]) -> None:
+        """Make a data folder for the agents of `run_agent_test` with the base of an open driver, unless it was made before."""
+        if not Path("/data", _AGENT).exists():
+            await agent_tests.prepare(Path("/data", driver), _environment(_AGENT, environment))
+
+    async def run_agent_test(self, module: str, name: str, environment: dict[str, str]) -> None:
+        """Run a test of tests/vm."""
+        await agent_tests.run_test(module, name, _environment(_AGENT, environment))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: a caller that goes away cancels its call."""

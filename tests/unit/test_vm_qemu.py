@@ -58,7 +58,8 @@ def test_no_path_of_the_host_is_on_the_command_line() -> None:
 def test_no_guest_may_run_guests_of_its_own(accelerator: str) -> None:
     argv = command_line.build(accelerator=accelerator, shape=Shape(1, 256), fds=FDS)
     assert {"-vmx", "-svm"} <= set(argv[argv.index("-cpu") + 1].split(","))
-    assert set(command_line.CPU_MODEL) == {"kvm", "tcg"}
+    named = command_line.cpu_argument(accelerator, "EPYC-v2")
+    assert {"-vmx", "-svm"} <= set(named.split(","))
 
 
 def test_confinement_is_on() -> None:
@@ -185,7 +186,7 @@ async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
 ) -> None:
     monkeypatch.setattr(accelerator, "_KVM", tmp_path / "kvm")
     chosen = await accelerator.choose_accelerator(
-        kernel=tmp_path, memory_of_choice=tmp_path / "choice", probe_timeout_s=1
+        kernel=tmp_path, memory_of_choice=tmp_path / "choice", probe_timeout_s=1, cpu_model="host"
     )
     written = json.loads((tmp_path / "choice").read_text())
     assert chosen.accelerator == written["accelerator"] == "tcg"
@@ -221,14 +222,18 @@ async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_cached(
     monkeypatch.setattr(accelerator, "group_with_access", group_of_the_test)
     choice = tmp_path / "choice"
     kernel = tmp_path / "no-kernel"
-    first = await accelerator.choose_accelerator(kernel=kernel, memory_of_choice=choice, probe_timeout_s=30)
+    first = await accelerator.choose_accelerator(
+        kernel=kernel, memory_of_choice=choice, probe_timeout_s=30, cpu_model="host"
+    )
     assert first.accelerator == "tcg"
     assert first.reason.startswith(("QEMU failed with KVM: ", "The host command"))
     monkeypatch.setattr(accelerator, "run", None)
     monkeypatch.setattr(
         accelerator, "qemu_version", partial(returned, json.loads(choice.read_text())["facts"]["qemu"])
     )
-    again = await accelerator.choose_accelerator(kernel=kernel, memory_of_choice=choice, probe_timeout_s=30)
+    again = await accelerator.choose_accelerator(
+        kernel=kernel, memory_of_choice=choice, probe_timeout_s=30, cpu_model="host"
+    )
     assert again == first
 
 
@@ -238,3 +243,28 @@ def group_of_the_test(_device: os.stat_result) -> int:
 
 async def returned(value: str) -> str:
     return value
+
+
+def test_a_named_cpu_model_must_be_complete_and_is_part_of_the_machine() -> None:
+    argv = command_line.build(accelerator="kvm", shape=Shape(1, 256), fds=FDS, cpu_model="EPYC-v2")
+    assert argv[argv.index("-cpu") + 1] == "EPYC-v2,enforce,-vmx,-svm"
+    texts = {command_line.machine_text("kvm", model) for model in ("host", "EPYC-v2", "EPYC-v1")}
+    assert len(texts) == 3
+    assert command_line.machine_text("tcg", "host") == command_line.machine_text("tcg", "EPYC-v2")
+
+
+def test_the_features_that_a_processor_lacks_are_named() -> None:
+    stderr = """qemu-system-x86_64: warning: host doesn't support requested feature: CPUID.07H:EBX.avx2 [bit 5]
+qemu-system-x86_64: warning: host doesn't support requested feature: CPUID.01H:ECX.sse4.1 [bit 19]
+qemu-system-x86_64: warning: host doesn't support requested feature: CPUID.07H:EBX.avx2 [bit 5]
+qemu-system-x86_64: Host doesn't support requested features
+"""
+    reason = accelerator.why_refused(stderr, "Skylake-Server-v4")
+    assert (
+        reason == "the processor lacks avx2, sse4.1, which the model Skylake-Server-v4 has (WRENN_CPU_MODEL)"
+    )
+    assert (
+        accelerator.why_refused("a\nqemu: no such model\n", "x")
+        == "QEMU failed with KVM: qemu: no such model"
+    )
+    assert accelerator.why_refused("", "x") == "QEMU failed with KVM: it gave no reason"

@@ -95,11 +95,15 @@ class QemuHost:
             kernel=images.kernel,
             memory_of_choice=settings.accelerator_choice,
             probe_timeout_s=settings.kvm_probe_s,
+            cpu_model=settings.cpu_model,
         )
         if choice.reason:
             _log.warning("no KVM: sandboxes are emulated", extra={"reason": choice.reason})
         driver = QemuDriver(
-            accelerator=choice.accelerator, version=await qemu_version(), folders=layout.folders
+            accelerator=choice.accelerator,
+            version=await qemu_version(),
+            folders=layout.folders,
+            cpu_model=settings.cpu_model,
         )
         await driver.prepare()
         reach = ReachableNetworks.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)

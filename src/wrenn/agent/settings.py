@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
@@ -19,6 +20,7 @@ from wrenn.vm import Shape
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 _WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _METRICS_PORT: Final = 8011
+_CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}"
 
 
@@ -45,6 +47,7 @@ class Settings:
         control_lost_after_s: when no heartbeat was accepted for so long, all running sandboxes are paused; 0: never.
         sample_interval_s: time between two samples of what sandboxes use; 0: none are taken.
         kvm_probe_s: time for a guest kernel to boot with KVM, when it is tried whether KVM works.
+        cpu_model: processor that guests see under KVM: `host`, or a model of QEMU.
         start_limit_s: time for a guest to answer after its virtual machine was started.
         ready_slots: network slots prepared ahead of need.
         disk_reserve_b: below this much free disk no sandbox is created or resumed, and those that go on writing are held: it is left
@@ -74,6 +77,7 @@ class Settings:
     control_lost_after_s: float
     sample_interval_s: float
     kvm_probe_s: float
+    cpu_model: str
     start_limit_s: float
     ready_slots: int
     disk_reserve_b: int
@@ -131,6 +135,7 @@ class Settings:
             control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
             sample_interval_s=_seconds(environment, "WRENN_SAMPLE_INTERVAL_S", "0.5"),
             kvm_probe_s=_limit(environment, "WRENN_KVM_PROBE_S", "10"),
+            cpu_model=_cpu_model(environment),
             start_limit_s=_limit(environment, "WRENN_START_LIMIT_S", "30"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
             disk_reserve_b=int(environment.get("WRENN_DISK_RESERVE_MB", "1024")) * MIB,
@@ -176,6 +181,16 @@ def _limit(environment: Mapping[str, str], name: str, default: str) -> float:
     if (limit_s := _seconds(environment, name, default)) == 0:
         raise InvalidRequest(f"{name} must be more than 0 seconds.")
     return limit_s
+
+
+def _cpu_model(environment: Mapping[str, str]) -> str:
+    """Parse the name of a CPU model; that QEMU knows it is seen when KVM is tried."""
+    model = environment.get("WRENN_CPU_MODEL") or "host"
+    if not _CPU_MODEL.fullmatch(model):
+        raise InvalidRequest(
+            f"WRENN_CPU_MODEL must be `host` or the name of a model of QEMU, as in Skylake-Server-v4, not {model!r}."
+        )
+    return model
 
 
 def _warm_template(text: str) -> WarmTemplate | None:

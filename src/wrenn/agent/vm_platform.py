@@ -20,8 +20,8 @@ def platform_of(driver: Driver) -> VmPlatform:
         vmm=driver.vmm,
         accelerator=driver.accelerator,
         devices=devices_digest(driver.machine),
-        # An emulated processor is the same on all machines.
-        cpu=cpu_of(_CPUINFO.read_text()) if driver.accelerator == "kvm" else "",
+        # An emulated processor, and a model that is named, are the same on all machines.
+        cpu=cpu_of(_CPUINFO.read_text()) if driver.shows_host_cpu else "",
     )
 
 

@@ -128,6 +128,11 @@ class Driver(Protocol):
         ...
 
     @property
+    def shows_host_cpu(self) -> bool:
+        """Whether guests see the processor of this machine. Then a snapshot can only be restored on the same processor."""
+        ...
+
+    @property
     def capabilities(self) -> Capabilities:
         """The features of this driver."""
         ...

@@ -76,6 +76,7 @@ async def _check_images(settings: Settings) -> Check:
             kernel=images.kernel,
             memory_of_choice=settings.accelerator_choice,
             probe_timeout_s=settings.kvm_probe_s,
+            cpu_model=settings.cpu_model,
         )
     except WrennError as error:
         return Check("images", ok=False, detail=error.message, hint=hint)

@@ -322,6 +322,7 @@ class InProcessDriver:
 
     vmm = "in process 1"
     accelerator = "none"
+    shows_host_cpu = False
     machine = "memory"
     capabilities = Capabilities(keeps_memory=True, merges_layers=False, sized_disks=True)
 

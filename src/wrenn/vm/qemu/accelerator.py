@@ -20,7 +20,7 @@ from wrenn.base.errors import StorageFull
 from wrenn.linux.boot import boot_id
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import write_json
-from wrenn.vm.qemu.command_line import BINARY, CPU_MODEL
+from wrenn.vm.qemu.command_line import BINARY, cpu_argument
 
 _KVM: Final = Path("/dev/kvm")
 _GROUP_RW: Final = stat.S_IRGRP | stat.S_IWGRP
@@ -29,11 +29,12 @@ _CPU_FLAGS: Final = {"vmx": "kvm_intel", "svm": "kvm_amd"}
 """Flag of a processor that supports KVM, and the kernel module for it."""
 _PROBE_ARGUMENTS: Final = (
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
-    "-machine", "q35", "-accel", "kvm", "-cpu", CPU_MODEL["kvm"], "-m", "128",
+    "-machine", "q35", "-accel", "kvm", "-m", "128",
 )  # fmt: skip
 _PROBE_KERNEL_ARGUMENTS: Final = "console=ttyS0 quiet panic=-1"
 """Each character on the console leaves the VM, which is slow where KVM itself runs in a virtual machine; a panic is shown in any case."""
 _PROOF: Final = b"Kernel panic - not syncing"
+_MISSING_FEATURE: Final = re.compile(r"doesn't support requested feature: \S+?\.([\w.-]+) \[bit")
 _REASON_LIMIT: Final = 300
 
 
@@ -76,11 +77,11 @@ def group_with_access(device: os.stat_result) -> int | None:
 
 
 async def choose_accelerator(
-    *, kernel: Path, memory_of_choice: Path, probe_timeout_s: float
+    *, kernel: Path, memory_of_choice: Path, probe_timeout_s: float, cpu_model: str
 ) -> AcceleratorChoice:
-    """Return `kvm` if a guest kernel boots with it within `probe_timeout_s`, otherwise `tcg` and the reason.
+    """Return `kvm` if a guest kernel boots with it on this CPU model within `probe_timeout_s`, otherwise `tcg` and the reason.
 
-    The answer is kept in the file `memory_of_choice` for this boot of the machine, this QEMU and this time limit.
+    The answer is kept in the file `memory_of_choice` for this boot of the machine, this QEMU, model and time limit.
     """
     if reason := _why_not_usable():
         choice = AcceleratorChoice("tcg", reason)
@@ -91,12 +92,13 @@ async def choose_accelerator(
         "qemu": await qemu_version(),
         "group": kvm_group(),
         "probe_timeout_s": probe_timeout_s,
+        "cpu": cpu_argument("kvm", cpu_model),
     }
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         remembered = json.loads(memory_of_choice.read_text())
         if remembered["facts"] == facts:
             return AcceleratorChoice(str(remembered["accelerator"]), str(remembered["reason"]))
-    reason = await _why_not_booting(kernel, probe_timeout_s)
+    reason = await _why_not_booting(kernel, probe_timeout_s, cpu_model)
     choice = AcceleratorChoice("tcg" if reason else "kvm", reason)
     _remember(memory_of_choice, facts, choice)
     return choice
@@ -132,9 +134,12 @@ def why_no_device(cpuinfo: str) -> str:
     )
 
 
-async def _why_not_booting(kernel: Path, timeout_s: float) -> str:
+async def _why_not_booting(kernel: Path, timeout_s: float, cpu_model: str) -> str:
     """Boot the kernel with KVM; return why it did not boot, or an empty text."""
-    argv = [BINARY, *_PROBE_ARGUMENTS, "-kernel", str(kernel), "-append", _PROBE_KERNEL_ARGUMENTS]
+    argv = [
+        BINARY, *_PROBE_ARGUMENTS, "-cpu", cpu_argument("kvm", cpu_model),
+        "-kernel", str(kernel), "-append", _PROBE_KERNEL_ARGUMENTS,
+    ]  # fmt: skip
     started = time.monotonic()
     try:
         console = await run(argv, timeout_s=timeout_s)
@@ -143,8 +148,18 @@ async def _why_not_booting(kernel: Path, timeout_s: float) -> str:
             if time.monotonic() - started < timeout_s:
                 return error.message
             return f"a guest kernel did not boot with KVM within {timeout_s:g} s (WRENN_KVM_PROBE_S)"
-        said = str(error.context.get("stderr", "")).strip().rpartition("\n")[2]
-        return f"QEMU failed with KVM: {said[:_REASON_LIMIT] or 'it gave no reason'}"
+        return why_refused(str(error.context.get("stderr", "")), cpu_model)
     if _PROOF in console:
         return ""
     return "a guest kernel ended without its usual message when it was booted with KVM"
+
+
+def why_refused(stderr: str, cpu_model: str) -> str:
+    """Return why QEMU did not start with KVM, from what it wrote: features of the model that the processor lacks, or its last line."""
+    missing = dict.fromkeys(_MISSING_FEATURE.findall(stderr))
+    if missing:
+        return f"the processor lacks {', '.join(missing)}, which the model {cpu_model} has (WRENN_CPU_MODEL)"[
+            :_REASON_LIMIT
+        ]
+    said = stderr.strip().rpartition("\n")[2]
+    return f"QEMU failed with KVM: {said[:_REASON_LIMIT] or 'it gave no reason'}"

@@ -25,10 +25,9 @@ _MACHINE: Final = "q35,usb=off,smbus=off,sata=off,vmport=off,suppress-vmdesc=on,
 #
 # No guest may run guests of its own: nested virtualisation is where most of KVM's escapes have been found.
 _NOT_NESTED: Final = ",-vmx,-svm"
-CPU_MODEL: Final = {
-    "kvm": f"host{_NOT_NESTED}",
-    "tcg": f"max,-erms,-fsrm,-avx,-avx2,-xsave{_NOT_NESTED}",
-}
+_EMULATED_CPU: Final = f"max,-erms,-fsrm,-avx,-avx2,-xsave{_NOT_NESTED}"
+HOST_CPU: Final = "host"
+"""The processor of the machine itself: the fastest, but what is saved is restored only on machines with the same processor."""
 _ACCELERATOR: Final = {"kvm": "kvm", "tcg": "tcg,thread=multi,tb-size=128"}
 """Translated code may take 128 MiB, which the cgroup's overhead has room for; QEMU's own limit is a gigabyte."""
 _DEVICES: Final = (
@@ -67,13 +66,22 @@ class Descriptors:
     console: int | None = None
 
 
-def machine_text(accelerator: str) -> str:
+def cpu_argument(accelerator: str, model: str) -> str:
+    """Return the argument of `-cpu`; under KVM the processor has to have every feature of a named `model`."""
+    if accelerator != "kvm":
+        return _EMULATED_CPU
+    return f"{model}{_NOT_NESTED}" if model == HOST_CPU else f"{model},enforce{_NOT_NESTED}"
+
+
+def machine_text(accelerator: str, cpu_model: str) -> str:
     """Return the machine type, CPU model and devices that a snapshot can only be restored with."""
-    return "|".join((_MACHINE, CPU_MODEL[accelerator], *_DEVICES, "isa-serial"))
+    return "|".join((_MACHINE, cpu_argument(accelerator, cpu_model), *_DEVICES, "isa-serial"))
 
 
-def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str = "") -> list[str]:
-    """Return the whole command line."""
+def build(
+    *, accelerator: str, shape: Shape, fds: Descriptors, cpu_model: str = HOST_CPU, kernel_args: str = ""
+) -> list[str]:
+    """Return the whole command line. `cpu_model` matters only under KVM."""
     cold = fds.kernel is not None
     argv = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -81,7 +89,7 @@ def build(*, accelerator: str, shape: Shape, fds: Descriptors, kernel_args: str 
         "-machine", _MACHINE,
         "-global", "migration.send-configuration=off",
         "-accel", _ACCELERATOR[accelerator],
-        "-cpu", CPU_MODEL[accelerator],
+        "-cpu", cpu_argument(accelerator, cpu_model),
         "-smp", str(shape.vcpus),
         "-m", str(shape.memory_mb),
         "-object",

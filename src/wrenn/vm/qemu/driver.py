@@ -28,7 +28,7 @@ from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu import command_line
 from wrenn.vm.qemu.accelerator import kvm_group
 from wrenn.vm.qemu.base_files import Base, QemuBases
-from wrenn.vm.qemu.command_line import Descriptors
+from wrenn.vm.qemu.command_line import HOST_CPU, Descriptors
 from wrenn.vm.qemu.disks import Qcow2Disks, create_empty_overlay
 from wrenn.vm.qemu.flatten import flatten
 from wrenn.vm.qemu.installation import build_root
@@ -48,8 +48,11 @@ _MAPPING_POLL_S: Final = 0.001
 class QemuDriver:
     """Runs VMs with QEMU. Implements `wrenn.vm.driver.Driver`."""
 
-    def __init__(self, *, accelerator: str, version: str, folders: Folders) -> None:
+    def __init__(
+        self, *, accelerator: str, version: str, folders: Folders, cpu_model: str = HOST_CPU
+    ) -> None:
         self._accelerator = accelerator
+        self._cpu_model = cpu_model
         self._version = version
         self._bases = QemuBases(folders.bases)
         self._disks = Qcow2Disks(folders.layers, self._bases)
@@ -90,7 +93,12 @@ class QemuDriver:
     @property
     def machine(self) -> str:
         """Machine type, CPU model, devices."""
-        return command_line.machine_text(self._accelerator)
+        return command_line.machine_text(self._accelerator, self._cpu_model)
+
+    @property
+    def shows_host_cpu(self) -> bool:
+        """Whether guests see the processor of this machine: under KVM, unless a model is named."""
+        return self._accelerator == "kvm" and self._cpu_model == HOST_CPU
 
     @property
     def capabilities(self) -> Capabilities:
@@ -219,7 +227,11 @@ class QemuDriver:
     ) -> QemuMachine:
         assert self._root is not None, "a VM is started before the driver is prepared"
         argv = command_line.build(
-            accelerator=self._accelerator, shape=shape, fds=fds, kernel_args=kernel_args
+            accelerator=self._accelerator,
+            shape=shape,
+            fds=fds,
+            cpu_model=self._cpu_model,
+            kernel_args=kernel_args,
         )
         group = kvm_group() if self._accelerator == "kvm" else None
         spawning = partial(

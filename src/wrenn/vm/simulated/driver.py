@@ -28,6 +28,7 @@ class SimulatedDriver:
     """Runs guest agents as processes. Implements `wrenn.vm.driver.Driver`."""
 
     accelerator = "none"
+    shows_host_cpu = False
     machine = "processes"
     capabilities = Capabilities(keeps_memory=False, merges_layers=False, sized_disks=False)
 
