@@ -238,6 +238,29 @@ E2B: Final[dict[str, Row]] = {
     "DELETE /e2b/templates/tags": Row(Who.TEAM, {"name": "{template}", "tags": ["x"]}, foreign=404),
     "GET /e2b/templates/{templateID}/tags": Row(Who.TEAM, foreign=404, sees=True),
     "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404),
+    f"POST {E2B_SANDBOX}/refreshes": in_sandbox({"duration": 60}),
+    f"POST {E2B_SANDBOX}/pause": in_sandbox(),
+    f"POST {E2B_SANDBOX}/resume": in_sandbox({}),
+    f"POST {E2B_SANDBOX}/connect": in_sandbox({"timeout": 60}),
+    "POST /e2b/v2/sandboxes/{sandbox_id}/connect": in_sandbox({}),
+    f"POST {E2B_SANDBOX}/fork": in_sandbox({}),
+    f"PUT {E2B_SANDBOX}/network": in_sandbox({}),
+    "GET /e2b/sandboxes/metrics": Row(Who.TEAM, params={"sandbox_ids": "{sandbox}"}, sees=True),
+    f"GET {E2B_SANDBOX}/metrics": in_sandbox(sees=True),
+    f"POST {E2B_SANDBOX}/snapshots": in_sandbox({}),
+    "GET /e2b/snapshots": Row(Who.TEAM, sees=True),
+    # Refused to everybody with 501, once it is known who asks.
+    "GET /e2b/volumes": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    "POST /e2b/volumes": Row(Who.TEAM, {}, foreign=501),
+    "GET /e2b/volumes/{volume_id}": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    "DELETE /e2b/volumes/{volume_id}": Row(Who.TEAM, foreign=501),
+    "GET /e2b/secrets": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    "POST /e2b/secrets": Row(Who.TEAM, {}, foreign=501),
+    "GET /e2b/secrets/{secret_id}": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    "POST /e2b/secrets/{secret_id}": Row(Who.TEAM, {}, foreign=501),
+    "DELETE /e2b/secrets/{secret_id}": Row(Who.TEAM, foreign=501),
+    f"GET {E2B_SANDBOX}/logs": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    "GET /e2b/v2/sandboxes/{sandbox_id}/logs": Row(Who.TEAM, foreign=501, sees=True, found=501),
 }
 """The operations of the e2b API, which has a description of its own."""
 
@@ -320,6 +343,8 @@ async def world(people: People) -> World:
             "invitation_id": str(InvitationId.new()),
             "name": "ours",
             "template": "ours",
+            "volume_id": "x",
+            "secret_id": "x",
             "build_id": build.json()["id"],
             "selector": "1",
             "port": "8080",
@@ -377,7 +402,7 @@ async def call(world: World, operation: str, row: Row, caller: str) -> httpx2.Re
     content: dict[str, Any] = {"json": filled(row.body)} if row.body is not None else {}
     if path.endswith("/write"):
         content = {"data": {"path": "/tmp/a"}, "files": {"file": b"x"}}
-    sent: dict[str, Any] = {"params": row.params, "headers": headers, **content}
+    sent: dict[str, Any] = {"params": filled(row.params), "headers": headers, **content}
     async with client(world.url, None) as api, api.stream(method, filled(path), **sent) as answer:
         if answer.status_code >= 300:  # what is let in may go on for ever
             await answer.aread()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -293,3 +294,157 @@ async def test_a_key_that_may_only_read_gets_no_token(people: People):
         assert detail["sandboxID"] == made["sandboxID"]
         assert "envdAccessToken" not in detail
         assert_error(await api.post("/e2b/v2/sandboxes", json=NEW), 403, "forbidden")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "timeout", {}, 400),
+        ("POST", "timeout", {"timeout": "1"}, 400),
+        ("POST", "refreshes", {"duration": 1.5}, 400),
+        ("POST", "connect", {}, 400),
+        ("POST", "connect", {"timeout": 0}, 400),
+        ("POST", "connect", {"timeout": -1}, 400),
+        ("POST", "resume", {}, 409),
+        ("POST", "pause", {"memory": False}, 501),
+        ("POST", "pause", {"memory": "no"}, 400),
+        ("POST", "fork", {"count": 0}, 400),
+        ("POST", "fork", {"count": 33}, 400),
+        ("POST", "fork", {"timeout": 0}, 400),
+        ("POST", "snapshots", {"memory": False}, 501),
+        ("POST", "snapshots", {"name": "a:b"}, 501),
+        ("POST", "snapshots", {"name": "a b"}, 400),
+        ("POST", "snapshots", {"name": "team/a"}, 404),
+        ("PUT", "network", {"denyOut": ["example.com"]}, 400),
+        ("PUT", "network", {"allowOut": ["*.example.com"]}, 501),
+        ("PUT", "network", {"allowOut": "9.9.9.9"}, 400),
+        ("PUT", "network", {"rules": {"example.com": []}}, 501),
+        ("GET", "metrics?start=-1", None, 400),
+        ("GET", "metrics?start=20&end=10", None, 400),
+        ("GET", "logs", None, 501),
+    ],
+)
+async def test_what_cannot_be_done_with_a_sandbox_changes_nothing(
+    platform: Platform, method: str, path: str, body: dict[str, object] | None, status: int
+):
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    sandbox = f"/e2b/sandboxes/{made['sandboxID']}"
+    before = (await platform.api.get(sandbox)).json()
+    assert_error(await platform.api.request(method, f"{sandbox}/{path}", json=body), status)
+    assert (await platform.api.get(sandbox)).json() == before
+    assert len((await platform.api.get("/e2b/sandboxes")).json()) == 1
+    assert (await platform.api.get("/e2b/snapshots")).json() == []
+    # Of a sandbox that there is not, nothing else is said, unless the request is wrong in itself.
+    other = await platform.api.request(method, f"/e2b/sandboxes/{UNKNOWN}/{path}", json=body)
+    assert_error(
+        other, status if status == 400 and other.status_code == 400 else (501 if path == "logs" else 404)
+    )
+
+
+async def test_connect_says_whether_it_resumed(platform: Platform):
+    made = (await platform.api.post("/e2b/sandboxes", json=NEW)).json()
+    sandbox = f"sandboxes/{made['sandboxID']}"
+    for path in (f"/e2b/{sandbox}/connect", f"/e2b/v2/{sandbox}/connect"):
+        running = await platform.api.post(path, json={"timeout": 10})
+        assert (running.status_code, running.json()) == (200, made)
+        assert (await platform.api.post(f"/e2b/{sandbox}/pause")).status_code == 204
+        assert_error(await platform.api.post(f"/e2b/{sandbox}/pause", json={}), 409, "invalid_state")
+        resumed = await platform.api.post(path, json={"timeout": 10})
+        assert (resumed.status_code, resumed.json()) == (201, made)
+    assert (await platform.api.post(f"/e2b/{sandbox}/pause", json={})).status_code == 204
+    answers = await asyncio.gather(
+        *(platform.api.post(f"/e2b/v2/{sandbox}/connect", json={}) for _ in range(4))
+    )
+    assert {answer.status_code for answer in answers} == {200, 201} or [
+        answer.status_code for answer in answers
+    ] == [201] * 4
+    assert all(answer.json() == made for answer in answers)
+
+
+async def test_resume_of_old_clients(platform: Platform):
+    made = (await platform.api.post("/e2b/sandboxes", json=NEW)).json()
+    sandbox = f"/e2b/sandboxes/{made['sandboxID']}"
+    assert (await platform.api.post(f"{sandbox}/pause")).status_code == 204
+    assert_error(await platform.api.post(f"{sandbox}/refreshes", json={"duration": 5}), 404)
+    resumed = await platform.api.post(f"{sandbox}/resume", json={"timeout": 100, "autoPause": True})
+    assert (resumed.status_code, resumed.json()) == (201, made)
+    detail = (await platform.api.get(sandbox)).json()
+    assert detail["lifecycle"]["onTimeout"] == "pause"
+    assert (await platform.api.post(f"{sandbox}/refreshes", json={"duration": 1})).status_code == 204
+    assert (await platform.api.get(sandbox)).json()["endAt"] == detail["endAt"]
+    assert (await platform.api.post(f"{sandbox}/refreshes", json={"duration": 900})).status_code == 204
+    assert (await platform.api.get(sandbox)).json()["endAt"] > detail["endAt"]
+
+
+async def test_a_sandbox_without_an_end_gets_none_by_connect(platform: Platform):
+    path = await platform.create()
+    sandbox_id = path.rpartition("cl-")[2]
+    for call in ("connect", "refreshes"):
+        body = {"timeout": 10, "duration": 10}
+        answer = await platform.api.post(f"/e2b/sandboxes/{sandbox_id}/{call}", json=body)
+        assert answer.status_code in (200, 204)
+        assert "expires_at" not in (await platform.api.get(path)).json()
+
+
+async def test_auto_resume_begins_the_lifetime_of_the_create_anew(platform: Platform):
+    body = {**NEW, "timeout": 100, "autoPause": True, "autoResume": {"enabled": True}}
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=body)).json()
+    own = f"/v1/sandboxes/{made['sandboxID']}"
+    assert (await platform.api.post(f"{own}/pause")).status_code == 200
+    assert "expires_at" not in (await platform.api.get(own)).json()
+    # A use through the own API wakes it as any other does.
+    assert (await platform.api.post(f"{own}/exec", json={"cmd": "true"})).status_code == 200
+    detail = (await platform.api.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()
+    assert detail["lifecycle"] == {"autoResume": True, "onTimeout": "pause"}
+    left = datetime.fromisoformat(detail["endAt"]) - datetime.now(UTC)
+    assert timedelta(seconds=60) < left <= timedelta(seconds=100)
+
+
+async def test_a_lifetime_that_begins_with_each_resume_is_of_the_own_api_too(platform: Platform):
+    path = await platform.create(lifetime_sec=1, resume_lifetime_sec=100)
+    assert (await platform.wait_status(path, "paused"))["resume_lifetime_sec"] == 100
+    assert (await platform.api.post(f"{path}/resume")).status_code == 200
+    expires_at = (await platform.api.get(path)).json()["expires_at"]
+    left = datetime.fromisoformat(expires_at) - datetime.now(UTC)
+    assert timedelta(seconds=60) < left <= timedelta(seconds=100)
+
+
+async def test_metrics_of_many_sandboxes(platform: Platform):
+    first, second = [(await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json() for _ in range(2)]
+    ids = f"{first['sandboxID']},{second['sandboxID']},{UNKNOWN}"
+    async with asyncio.timeout(20):
+        while True:
+            answer = await platform.api.get(f"/e2b/sandboxes/metrics?sandbox_ids={ids}")
+            found = answer.json()["sandboxes"]
+            if len(found) == 2:
+                break
+            await asyncio.sleep(0.2)
+    assert set(found) == {first["sandboxID"], second["sandboxID"]}
+    assert found[first["sandboxID"]]["cpuCount"] == 1
+    assert_error(await platform.api.get("/e2b/sandboxes/metrics"), 400)
+    assert_error(await platform.api.get("/e2b/sandboxes/metrics?sandbox_ids=no-id"), 400)
+    too_many = ",".join([UNKNOWN] * 101)
+    assert_error(await platform.api.get(f"/e2b/sandboxes/metrics?sandbox_ids={too_many}"), 400)
+
+
+async def test_snapshots_of_another_team_are_not_found(platform: Platform):
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    answer = await platform.api.post(f"/e2b/sandboxes/{made['sandboxID']}/snapshots", json={"name": "mine"})
+    assert (answer.status_code, answer.json()) == (
+        201,
+        {"snapshotID": "mine:default", "names": ["mine:default"]},
+    )
+    async with client(platform.url, await platform.other_team("trudy")) as other:
+        assert (await other.get("/e2b/snapshots")).json() == []
+        assert_error(await other.post("/e2b/v2/sandboxes", json={"templateID": "mine:default"}), 404)
+        assert_error(await other.delete("/e2b/templates/mine%3Adefault"), 404)
+        assert_error(await other.post(f"/e2b/sandboxes/{made['sandboxID']}/snapshots", json={}), 404)
+    assert_error(await platform.api.get("/e2b/snapshots?nextToken=x"), 400)
+    by_name = (await platform.api.get("/e2b/snapshots?name=mine:default")).json()
+    by_sandbox = (await platform.api.get(f"/e2b/snapshots?sandboxID={made['sandboxID']}")).json()
+    assert by_name == by_sandbox == [answer.json()]
+    for query in ("name=other", f"sandboxID={UNKNOWN}", "sandboxID=no-id"):
+        assert (await platform.api.get(f"/e2b/snapshots?{query}")).json() == []
+    assert (await platform.api.delete("/e2b/templates/mine%3Adefault")).status_code == 204
+    assert_error(await platform.api.delete("/e2b/templates/mine%3Adefault"), 404)
+    assert_error(await platform.api.delete("/e2b/templates/a%20b"), 404)

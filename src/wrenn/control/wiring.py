@@ -48,7 +48,9 @@ from wrenn.control.e2b import (
     BuilderFiles,
     BuilderRetention,
     E2bEdge,
+    E2bMetrics,
     E2bSandboxes,
+    E2bSnapshots,
     E2bTemplates,
     build_e2b_app,
 )
@@ -386,6 +388,18 @@ def _build(
     sandbox_metrics = SandboxMetrics(
         database=database, lookup=sandboxes.lookup, clients=base.clients, clock=base.clock
     )
+    e2b_sandboxes = E2bSandboxes(
+        lookup=sandboxes.lookup,
+        creations=sandboxes.creations,
+        deletions=sandboxes.deletions,
+        pauses=sandboxes.pauses,
+        resumes=sandboxes.resumes,
+        forks=sandboxes.forks,
+        networks=sandboxes.networks,
+        time_limit_changes=sandboxes.time_limit_changes,
+        access_tokens=access_tokens,
+        traffic_tokens=traffic_tokens,
+    )
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -433,14 +447,9 @@ def _build(
         links=ports.links,
         access_tokens=access_tokens,
         traffic_tokens=traffic_tokens,
-        e2b_sandboxes=E2bSandboxes(
-            lookup=sandboxes.lookup,
-            creations=sandboxes.creations,
-            deletions=sandboxes.deletions,
-            pauses=sandboxes.pauses,
-            time_limit_changes=sandboxes.time_limit_changes,
-            access_tokens=access_tokens,
-            traffic_tokens=traffic_tokens,
+        e2b_sandboxes=e2b_sandboxes,
+        e2b_snapshots=E2bSnapshots(
+            sandboxes=e2b_sandboxes, snapshots=sandboxes.snapshots, templates=sandboxes.templates
         ),
         e2b_templates=E2bTemplates(
             database=database,
@@ -448,6 +457,7 @@ def _build(
             templates=sandboxes.templates,
             files=BuilderFiles(database=database, objects=images.objects, secret=auth.secret),
         ),
+        e2b_metrics=E2bMetrics(sandboxes=e2b_sandboxes, metrics=sandbox_metrics, clock=base.clock),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),
         events=Events(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from e2b import AsyncSandbox, NotFoundException, Sandbox, SandboxQuery, SandboxState
 
 TEMPLATE = "minimal"
@@ -26,12 +27,8 @@ def create_and_kill() -> None:
         assert sandbox.kill()
     assert not sandbox.kill()
     assert not Sandbox.kill(sandbox.sandbox_id)
-    try:
+    with pytest.raises(NotFoundException):
         sandbox.get_info()
-    except NotFoundException:
-        pass
-    else:
-        raise AssertionError("a killed sandbox is found")
 
 
 async def create_and_kill_async() -> None:

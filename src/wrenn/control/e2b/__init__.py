@@ -2,14 +2,18 @@
 
 from wrenn.control.e2b.app import E2bEdge, build_e2b_app
 from wrenn.control.e2b.builder_files import BuilderFiles, BuilderRetention
+from wrenn.control.e2b.metrics import E2bMetrics
 from wrenn.control.e2b.sandboxes import E2bSandboxes
+from wrenn.control.e2b.snapshots import E2bSnapshots
 from wrenn.control.e2b.templates import E2bTemplates
 
 __all__ = [
     "BuilderFiles",
     "BuilderRetention",
     "E2bEdge",
+    "E2bMetrics",
     "E2bSandboxes",
+    "E2bSnapshots",
     "E2bTemplates",
     "build_e2b_app",
 ]

@@ -11,7 +11,14 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from wrenn.control.e2b import sandbox_routes, template_routes
+from wrenn.control.e2b import (
+    lifecycle_routes,
+    metric_routes,
+    sandbox_routes,
+    snapshot_routes,
+    template_routes,
+    unsupported_routes,
+)
 from wrenn.control.e2b.domain import is_api_host
 from wrenn.control.e2b.errors import error_response
 from wrenn.control.http import Rates
@@ -51,7 +58,17 @@ def _operation_id(route: APIRoute) -> str:
 def _e2b_router() -> APIRouter:
     # FastAPI works an endpoint out at its first request and keeps that here, so applications of one program share this.
     api = APIRouter(generate_unique_id_function=_operation_id)
-    for router in (_health, sandbox_routes.router, template_routes.router):
+    for router in (
+        _health,
+        # Before those that take any word for the id of a sandbox.
+        metric_routes.router,
+        sandbox_routes.router,
+        lifecycle_routes.router,
+        lifecycle_routes.v2_router,
+        snapshot_routes.router,
+        template_routes.router,
+        unsupported_routes.router,
+    ):
         api.include_router(router, prefix=E2B_PREFIX)
     return api
 

@@ -17,7 +17,6 @@ from wrenn.control.e2b.sandbox_types import (
     NewSandboxV2,
     SandboxDetail,
     SandboxView,
-    TimeoutRequest,
 )
 from wrenn.control.e2b.sandboxes import E2bSandboxes, ListQuery
 from wrenn.control.e2b.views import detail_json, listed_json, sandbox_json
@@ -142,13 +141,4 @@ async def get_sandbox(
 async def kill_sandbox(sandbox_id: str, credential: CredentialOf, sandboxes: SandboxesOf) -> Response:
     """Remove a running or paused sandbox; answers when nothing of it is left."""
     await sandboxes.kill(credential, sandbox_id)
-    return Response(status_code=204)
-
-
-@router.post("/sandboxes/{sandbox_id}/timeout", status_code=204, responses=refusals(404, 409))
-async def set_sandbox_timeout(
-    sandbox_id: str, body: TimeoutRequest, credential: CredentialOf, sandboxes: SandboxesOf
-) -> Response:
-    """Have a running sandbox end so many seconds from now, also earlier than before."""
-    await sandboxes.set_timeout(credential, sandbox_id, body.timeout)
     return Response(status_code=204)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 from pydantic.alias_generators import to_camel
 
 from wrenn.control.e2b.bodies import E2bBody
+from wrenn.control.sandboxes import FORK_LIMIT
 
 TIMEOUT_LIMIT_S: Final = 2**31 - 1
 DEFAULT_TIMEOUT_S: Final = 300
@@ -93,8 +94,89 @@ class TimeoutRequest(E2bBody):
     timeout: Timeout = Field(description="Seconds from now; 0 or less: now")
 
 
+class RefreshRequest(E2bBody):
+    """How long a sandbox is to live at least."""
+
+    duration: Timeout = Field(default=FIRST_DEFAULT_TIMEOUT_S, description="Seconds from now")
+
+
+class PauseRequest(E2bBody):
+    """How to pause a sandbox."""
+
+    memory: StrictBool = Field(default=True, description="Only true is supported")
+    require_healthy_guest: StrictBool = Field(
+        default=False, description="A sandbox whose guest agent does not answer is never paused here"
+    )
+
+
+class ConnectSandboxV2(E2bBody):
+    """For how long to use a sandbox."""
+
+    timeout: Timeout = Field(default=DEFAULT_TIMEOUT_S, description="Seconds from now that it lives at least")
+    memory: StrictBool = Field(default=True, description="Only true is supported")
+
+
+class ConnectSandbox(E2bBody):
+    """For how long to use a sandbox."""
+
+    timeout: Timeout = Field(description="Seconds from now that it lives at least")
+
+
+class ResumedSandbox(E2bBody):
+    """How to resume a sandbox."""
+
+    timeout: Timeout = Field(default=FIRST_DEFAULT_TIMEOUT_S, description="Seconds that it lives")
+    auto_pause: StrictBool | None = Field(
+        default=None, description="Pause it at the end of its time; absent: as before"
+    )
+    memory: StrictBool = Field(default=True, description="Only true is supported")
+
+
+class ForkRequest(E2bBody):
+    """How many copies to make, and how long they live."""
+
+    timeout: Timeout = Field(default=FIRST_DEFAULT_TIMEOUT_S, description="Seconds that the copies live")
+    count: StrictInt = Field(default=1, ge=1, le=FORK_LIMIT)
+
+
+class SnapshotRequest(E2bBody):
+    """A snapshot to take."""
+
+    name: str | None = Field(
+        default=None, description="Name of the template that it becomes; absent: one is made up"
+    )
+    memory: StrictBool = Field(default=True, description="Only true is supported")
+
+
 class _View(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True)
+
+
+class SnapshotInfo(_View):
+    """A snapshot, from which sandboxes can be created."""
+
+    snapshot_id: str = Field(alias="snapshotID")
+    names: list[str]
+
+
+class MetricView(_View):
+    """What a sandbox used at a moment, or on average since the entry before."""
+
+    timestamp: datetime
+    timestamp_unix: int
+    cpu_count: int
+    cpu_used_pct: float = Field(description="Of all its CPUs, 0 to 100")
+    mem_used: int
+    mem_total: int
+    mem_cache: int = Field(description="Not known here: 0")
+    disk_used: int
+    disk_total: int
+
+
+class SandboxesWithMetrics(_View):
+    """The newest metric of each sandbox that has one, by its id."""
+
+    sandboxes: dict[str, MetricView]
 
 
 class _Named(_View):
@@ -111,6 +193,12 @@ class SandboxView(_Named):
     envd_access_token: str
     traffic_access_token: str | None = None
     domain: str | None = None
+
+
+class ForkResult(_View):
+    """A copy that runs."""
+
+    sandbox: SandboxView
 
 
 class ListedSandbox(_Named):

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from wrenn.base.errors import InvalidRequest, NotFound
+from wrenn.base.errors import InvalidRequest, InvalidState, NotFound
 from wrenn.control.auth import Caller, Credential, Scope
 from wrenn.control.e2b.bodies import own_request
 from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.metadata_filter import parse_metadata_filter
 from wrenn.control.e2b.network import egress, ingress
-from wrenn.control.e2b.sandbox_types import NewSandboxV2
+from wrenn.control.e2b.sandbox_types import NetworkUpdate, NewSandboxV2
 from wrenn.control.e2b.template_names import own_reference
 from wrenn.control.proxy import AccessTokens, TrafficTokens
 from wrenn.control.sandboxes import (
@@ -25,11 +25,15 @@ from wrenn.control.sandboxes import (
     CreateSandbox,
     Creations,
     Deletions,
+    Forks,
     LocatedSandbox,
     Lookup,
+    Networks,
     Pauses,
+    Resumes,
     Sandbox,
     SandboxFilter,
+    SetNetwork,
     SetTimeout,
     State,
     TimeLimitChanges,
@@ -63,6 +67,9 @@ class E2bSandboxes:
         creations: Creations,
         deletions: Deletions,
         pauses: Pauses,
+        resumes: Resumes,
+        forks: Forks,
+        networks: Networks,
         time_limit_changes: TimeLimitChanges,
         access_tokens: AccessTokens,
         traffic_tokens: TrafficTokens,
@@ -71,6 +78,9 @@ class E2bSandboxes:
         self._creations = creations
         self._deletions = deletions
         self._pauses = pauses
+        self._resumes = resumes
+        self._forks = forks
+        self._networks = networks
         self._time_limit_changes = time_limit_changes
         self._access_tokens = access_tokens
         self._traffic_tokens = traffic_tokens
@@ -159,6 +169,106 @@ class E2bSandboxes:
         else:
             await self._pauses.pause(credential, own_id)
 
+    async def refresh(self, credential: Credential, text_id: str, duration_s: int) -> None:
+        """Have a running sandbox live so many seconds from now at least.
+
+        Raises:
+            NotFound: as `set_timeout`.
+        """
+        sandbox = (await self.find(credential, text_id)).sandbox
+        if sandbox.status is State.PAUSED:
+            raise NotFound(f"Sandbox {sandbox.sandbox_id.without_prefix} is paused.")
+        if duration_s > 0:
+            await self._extend(credential, sandbox, duration_s)
+
+    async def _extend(self, credential: Credential, sandbox: Sandbox, duration_s: int) -> Sandbox:
+        change = own_request(
+            SetTimeout,
+            lifetime_sec=duration_s,
+            extend_only=True,
+            lift_on_pause=True if sandbox.lift_on_pause else None,
+        )
+        return await self._time_limit_changes.set_timeout(credential, str(sandbox.sandbox_id), change)
+
+    async def pause(self, credential: Credential, text_id: str, *, memory: bool) -> None:
+        """Pause a running sandbox; returns when it is paused.
+
+        Raises:
+            NotFound. NotSupported: without its memory. InvalidState: it does not run. Else the host's reason; it runs on.
+        """
+        found = await self.find(credential, text_id)
+        _require_memory(memory=memory)
+        await self._pauses.pause(credential, str(found.sandbox.sandbox_id))
+
+    async def connect(
+        self, credential: Credential, text_id: str, timeout_s: int, *, memory: bool = True
+    ) -> tuple[Sandbox, bool]:
+        """Resume a sandbox if it is paused, and have it live so many seconds from now at least; returns whether it was resumed.
+
+        Raises:
+            NotFound. InvalidRequest: the time. NotSupported: without its memory. Else as `Resumes.ensure_running`.
+        """
+        _require_time(timeout_s)
+        found = await self.find(credential, text_id)
+        _require_memory(memory=memory)
+        own_id = str(found.sandbox.sandbox_id)
+        was_resumed = await self._resumes.ensure_running(credential, own_id, lifetime_sec=timeout_s)
+        # From when it runs, not from when it began to be resumed.
+        return await self._extend(credential, found.sandbox, timeout_s), was_resumed
+
+    async def resume(
+        self, credential: Credential, text_id: str, timeout_s: int, *, auto_pause: bool | None, memory: bool
+    ) -> Sandbox:
+        """Resume a paused sandbox, which then lives so many seconds; `auto_pause` None: what happens then does not change.
+
+        Raises:
+            As `connect`. InvalidState: it is not paused.
+        """
+        _require_time(timeout_s)
+        found = await self.find(credential, text_id)
+        _require_memory(memory=memory)
+        if found.sandbox.status is not State.PAUSED:
+            raise InvalidState(f"Sandbox {found.sandbox.sandbox_id.without_prefix} is not paused.")
+        if auto_pause is not None:
+            change = own_request(SetTimeout, on_expiry="pause" if auto_pause else "kill")
+            await self._time_limit_changes.set_timeout(credential, str(found.sandbox.sandbox_id), change)
+        sandbox, _ = await self.connect(credential, text_id, timeout_s)
+        return sandbox
+
+    async def fork(
+        self, credential: Credential, text_id: str, *, count: int, timeout_s: int
+    ) -> list[Sandbox]:
+        """Make copies of a running sandbox that live so many seconds; all of them or none.
+
+        Raises:
+            NotFound. InvalidRequest: the time. Else as `Forks.fork`.
+        """
+        _require_time(timeout_s)
+        found = await self.find(credential, text_id)
+        return await self._forks.fork(
+            credential, str(found.sandbox.sandbox_id), count, lifetime_sec=timeout_s
+        )
+
+    async def set_network(self, credential: Credential, text_id: str, body: NetworkUpdate) -> None:
+        """Replace what a sandbox may reach; returns when it is in force.
+
+        Raises:
+            NotFound. NotSupported, InvalidRequest: as `egress`. Else as `Networks.set_network`.
+        """
+        found = await self.find(credential, text_id)
+        change = own_request(SetNetwork, **egress(body, allow_internet=body.allow_internet_access))
+        await self._networks.set_network(credential, str(found.sandbox.sandbox_id), change)
+
+
+def _require_time(timeout_s: int) -> None:
+    if timeout_s <= 0:
+        raise InvalidRequest("timeout: must be greater than 0.")
+
+
+def _require_memory(*, memory: bool) -> None:
+    if not memory:
+        raise NotSupported("memory: false is not supported on this platform: sandboxes keep their memory.")
+
 
 def _without_client_id(text_id: str) -> str:
     """Cut off what old clients append to an id: `<id>-<client>`."""
@@ -173,8 +283,7 @@ def _own_create(body: NewSandboxV2) -> CreateSandbox:
     ):
         if value:
             raise NotSupported(f"{name} is not supported on this platform.")
-    if body.timeout <= 0:
-        raise InvalidRequest("timeout: must be greater than 0.")
+    _require_time(body.timeout)
     if not body.auto_pause_memory:
         if not body.auto_pause:
             raise InvalidRequest("autoPauseMemory: false is of use with autoPause only.")
@@ -189,6 +298,7 @@ def _own_create(body: NewSandboxV2) -> CreateSandbox:
         auto_resume=body.auto_resume is not None and body.auto_resume.enabled,
         # A paused sandbox has no end, whatever it was when it ran.
         lift_on_pause=True,
+        resume_lifetime_sec=body.timeout,
         envs=body.env_vars,
         network=egress(body.network, allow_internet=body.allow_internet_access),
         metadata=body.metadata,

@@ -5,8 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from wrenn.base.units import MIB
 from wrenn.control.e2b.sandbox_types import CLIENT_ID, ENVD_VERSION
+from wrenn.control.e2b.template_names import DEFAULT_TAG
 from wrenn.control.sandboxes import Sandbox, State
+from wrenn.control.templates import Template
+from wrenn.protocol.samples import Sample
 
 _NO_END: Final = timedelta(days=3650)
 """`endAt` of a sandbox that has no end is so long after its start: clients require the field."""
@@ -51,6 +55,29 @@ def detail_json(sandbox: Sandbox, domain: str | None, token: str | None) -> dict
             "lifecycle": {"autoResume": sandbox.auto_resume, "onTimeout": sandbox.on_expiry},
         }
     )
+
+
+def snapshot_json(template: Template) -> dict[str, object]:
+    """Convert a snapshot to the JSON of `SnapshotInfo`."""
+    name = f"{template.name}:{DEFAULT_TAG}"
+    return {"snapshotID": name, "names": [name]}
+
+
+def metric_json(sandbox: Sandbox, sample: Sample) -> dict[str, object]:
+    """Convert a sample to the JSON of `MetricView`. What the guest did not say is as its host sees it."""
+    memory_b, disk_b = sandbox.memory_mb * MIB, sandbox.disk_size_mb * MIB
+    used, available = sample.guest_mem_used_b, sample.guest_mem_available_b
+    return {
+        "timestamp": _time(datetime.fromtimestamp(sample.at_ms / 1000, UTC)),
+        "timestampUnix": sample.at_ms // 1000,
+        "cpuCount": sandbox.vcpus,
+        "cpuUsedPct": round(sample.cpu_pct, 2),
+        "memUsed": min(sample.mem_b, memory_b) if used is None else used,
+        "memTotal": memory_b if used is None or available is None else used + available,
+        "memCache": 0,
+        "diskUsed": (sample.disk_b or 0) if sample.guest_disk_used_b is None else sample.guest_disk_used_b,
+        "diskTotal": sample.guest_disk_total_b or disk_b,
+    }
 
 
 def _named(sandbox: Sandbox) -> dict[str, object]:

@@ -4,6 +4,7 @@ from wrenn.control.metrics import admin_routes, routes, team_routes
 from wrenn.control.metrics.create_counts import CreateCounts
 from wrenn.control.metrics.live import LiveMetrics
 from wrenn.control.metrics.platform_usage import PlatformUsage
+from wrenn.control.metrics.ranges import SampleRange
 from wrenn.control.metrics.received_samples import ReceivedSamples
 from wrenn.control.metrics.retention import SampleRetention
 from wrenn.control.metrics.sandbox_metrics import SandboxMetrics
@@ -20,6 +21,7 @@ __all__ = [
     "LiveMetrics",
     "PlatformUsage",
     "ReceivedSamples",
+    "SampleRange",
     "SampleRetention",
     "SandboxMetrics",
     "TeamMetrics",

@@ -42,12 +42,13 @@ from wrenn.control.sandboxes.store import (
     running_of_team,
 )
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.sandboxes.types import CreateSandbox, Envs, GuestText, SetTimeout
+from wrenn.control.sandboxes.types import FORK_LIMIT, CreateSandbox, Envs, GuestText, SetNetwork, SetTimeout
 
 routers = (routes.router, operation_routes.router)
 
 __all__ = [
     "ENDED",
+    "FORK_LIMIT",
     "BackOff",
     "Capacity",
     "ChangeNotifier",
@@ -86,6 +87,7 @@ __all__ = [
     "Sandbox",
     "SandboxFilter",
     "SandboxSizeLimits",
+    "SetNetwork",
     "SetTimeout",
     "State",
     "StoreState",

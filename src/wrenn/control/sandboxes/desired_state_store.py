@@ -42,7 +42,7 @@ from wrenn.control.audit import (
     record_cte,
     wire_id,
 )
-from wrenn.control.db import RELEASED, Database, Hints, Transaction
+from wrenn.control.db import RELEASED, Database, Hints, Transaction, in_s
 from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State, move
 from wrenn.control.sandboxes.store import (
@@ -182,16 +182,22 @@ async def set_desired_paused_for_all(database: Database, hints: Hints) -> set[Sa
     return {SandboxId(row.id) for row in found}
 
 
-async def set_desired_running(tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
+async def set_desired_running(
+    tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor, lifetime_sec: int | None = None
+) -> bool:
     """Set the desired state of a paused sandbox to `running`; False: it is not paused, or is being changed already.
 
-    If its lifetime has ended with a pause (`on_expiry` "pause"), it continues without a lifetime.
+    A lifetime begins: `lifetime_sec`, if it is not None, else `resume_lifetime_sec`. If there is neither, and its lifetime has ended
+    with a pause (`on_expiry` "pause"), it continues without a lifetime.
     """
     is_paused = _is_paused()
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
+    begins = case(
+        (_c.resume_lifetime_sec > 0, in_s(_c.resume_lifetime_sec)), (ahead, _c.expires_at), else_=null()
+    )
     wanted = (
         update_desired(Desired.RUNNING, _c.id == sandbox_id.value, is_paused, by=by)
-        .values(expires_at=case((ahead, _c.expires_at), else_=null()))
+        .values(expires_at=begins if lifetime_sec is None else in_s(lifetime_sec))
         .returning(_c.id)
         .cte("wanted")
     )

@@ -28,6 +28,7 @@ class TimeLimits:
         lifetime_sec: seconds from the request until `on_expiry` is done to it; 0: no end.
         auto_resume: a call to it while it is paused resumes it first.
         lift_on_pause: a pause that somebody asks for removes the end of its lifetime.
+        resume_lifetime_sec: seconds of the lifetime that begins with each resume; 0: none begins.
     """
 
     timeout_sec: int = 0
@@ -35,6 +36,7 @@ class TimeLimits:
     on_expiry: OnExpiry = "pause"
     auto_resume: bool = False
     lift_on_pause: bool = False
+    resume_lifetime_sec: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,7 @@ class Sandbox:
     expires_at: datetime | None
     on_expiry: OnExpiry
     lift_on_pause: bool
+    resume_lifetime_sec: int
     auto_resume: bool
     ingress: Ingress
     network: NetworkPolicy

@@ -48,6 +48,8 @@ sandboxes = Table(
     Column("on_expiry", Text, nullable=False, server_default="pause"),
     # A pause that somebody asks for takes `expires_at` away. See "Time-outs" in docs/design/control.md.
     Column("lift_on_pause", Boolean, nullable=False, server_default=text("false")),
+    # The lifetime that begins with each resume, in seconds; 0: none.
+    Column("resume_lifetime_sec", Integer, nullable=False, server_default=text("0")),
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
     # Ports that anybody may visit, without a credential.
     Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),

@@ -127,6 +127,9 @@ class CreateSandbox(RequestBody):
         default=False,
         description="`POST …/pause` removes the end of its lifetime. For clients that renew a short lifetime",
     )
+    resume_lifetime_sec: Seconds = Field(
+        0, description="Seconds of the lifetime that begins with each resume; 0: none begins"
+    )
     envs: Envs = Field(default_factory=dict, description="Environment of every process in the sandbox")
     public_ports: list[Port] = Field(
         default_factory=list[int],
@@ -156,7 +159,12 @@ class CreateSandbox(RequestBody):
     def limits(self) -> TimeLimits:
         """The time limits of the request."""
         return TimeLimits(
-            self.timeout_sec, self.lifetime_sec, self.on_expiry, self.auto_resume, self.lift_on_pause
+            self.timeout_sec,
+            self.lifetime_sec,
+            self.on_expiry,
+            self.auto_resume,
+            self.lift_on_pause,
+            self.resume_lifetime_sec,
         )
 
 
@@ -236,6 +244,7 @@ class SandboxView(BaseModel):
     expires_at: datetime | None = Field(None, description="When `on_expiry` is done to it")
     on_expiry: OnExpiry
     lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
+    resume_lifetime_sec: int = Field(description="Seconds of the lifetime that begins with each resume")
     auto_resume: bool
     public_ports: list[int]
     all_ports_public: bool = False
@@ -277,6 +286,7 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "expires_at": wire_time(sandbox.expires_at),
         "on_expiry": sandbox.on_expiry,
         "lift_on_pause": sandbox.lift_on_pause,
+        "resume_lifetime_sec": sandbox.resume_lifetime_sec,
         "auto_resume": sandbox.auto_resume,
         "public_ports": list(sandbox.ingress.public_ports),
         "all_ports_public": sandbox.ingress.all_ports_public,

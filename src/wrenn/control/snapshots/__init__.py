@@ -6,11 +6,13 @@ from wrenn.control.snapshots.reconciler import SnapshotSweep
 from wrenn.control.snapshots.records import NewVersion, SnapshotSource, SnapshotUploads
 from wrenn.control.snapshots.service import Snapshots
 from wrenn.control.snapshots.storage import BackgroundUploads, NotStoredYet, SnapshotStorage
+from wrenn.control.snapshots.types import CreateSnapshot
 
 routers = (routes.router,)
 
 __all__ = [
     "BackgroundUploads",
+    "CreateSnapshot",
     "NewVersion",
     "NotStoredYet",
     "SnapshotLifecycle",

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from wrenn.base.errors import InvalidRequest
-from wrenn.base.ids import BuildId, HostId, ImageId, SnapshotId, TeamId
+from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, SnapshotId, TeamId
 from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
 from wrenn.protocol.vm_platform import VmPlatform
 
@@ -114,6 +114,7 @@ class Template:
         stored_image_id: of a snapshot: the image that it is in the store; None: it is not there (yet).
         copies: other hosts that fetched the snapshot, some of them if they are many.
         is_layer: it is a layer of a build, which stays on its host.
+        sandbox_id: of a snapshot: the sandbox that it was taken of, which may be gone.
         vcpus, memory_mb, disk_size_mb: of a snapshot the one size that its sandboxes can have; of a base the default
             size, and the least disk.
         vm_platform: of a snapshot: what a host needs to restore it, as far as that is known.
@@ -142,6 +143,7 @@ class Template:
     stored_image_id: ImageId | None = None
     copies: frozenset[HostId] = frozenset()
     is_layer: bool = False
+    sandbox_id: SandboxId | None = None
 
     @property
     def is_platform(self) -> bool:

@@ -29,7 +29,7 @@ from sqlalchemy import (
     update,
 )
 
-from wrenn.base.ids import BuildId, HostId, ImageId, TeamId
+from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
 from wrenn.control.db import Database, Transaction, span_s
@@ -121,6 +121,7 @@ def template_of(row: Row[Any]) -> Template:
         built_at=row.built_at,
         stored_image_id=ImageId(row.stored_image_id) if row.stored_image_id else None,
         copies=frozenset(map(HostId, row.copies or ())),
+        sandbox_id=SandboxId(row.sandbox_id) if row.sandbox_id else None,
     )
 
 

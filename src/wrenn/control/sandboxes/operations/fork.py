@@ -57,8 +57,12 @@ class Forks:
         """Stop the background tasks of requests; expired leases clean up the rest."""
         await self._tasks.close()
 
-    async def fork(self, credential: Credential, text_id: str, count: int) -> list[Sandbox]:
+    async def fork(
+        self, credential: Credential, text_id: str, count: int, *, lifetime_sec: int | None = None
+    ) -> list[Sandbox]:
         """Make `count` copies on the same host and return them when all run. The sandbox itself keeps running.
+
+        `lifetime_sec`: of the copies, from now; None: they end when the sandbox itself does.
 
         A cancellation (the client went away) takes the copies back, as nobody would know them.
 
@@ -80,7 +84,9 @@ class Forks:
             try:
                 await self._snapshots.take(source, snapshot_id)
                 await fault_point("control.fork.after_snapshot")
-                copies = await self._start(sandbox, found.caller.actor, snapshot_id, ids)
+                copies = await self._start(
+                    sandbox, found.caller.actor, snapshot_id, ids, lifetime_sec=lifetime_sec
+                )
                 if not await self._snapshots.retire(snapshot_id):
                     raise Unavailable("The fork took too long and was taken back. Try again.")
             except WrennError:
@@ -113,7 +119,13 @@ class Forks:
         await available.choose(wanted)
 
     async def _start(
-        self, sandbox: Sandbox, by: Actor, snapshot_id: SnapshotId, ids: list[SandboxId]
+        self,
+        sandbox: Sandbox,
+        by: Actor,
+        snapshot_id: SnapshotId,
+        ids: list[SandboxId],
+        *,
+        lifetime_sec: int | None,
     ) -> list[Sandbox]:
         """Insert the copies and return them when all run."""
 
@@ -123,7 +135,13 @@ class Forks:
             await self._snapshots.lock_lease(tx, snapshot_id)
             await lock_active_team(tx, sandbox.team_id)
             if not await placement_store.insert_copies(
-                tx, self._hints, by=by, ids=ids, source=sandbox, snapshot_id=snapshot_id
+                tx,
+                self._hints,
+                by=by,
+                ids=ids,
+                source=sandbox,
+                snapshot_id=snapshot_id,
+                lifetime_sec=lifetime_sec,
             ):
                 raise InvalidState(f"Sandbox {sandbox.sandbox_id} was removed.")
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     bindparam,
     case,
     column,
+    false,
     func,
     insert,
     literal,
@@ -179,6 +180,7 @@ async def insert_sandboxes(
         "expires_at": in_s(limits.lifetime_sec) if limits.lifetime_sec else None,
         "on_expiry": limits.on_expiry,
         "lift_on_pause": limits.lift_on_pause,
+        "resume_lifetime_sec": limits.resume_lifetime_sec,
         "auto_resume": limits.auto_resume,
         "public_ports": list(spec.ingress.public_ports),
         "all_ports_public": spec.ingress.all_ports_public,
@@ -206,28 +208,43 @@ async def insert_copies(
     ids: Sequence[SandboxId],
     source: Sandbox,
     snapshot_id: SnapshotId,
+    lifetime_sec: int | None,
 ) -> bool:
     """Insert copies of `source` that are restored from a snapshot of it; False: `source` has ended.
 
     They get its limits, `envs`, name, labels and network policy, but not its idempotency key and not what its host reported. They
-    do not get a lifetime that its client renews, because nobody would renew theirs.
+    do not get a lifetime that its client renews, because nobody would renew theirs, unless they get one of their own: `lifetime_sec`
+    from now, with the same rules as that of `source`.
     """
     copies = values(column("id", Uuid), name="copies").data([(sandbox_id.value,) for sandbox_id in ids])
     same = [
         _c[name]
         for name in (
             "team_id", "host_id", "template", "template_id", "default_user", "working_dir", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
-            "auto_resume", "public_ports", "all_ports_public", "request_host", "network", "network_revision", "name", "labels", "envs", "host_tags",
+            "resume_lifetime_sec", "auto_resume", "public_ports", "all_ports_public", "request_host", "network", "network_revision", "name", "labels", "envs",
+            "host_tags",
         )
     ]  # fmt: skip
-    expires_at = case((_c.lift_on_pause, null()), else_=_c.expires_at)
+    if lifetime_sec is None:
+        expires_at, lifts = case((_c.lift_on_pause, null()), else_=_c.expires_at), false()
+    else:
+        expires_at, lifts = in_s(lifetime_sec), _c.lift_on_pause
     maker = literal(actor_json(by), JSONB(none_as_null=True))
     rows = (
-        select(copies.c.id, literal(source.image), literal(snapshot_id.value, Uuid), expires_at, maker, *same)
+        select(
+            copies.c.id,
+            literal(source.image),
+            literal(snapshot_id.value, Uuid),
+            expires_at,
+            lifts,
+            maker,
+            *same,
+        )
         .select_from(copies.join(sandboxes, true()))
         .where(_c.id == source.sandbox_id.value, is_live())
     )
-    names = ["id", "image", "snapshot_id", "expires_at", "created_by", *(copied.name for copied in same)]
+    own = ["id", "image", "snapshot_id", "expires_at", "lift_on_pause", "created_by"]
+    names = [*own, *(copied.name for copied in same)]
     inserted = insert(sandboxes).from_select(names, rows).returning(_c.id, _c.team_id).cte("inserted")
     origin = str(source.sandbox_id)
     entry = _created(inserted, by, {"template": source.template, "forked_from": origin})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import Unavailable
+from wrenn.base.errors import InvalidState, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.control.audit import Actor
 from wrenn.control.auth import Credential
@@ -72,6 +72,35 @@ class Resumes:
             self._reconciler.wake()
             return await wait_resumed(change, self._wait_limits)
 
+    async def ensure_running(self, credential: Credential, text_id: str, *, lifetime_sec: int) -> bool:
+        """Wait for a pause or resume in progress; then resume the sandbox if it is paused. Returns whether that was necessary.
+
+        A lifetime of `lifetime_sec` begins with the resume; that of a sandbox that runs does not change.
+
+        Raises:
+            As `resume`. InvalidState: it neither runs nor is paused.
+        """
+        found = await self._lookup.locate(credential, text_id)
+        sandbox = found.sandbox
+        if sandbox.is_usable:
+            return False
+        was_resumed = False
+        with self._changes.watch(sandbox.sandbox_id) as change:
+            change.wake()
+            while True:
+                sandbox = await wait_settled(change, self._wait_limits)
+                if sandbox.is_usable:
+                    return was_resumed
+                if sandbox.status is not State.PAUSED or sandbox.desired is Desired.STOPPED:
+                    raise InvalidState(
+                        f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: it neither runs nor is paused."
+                    )
+                was_resumed |= await self._set_desired_running(sandbox, found.caller.actor, lifetime_sec)
+                self._reconciler.wake()
+                change.wake()
+                await wait_resumed(change, self._wait_limits)
+                change.wake()
+
     async def wake_up(self, sandbox: Sandbox, by: Actor) -> Sandbox:
         """Wait for a pause or resume in progress; then resume a paused sandbox if it has `auto_resume`.
 
@@ -95,7 +124,9 @@ class Resumes:
                 if resumed.is_usable:
                     return resumed
 
-    async def _set_desired_running(self, sandbox: Sandbox, by: Actor) -> bool:
+    async def _set_desired_running(
+        self, sandbox: Sandbox, by: Actor, lifetime_sec: int | None = None
+    ) -> bool:
         """Check capacity and set the desired state to `running`; False: it is not paused, or is being changed already.
 
         Raises:
@@ -114,7 +145,9 @@ class Resumes:
 
         async def want(tx: Transaction) -> bool:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)
-            if not await desired_state_store.set_desired_running(tx, self._hints, sandbox.sandbox_id, by=by):
+            if not await desired_state_store.set_desired_running(
+                tx, self._hints, sandbox.sandbox_id, by=by, lifetime_sec=lifetime_sec
+            ):
                 return False
             available.team.require_within_quota(added_usage(sandbox.vcpus, sandbox.memory_mb))
             await available.choose(wanted)
