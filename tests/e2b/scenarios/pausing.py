@@ -82,10 +82,10 @@ def _wait_for(sandbox: Sandbox, state: SandboxState) -> None:
 
 def fork() -> None:
     sandbox = Sandbox.create(TEMPLATE, timeout=300, metadata={"a": "b"})
-    copies = []
+    copies: list[Sandbox] = []
     try:
         end = sandbox.get_info().end_at
-        copies = sandbox.fork(timeout=60, count=2)
+        copies = [each for each in sandbox.fork(timeout=60, count=2) if isinstance(each, Sandbox)]
         assert len({sandbox.sandbox_id, *(each.sandbox_id for each in copies)}) == 3
         for copy in copies:
             info = copy.get_info()
@@ -137,6 +137,7 @@ async def pause_and_connect_async() -> None:
         again = await AsyncSandbox.connect(sandbox.sandbox_id, timeout=60)
         assert (await again.get_info()).state == SandboxState.RUNNING
         (copy,) = await again.fork(timeout=30)
+        assert isinstance(copy, AsyncSandbox)
         assert await copy.kill()
     finally:
         assert await sandbox.kill()
@@ -168,9 +169,7 @@ def update_network() -> None:
     try:
         assert sandbox.get_info().network == {"deny_out": ["0.0.0.0/0"], "allow_out": ["9.9.9.9"]}
         sandbox.update_network({"allow_out": ["8.8.4.4"]})
-        network = sandbox.get_info().network
-        assert network["allow_out"] == ["8.8.4.4"]
-        assert not network["deny_out"]
+        assert sandbox.get_info().network == {"deny_out": [], "allow_out": ["8.8.4.4"]}
         sandbox.update_network({"allow_internet_access": False})
         assert sandbox.get_info().allow_internet_access is False
         with pytest.raises(SandboxException, match="denyOut"):
