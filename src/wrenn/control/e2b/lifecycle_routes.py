@@ -71,7 +71,7 @@ async def resume_sandbox(
     sandbox = await sandboxes.resume(
         credential, sandbox_id, body.timeout, auto_pause=body.auto_pause, memory=body.memory
     )
-    return JSONResponse(sandbox_json(sandbox, domain, sandboxes.token(sandbox)), 201)
+    return JSONResponse(sandbox_json(sandbox, domain, *sandboxes.tokens(sandbox)), 201)
 
 
 @router.post("/connect", response_model=SandboxView, responses=_CONNECTED)
@@ -84,7 +84,9 @@ async def connect_sandbox(
 ) -> Response:
     """Resume a sandbox if it is paused, and extend its life if it ends earlier. The first version of this endpoint."""
     sandbox, was_resumed = await sandboxes.connect(credential, sandbox_id, body.timeout)
-    return JSONResponse(sandbox_json(sandbox, domain, sandboxes.token(sandbox)), 201 if was_resumed else 200)
+    return JSONResponse(
+        sandbox_json(sandbox, domain, *sandboxes.tokens(sandbox)), 201 if was_resumed else 200
+    )
 
 
 @v2_router.post("/connect", response_model=SandboxView, responses=_CONNECTED)
@@ -97,7 +99,9 @@ async def connect_sandbox_v2(
 ) -> Response:
     """Resume a sandbox if it is paused, and extend its life if it ends earlier."""
     sandbox, was_resumed = await sandboxes.connect(credential, sandbox_id, body.timeout, memory=body.memory)
-    return JSONResponse(sandbox_json(sandbox, domain, sandboxes.token(sandbox)), 201 if was_resumed else 200)
+    return JSONResponse(
+        sandbox_json(sandbox, domain, *sandboxes.tokens(sandbox)), 201 if was_resumed else 200
+    )
 
 
 @router.post("/fork", status_code=201, response_model=list[ForkResult], responses=_CHANGE_REFUSALS)
@@ -117,7 +121,7 @@ async def fork_sandbox(
     copies = await while_connected(
         request, sandboxes.fork(credential, sandbox_id, count=body.count, timeout_s=body.timeout)
     )
-    made = [{"sandbox": sandbox_json(each, domain, sandboxes.token(each))} for each in copies]
+    made = [{"sandbox": sandbox_json(each, domain, *sandboxes.tokens(each))} for each in copies]
     return JSONResponse(made, 201)
 
 

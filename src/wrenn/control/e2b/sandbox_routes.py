@@ -49,9 +49,7 @@ async def create_sandbox_v2(
 ) -> Response:
     """Create a sandbox; answers when it runs."""
     sandbox = await while_connected(request, sandboxes.create(caller, body, idempotency_key))
-    return JSONResponse(
-        sandbox_json(sandbox, domain, sandboxes.token(sandbox), sandboxes.traffic_token(sandbox)), 201
-    )
+    return JSONResponse(sandbox_json(sandbox, domain, *sandboxes.tokens(sandbox)), 201)
 
 
 @router.post("/sandboxes", status_code=201, response_model=SandboxView, responses=_CREATE_REFUSALS)
@@ -66,9 +64,7 @@ async def create_sandbox(
 ) -> Response:
     """Create a sandbox; answers when it runs. The first version of this endpoint."""
     sandbox = await while_connected(request, sandboxes.create(caller, body, idempotency_key))
-    return JSONResponse(
-        sandbox_json(sandbox, domain, sandboxes.token(sandbox), sandboxes.traffic_token(sandbox)), 201
-    )
+    return JSONResponse(sandbox_json(sandbox, domain, *sandboxes.tokens(sandbox)), 201)
 
 
 async def _list_query(

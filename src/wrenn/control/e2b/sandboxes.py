@@ -138,6 +138,10 @@ class E2bSandboxes:
             return None
         return self._traffic_tokens.of(sandbox.sandbox_id).reveal()
 
+    def tokens(self, sandbox: Sandbox) -> tuple[str, str | None]:
+        """Return the token that opens the guest agent of a sandbox, and that of its ports; None: they are public."""
+        return self.token(sandbox), self.traffic_token(sandbox)
+
     def token_for(self, caller: Caller, sandbox: Sandbox) -> str | None:
         """Return the same for callers who may change the sandbox; None: who may only read."""
         return None if caller.scope is Scope.READ else self.token(sandbox)
