@@ -111,6 +111,12 @@ class Box:
         self.upload, self.download = bound(files.upload), bound(files.download)
         self._commands, self._files = commands, files
         self.git = Git(bound, sandbox.git)
+        self.change, self.ports, self.console = (
+            bound(sandbox.change),
+            bound(sandbox.ports),
+            bound(sandbox.console),
+        )
+        self.all_processes, self.download_link = bound(sandbox.processes), bound(files.download_link)
 
     async def watch(self, path: str, **options: Any) -> Watch:
         return Watch(self._do, await self._do(self._files.watch, path, **options))
@@ -133,7 +139,7 @@ class Client(Protocol):
 
     async def create(self, template: str = "minimal", **options: Any) -> Box: ...
     async def connect(self, sandbox_id: str, **options: Any) -> Box: ...
-    async def list(self) -> Any: ...
+    async def list(self, **options: Any) -> Any: ...
     async def templates(self, kind: Any = None) -> Any: ...
     async def delete_template(self, name: str) -> None: ...
     def context(self) -> Any: ...
@@ -152,8 +158,8 @@ class AsyncClient:
     async def delete_template(self, name: str) -> None:
         await AsyncSandbox.delete_template(name)
 
-    async def list(self) -> Any:
-        return await AsyncSandbox.list()
+    async def list(self, **options: Any) -> Any:
+        return await AsyncSandbox.list(**options)
 
     @asynccontextmanager
     async def context(self) -> AsyncGenerator[Box]:
@@ -174,8 +180,8 @@ class SyncClient:
     async def delete_template(self, name: str) -> None:
         await asyncio.to_thread(Sandbox.delete_template, name)
 
-    async def list(self) -> Any:
-        return await asyncio.to_thread(Sandbox.list)
+    async def list(self, **options: Any) -> Any:
+        return await asyncio.to_thread(Sandbox.list, **options)
 
     @asynccontextmanager
     async def context(self) -> AsyncGenerator[Box]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
+import httpx2
 import pytest
 from sdk_clients import Box, Client
 
@@ -170,3 +172,44 @@ async def test_directories_are_made_listed_moved_and_removed(shared_box: Box) ->
     assert (moved.path, moved.size) == ("/tmp/top/moved", 1)
     await shared_box.remove("/tmp/top")
     assert not await shared_box.exists("/tmp/top")
+
+
+async def test_a_sandbox_is_renamed_and_found_by_a_search(client: Client) -> None:
+    box = await client.create(name="before", metadata={"project": "blue"})
+    changed = await box.change(name="after the change", metadata={"project": "needle-in-hay"})
+    assert (changed.name, changed.labels) == ("after the change", {"project": "needle-in-hay"})
+    assert (await box.change(public_ports=[9000, 8000])).public_ports == (8000, 9000)
+    assert (await box.info()).name == "after the change"
+    assert [one.id for one in await client.list(search="NEEDLE-in")] == [box.id]
+    assert await client.list(search="no sandbox has this") == []
+    with pytest.raises(InvalidRequestError):
+        await box.change()
+    await box.kill()
+    with pytest.raises(InvalidStateError):
+        await box.change(name="too late")
+    await box.close()
+
+
+async def test_what_runs_and_listens_in_a_sandbox_is_read(shared_box: Box) -> None:
+    serve = "import socket, time; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); time.sleep(60)"
+    await shared_box.start(["sh", "-c", f'exec python3 -c "{serve}" > /tmp/port'], tag="listener")
+    async with asyncio.timeout(15):
+        while not (number := (await shared_box.run("cat /tmp/port 2>/dev/null || true")).stdout.strip()):
+            await asyncio.sleep(0.05)
+    (found,) = [port for port in await shared_box.ports() if port.port == int(number)]
+    assert (found.addresses, found.public) == (("127.0.0.1",), False)
+    assert found.host.startswith(f"{number}-{shared_box.id}.")
+    (process,) = [process for process in await shared_box.all_processes() if process.tag == "listener"]
+    assert process.managed
+    assert "create_server" in process.command
+    assert isinstance(await shared_box.console(), str)
+
+
+async def test_a_download_link_works_once(shared_box: Box) -> None:
+    await shared_box.write("/tmp/report.txt", "figures")
+    link = await shared_box.download_link("/tmp/report.txt")
+    async with httpx2.AsyncClient(trust_env=False) as browser:
+        assert (await browser.get(link.url)).text == "figures"
+        assert (await browser.get(link.url)).status_code == 404
+    with pytest.raises(NotFoundError):
+        await shared_box.download_link("/tmp/no such file")

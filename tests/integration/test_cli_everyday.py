@@ -11,7 +11,8 @@ import pytest
 
 from wrenn import AsyncSandbox, InvalidRequestError
 
-from .conftest import Platform
+from .conftest import Platform, client
+from .test_control_inspection import console_of
 from .typed_commands import sandbox_id, wrenn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -40,6 +41,28 @@ async def test_a_sandbox_its_files_and_its_processes_are_looked_at(platform: Pla
         f"{path}/exec", json={"cmd": "sleep", "args": ["600"], "background": True, "tag": "job"}
     )
     assert "job  sleep 600" in (await wrenn(platform, "ps", box))[1]
+    code, out, _ = await wrenn(platform, "ps", "--all", box)
+    assert code == 0
+    assert any("job" in line and line.endswith("sleep 600") for line in out.splitlines())
+    code, out, _ = await wrenn(platform, "ports", "--json", box)
+    assert (code, type(json.loads(out))) == (0, list)
+    code, _, _ = await wrenn(platform, "set", box, "--name", "renamed", "-l", "a=b", "--public-port", "8000")
+    assert code == 0
+    found = json.loads((await wrenn(platform, "list", "--search", "renamed", "--json"))[1])
+    assert [(each["id"], each["public_ports"]) for each in found] == [(box, [8000])]
+    assert json.loads((await wrenn(platform, "list", "--search", "other text", "--json"))[1]) == []
+    await wrenn(platform, "set", box, "--public-port", "0")
+    assert (await platform.api.get(path)).json()["public_ports"] == []
+    console_of(platform, box).write_text("booted\x1b[2J\u202e\n")
+    assert (await wrenn(platform, "console", box))[1] == "booted[2J\n"
+    code, out, _ = await wrenn(platform, "download-link", f"{box}:/root/file")
+    async with client(platform.url, None) as browser:
+        assert (await browser.get(out.strip())).text == "content"
+    code, out, _ = await wrenn(
+        platform, "audit", "--search", f"set_public_ports {box}", "--since", "2020-01-01", "--json"
+    )
+    assert [entry["action"] for entry in json.loads(out)] == ["set_public_ports"] * 2
+    assert (await wrenn(platform, "audit", "--follow", "--search", "x"))[0] == 2
 
 
 async def test_several_files_are_copied_and_a_dash_is_a_pipe(platform: Platform, tmp_path: Path):

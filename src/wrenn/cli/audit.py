@@ -5,15 +5,13 @@ from __future__ import annotations
 import json as json_
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from datetime import datetime  # typer reads the annotation
+from typing import Annotated, cast
 
 import typer
 
 from wrenn.cli.output import JsonOption, print_json, print_table
 from wrenn.cli.settings import use_credentials
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 
 def audit(
@@ -25,6 +23,18 @@ def audit(
     ] = None,
     action: Annotated[
         list[str] | None, typer.Option("--action", help="Only this action: create, pause, … Repeatable.")
+    ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", metavar="TEXT", help="Only entries that have all of these words."),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--since",
+            formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
+            help="Only entries of this time and newer ones; without a zone it is local time.",
+        ),
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Keep printing new entries, one on each line.")
@@ -40,10 +50,13 @@ def audit(
 
     use_credentials()
     types, actions = resource_type or [], action or []
+    if follow and (search or since):
+        raise typer.BadParameter("--follow cannot be combined with --search or --since.")
     if follow:
         _follow(types, actions, limit, json=json)
         return
-    entries = list(audit_log(resource_types=types, actions=actions, limit=limit))
+    found = audit_log(resource_types=types, actions=actions, search=search, since=since, limit=limit)
+    entries = list(found)
     if json:
         print_json(entries)
         return

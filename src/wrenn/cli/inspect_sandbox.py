@@ -1,4 +1,4 @@
-"""`wrenn info`, `wrenn ls` and `wrenn ps`: one sandbox, its files, its processes."""
+"""`wrenn info`, `ls`, `ps`, `ports`, `console` and `download-link`: what is in a sandbox."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,7 +18,7 @@ from wrenn.cli.sandboxes import LabelOption, NameFilter, StateFilter, list_
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
-    from wrenn.sdk import SandboxInfo
+    from wrenn.sdk import GuestProcess, ProcessInfo, SandboxInfo
 
 
 def info(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
@@ -112,19 +112,89 @@ def ls(
     print_table(["NAME", "MODE", "OWNER", "SIZE", "MODIFIED"], rows)
 
 
-def ps(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
-    """List the running processes of a sandbox that were started through the platform.
+def ps(
+    sandbox_id: IdArgument,
+    *,
+    every: Annotated[
+        bool,
+        typer.Option("--all", "-a", help="All processes in it, whoever started them, with what they use."),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """List the running processes of a sandbox that were started through the platform, or with --all every one."""
+    from wrenn.sdk import Sandbox
 
-    All processes in it: `wrenn exec ID ps aux`.
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        found = sandbox.processes() if every else sandbox.commands.list()
+    if json:
+        print_json(found)
+        return
+    if every:
+        _print_all(cast("list[GuestProcess]", found))
+        return
+    rows = [[str(p.pid), p.tag or "", shlex.join([p.cmd, *p.args])] for p in cast("list[ProcessInfo]", found)]
+    print_table(["PID", "TAG", "COMMAND"], rows)
+
+
+def _print_all(found: list[GuestProcess]) -> None:
+    rows = [
+        [str(p.pid), p.user, p.state, f"{p.cpu_ms / 1000:.1f}", size(p.memory_bytes), p.tag or "", p.command]
+        for p in found
+    ]
+    print_table(["PID", "USER", "STATE", "CPU S", "MEMORY", "TAG", "COMMAND"], rows)
+
+
+def ports(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
+    """List the ports on which programs in a sandbox accept connections."""
+    from wrenn.sdk import Sandbox
+
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        found = sandbox.ports()
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [str(p.port), p.name or "", ", ".join(p.addresses), "everybody" if p.public else "team", p.host]
+        for p in found
+    ]
+    print_table(["PORT", "PROGRAM", "LISTENS ON", "ACCESS", "HOST"], rows)
+
+
+def console(sandbox_id: IdArgument, *, json: JsonOption = False) -> None:
+    """Print what the kernel and the first process of a sandbox wrote, the last 64 KiB of it.
+
+    For a sandbox that does not answer: it is not asked.
     """
     from wrenn.sdk import Sandbox
 
     use_credentials()
     with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
-        found = sandbox.commands.list()
+        text = sandbox.console()
     if json:
-        print_json(found)
-        return
-    print_table(
-        ["PID", "TAG", "COMMAND"], [[str(p.pid), p.tag or "", shlex.join([p.cmd, *p.args])] for p in found]
-    )
+        print_json({"text": text})
+    else:
+        # Whatever a guest writes must not control the terminal.
+        sys.stdout.write("".join(c if c.isprintable() or c in "\t\n" else "" for c in text))
+
+
+def download_link(
+    source: Annotated[str, typer.Argument(metavar="ID:PATH", help="A file or directory of a sandbox.")],
+    *,
+    archive: Annotated[bool, typer.Option("--archive", help="A directory, as a tar archive.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print a URL with which a browser downloads a file once, without a key, within a minute."""
+    from wrenn.sdk import Sandbox
+
+    place = parsed(source)
+    if isinstance(place, Path):
+        raise typer.BadParameter("ID:PATH names the sandbox before the colon.")
+    use_credentials()
+    with closing(Sandbox.connect(place.sandbox_id, resume=False)) as sandbox:
+        link = sandbox.files.download_link(place.path, archive=archive)
+    if json:
+        print_json(link)
+    else:
+        sys.stdout.write(f"{link.url}\n")

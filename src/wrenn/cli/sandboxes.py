@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wrenn.cli.each import do_each
-from wrenn.cli.lifecycle import IdleOption, LifetimeOption, OnExpiryOption
+from wrenn.cli.lifecycle import IdArgument, IdleOption, LifetimeOption, OnExpiryOption
 from wrenn.cli.network import AllowOption, DenyOption, policy_of
 from wrenn.cli.output import JsonOption, age, print_json, print_table, until
 from wrenn.cli.settings import use_credentials
@@ -102,6 +103,10 @@ def list_(
     name: NameFilter = None,
     label: LabelOption = None,
     state: StateFilter = None,
+    search: Annotated[
+        str | None,
+        typer.Option("--search", metavar="TEXT", help="Only with this text in id, name, template or labels."),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Maximum number of sandboxes, newest first.", show_default=False)
     ] = None,
@@ -112,7 +117,7 @@ def list_(
 
     use_credentials()
     labels = variables(label, option="--label")
-    found = Sandbox.list(name=name, metadata=labels, state=state or None, limit=limit)
+    found = Sandbox.list(name=name, metadata=labels, state=state or None, search=search, limit=limit)
     if json:
         print_json(found)
         return
@@ -127,6 +132,32 @@ def list_(
         columns.append("LIFETIME")
         rows = [[*row, end] for row, end in zip(rows, ends, strict=True)]
     print_table(columns, rows)
+
+
+def set_(
+    sandbox_id: IdArgument,
+    *,
+    name: Annotated[str | None, typer.Option("--name", help="What people call it; empty: no name.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", "-l", metavar="K=V", help="A metadata entry, in place of all. Repeatable."),
+    ] = None,
+    public_port: Annotated[
+        list[int] | None,
+        typer.Option(metavar="PORT", help="Port that needs no key, in place of all. Repeatable; 0: none."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Change the name, labels or public ports of a sandbox. What has no option is not changed."""
+    from wrenn.sdk import Sandbox
+
+    labels = variables(label, option="--label") if label else None
+    ports = None if not public_port else [port for port in public_port if port != 0]
+    use_credentials()
+    with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
+        info = sandbox.change(name=name, metadata=labels, public_ports=ports)
+    if json:
+        print_json(info)
 
 
 def _size(info: SandboxInfo) -> str:

@@ -461,6 +461,79 @@ class ProcessInfo:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class GuestProcess:
+    """A process of a sandbox, whoever started it.
+
+    `state` is the letter that the kernel prints, `command` is cut at 512 characters, `cpu_ms` the CPU time used so far. A
+    `managed` one was started through the platform, so its output can be followed; `tag` is its own then.
+    """
+
+    pid: int
+    ppid: int
+    user: str
+    state: str
+    command: str
+    cpu_ms: int
+    memory_bytes: int
+    threads: int
+    managed: bool
+    tag: str | None
+
+    @classmethod
+    def parse(cls, fields: Fields) -> GuestProcess:
+        """Parse the platform's process object."""
+        return cls(
+            pid=fields.integer("pid"),
+            ppid=fields.integer("ppid"),
+            user=fields.text("user"),
+            state=fields.text("state"),
+            command=fields.text("command"),
+            cpu_ms=fields.integer("cpu_ms"),
+            memory_bytes=fields.integer("memory_bytes"),
+            threads=fields.integer("threads"),
+            managed=fields.flag("managed"),
+            tag=fields.optional_text("tag"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningPort:
+    """A port on which programs of a sandbox accept connections. `pid` and `name`: a program that has it, None: not known."""
+
+    port: int
+    addresses: tuple[str, ...]
+    pid: int | None
+    name: str | None
+    public: bool
+    host: str
+
+    @classmethod
+    def parse(cls, fields: Fields) -> ListeningPort:
+        """Parse the platform's port object."""
+        return cls(
+            port=fields.integer("port"),
+            addresses=fields.texts("addresses"),
+            pid=fields.optional_integer("pid"),
+            name=fields.optional_text("name"),
+            public=fields.flag("public"),
+            host=fields.text("host"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadLink:
+    """A URL with which a browser downloads a file once, without a key, until it expires."""
+
+    url: str
+    expires_at: datetime
+
+    @classmethod
+    def parse(cls, fields: Fields) -> DownloadLink:
+        """Parse the platform's link object."""
+        return cls(fields.text("url"), fields.time("expires_at"))
+
+
 def _time_of(seconds: int) -> datetime:
     """Convert a file's time, which its owner can set arbitrarily: a time out of range becomes the nearest valid one."""
     return datetime.fromtimestamp(min(max(seconds, _FIRST_TIME_S), _LAST_TIME_S), UTC)

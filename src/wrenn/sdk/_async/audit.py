@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
+from datetime import UTC, datetime
 
 from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._parse import Fields, json_of
@@ -16,15 +17,19 @@ async def audit_log(
     *,
     resource_types: Iterable[str] = (),
     actions: Iterable[str] = (),
+    search: str | None = None,
+    since: datetime | None = None,
     limit: int | None = None,
     api_key: str | None = None,
     base_url: str | None = None,
 ) -> AsyncGenerator[AuditEntry]:
     """Iterate over the team's audit log, newest first: all entries, or up to `limit`.
 
-    Pages are fetched while the iterator advances. Entries written meanwhile are not included.
+    `search`: words that must all be in who did it, what, to what, or its details. `since`: only entries of this time and newer
+    ones. Pages are fetched while the iterator advances. Entries written meanwhile are not included.
     """
     params = {"resource_type": ",".join(resource_types), "action": ",".join(actions)}
+    params |= {"q": search or "", "since": since.astimezone(UTC).isoformat() if since else ""}
     cursor: dict[str, str] = {}
     left = limit
     api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
@@ -42,9 +47,10 @@ async def audit_log(
             entries = [AuditEntry.parse(fields) for fields in page.objects("items", "audit entry")]
             for entry in entries:
                 yield entry
-            if len(entries) < count:
+            # A page of a search may have few entries, or none, and not be the last one.
+            if not page.optional_text("next_before") or (not search and len(entries) < count):
                 return
-            left = None if left is None else left - count
+            left = None if left is None else left - len(entries)
             cursor = {"before": page.text("next_before"), "before_id": page.text("next_before_id")}
     finally:
         await api.close()

@@ -16,7 +16,7 @@ from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of, remote
 from wrenn.sdk._source import as_bytes
 from wrenn.sdk.errors import ConflictError, InvalidRequestError, NotFoundError
-from wrenn.sdk.types import FileEntry
+from wrenn.sdk.types import DownloadLink, FileEntry
 
 STREAM_ABOVE_B: Final = 8 * 1024 * 1024
 """Larger contents, and those of unknown size, are streamed."""
@@ -176,6 +176,24 @@ class AsyncFiles:
         await copying.upload(
             self, self._api, source, path, owner=owner, atomic=atomic, user=user, on_progress=on_progress
         )
+
+    async def download_link(
+        self, path: RemotePath, *, archive: bool = False, user: str | None = None
+    ) -> DownloadLink:
+        """Make a link with which a browser downloads a file once, without a key. It is valid for a minute.
+
+        With `archive` a directory is downloaded as a tar archive.
+
+        Raises:
+            NotFoundError: no such file or directory.
+            InvalidStateError: the sandbox does not run.
+        """
+        body = await self._api.call(
+            "POST",
+            self._url("download-link"),
+            json={**message_of(path, user), "archive": archive},
+        )
+        return DownloadLink.parse(Fields("download link", json_of(body)))
 
     async def download(
         self,

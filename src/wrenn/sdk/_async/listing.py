@@ -17,10 +17,14 @@ PAGE_LIMIT: Final = 1000
 
 
 def query_params(
-    name: str | None, metadata: Mapping[str, str] | None, state: Iterable[str] | None
+    name: str | None,
+    metadata: Mapping[str, str] | None,
+    state: Iterable[str] | None,
+    search: str | None = None,
 ) -> list[tuple[str, str]]:
     """Return the query parameters for the filters."""
     query = [("name", name)] if name is not None else []
+    query += [("q", search)] if search is not None else []
     query += [("metadata", f"{key}={value}") for key, value in (metadata or {}).items()]
     return query + ([("state", ",".join(state))] if state is not None else [])
 

@@ -25,6 +25,8 @@ from wrenn.sdk._sync.pty import Pty
 from wrenn.sdk.errors import InvalidRequestError, NotFoundError
 from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
 from wrenn.sdk.types import (
+    GuestProcess,
+    ListeningPort,
     MetricPoint,
     MetricsRange,
     NetworkPolicy,
@@ -170,6 +172,7 @@ class Sandbox:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         state: Iterable[str] | None = None,
+        search: str | None = None,
         limit: int | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
@@ -177,9 +180,10 @@ class Sandbox:
     ) -> builtins.list[SandboxInfo]:
         """List the team's sandboxes that have not ended, newest first; at most `limit`.
 
-        Filters: `name` (`*` matches any text), entries of `metadata`, and `state`, one of several states.
+        Filters: `name` (`*` matches any text), entries of `metadata`, and `state`, one of several states. `search` is
+        text in the id, the name, the template, or the metadata.
         """
-        query = listing.query_params(name, metadata, state)
+        query = listing.query_params(name, metadata, state, search)
         api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
         if limit is not None:
             found = listing.iter_pages(api, query, limit=limit, page_size=listing.PAGE_LIMIT)
@@ -196,6 +200,7 @@ class Sandbox:
         name: str | None = None,
         metadata: Mapping[str, str] | None = None,
         state: Iterable[str] | None = None,
+        search: str | None = None,
         limit: int | None = None,
         page_size: int = listing.PAGE,
         api_key: str | None = None,
@@ -211,7 +216,7 @@ class Sandbox:
             InvalidRequestError: `limit` or `page_size` is out of range.
         """
         settings = client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
-        query = listing.query_params(name, metadata, state)
+        query = listing.query_params(name, metadata, state, search)
         return listing.iter_pages(Api(settings), query, limit=limit, page_size=page_size)
 
     @classmethod
@@ -403,6 +408,63 @@ class Sandbox:
             repeatable=True,
         )
         return SandboxInfo.parse(Fields("sandbox", json_of(body)))
+
+    def change(
+        self,
+        *,
+        name: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        public_ports: Iterable[int] | None = None,
+    ) -> SandboxInfo:
+        """Change the name, metadata or public ports, and return the updated sandbox. What is None is not changed.
+
+        `metadata` and `public_ports` replace all that there are; an empty name removes it. Does not count as use.
+
+        Raises:
+            InvalidStateError: it has ended.
+        """
+        options = {
+            "name": name,
+            "metadata": None if metadata is None else dict(metadata),
+            "public_ports": None if public_ports is None else list(public_ports),
+        }
+        message = {key: value for key, value in options.items() if value is not None}
+        if not message:
+            raise InvalidRequestError("Nothing to change: give name, metadata or public_ports.")
+        body = self._api.call("PATCH", path_of(self.id), json=message, repeatable=True)
+        return SandboxInfo.parse(Fields("sandbox", json_of(body)))
+
+    def ports(self) -> builtins.list[ListeningPort]:
+        """List the ports on which its programs accept connections. Does not count as use, nor resume it.
+
+        Raises:
+            InvalidStateError: it does not run.
+        """
+        answer = Fields("ports", json_of(self._api.call("GET", path_of(self.id, "ports"), repeatable=True)))
+        return [ListeningPort.parse(fields) for fields in answer.objects("ports", "port")]
+
+    def processes(self) -> builtins.list[GuestProcess]:
+        """List all its processes, at most 1024, whoever started them. Does not count as use, nor resume it.
+
+        `commands.list()` has those that were started through the platform.
+
+        Raises:
+            InvalidStateError: it does not run.
+        """
+        body = self._api.call("GET", path_of(self.id, "processes", "all"), repeatable=True)
+        answer = Fields("processes", json_of(body))
+        return [GuestProcess.parse(fields) for fields in answer.objects("processes", "process")]
+
+    def console(self) -> str:
+        """Return what its kernel and first process wrote since it was started or resumed, at most the last 64 KiB.
+
+        The sandbox itself is not asked, so this works when nothing in it answers.
+
+        Raises:
+            InvalidStateError: it does not run.
+        """
+        body = self._api.call("GET", path_of(self.id, "console"), repeatable=True)
+        return Fields("console", json_of(body)).text("text")
 
     def set_disk(self, disk_size_mb: int) -> SandboxInfo:
         """Enlarge the disk, while running or paused, and return the updated sandbox. Files and processes are not affected.
