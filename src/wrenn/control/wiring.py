@@ -52,6 +52,7 @@ from wrenn.control.e2b import (
     E2bSandboxes,
     E2bSnapshots,
     E2bTemplates,
+    TemplateLookup,
     build_e2b_app,
 )
 from wrenn.control.enrolment import Enrolment
@@ -390,6 +391,7 @@ def _build(
     )
     e2b_sandboxes = E2bSandboxes(
         lookup=sandboxes.lookup,
+        template_lookup=TemplateLookup(sandboxes.templates),
         creations=sandboxes.creations,
         deletions=sandboxes.deletions,
         pauses=sandboxes.pauses,

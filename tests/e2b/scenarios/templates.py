@@ -181,3 +181,15 @@ async def build_async() -> None:
         assert (await sandbox.commands.run("cat /tmp/async.txt")).stdout == "one\n"
     finally:
         await sandbox.kill()
+
+
+def the_default_template_is_there() -> None:
+    # `base`, which no host of the tests has built.
+    sandbox = Sandbox.create(timeout=60)
+    try:
+        assert sandbox.commands.run("echo base").stdout == "base\n"
+    finally:
+        sandbox.kill()
+    name = _name()
+    Template.build(Template().from_base_image().run_cmd("pwd; whoami > owner"), name)
+    assert _sandbox_output(name, "cat /home/user/owner") == "user\n"

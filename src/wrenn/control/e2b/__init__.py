@@ -5,6 +5,7 @@ from wrenn.control.e2b.builder_files import BuilderFiles, BuilderRetention
 from wrenn.control.e2b.metrics import E2bMetrics
 from wrenn.control.e2b.sandboxes import E2bSandboxes
 from wrenn.control.e2b.snapshots import E2bSnapshots
+from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.e2b.templates import E2bTemplates
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "E2bSandboxes",
     "E2bSnapshots",
     "E2bTemplates",
+    "TemplateLookup",
     "build_e2b_app",
 ]

@@ -18,7 +18,7 @@ from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.metadata_filter import parse_metadata_filter
 from wrenn.control.e2b.network import egress, ingress
 from wrenn.control.e2b.sandbox_types import NetworkUpdate, NewSandboxV2
-from wrenn.control.e2b.template_names import own_reference
+from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.proxy import AccessTokens, TrafficTokens
 from wrenn.control.sandboxes import (
     ENDED,
@@ -64,6 +64,7 @@ class E2bSandboxes:
         self,
         *,
         lookup: Lookup,
+        template_lookup: TemplateLookup,
         creations: Creations,
         deletions: Deletions,
         pauses: Pauses,
@@ -75,6 +76,7 @@ class E2bSandboxes:
         traffic_tokens: TrafficTokens,
     ) -> None:
         self._lookup = lookup
+        self._template_lookup = template_lookup
         self._creations = creations
         self._deletions = deletions
         self._pauses = pauses
@@ -91,7 +93,8 @@ class E2bSandboxes:
         Raises:
             NotSupported: it needs what this platform does not have. Else as `Creations.create`.
         """
-        return await self._creations.create(caller, _own_create(body), idempotency_key)
+        template = await self._template_lookup.reference(caller, body.template_id)
+        return await self._creations.create(caller, _own_create(body, template), idempotency_key)
 
     async def list(self, caller: Caller, query: ListQuery) -> tuple[list[Sandbox], str | None]:
         """Return a page of the caller's sandboxes, and the cursor of the next page.
@@ -279,7 +282,7 @@ def _without_client_id(text_id: str) -> str:
     return text_id.removeprefix("cl-").partition("-")[0]
 
 
-def _own_create(body: NewSandboxV2) -> CreateSandbox:
+def _own_create(body: NewSandboxV2, template: str) -> CreateSandbox:
     for name, value in (
         ("mcp", body.mcp),
         ("iam", body.iam),
@@ -296,7 +299,7 @@ def _own_create(body: NewSandboxV2) -> CreateSandbox:
         raise NotSupported("autoPauseMemory: a pause without memory is not supported on this platform.")
     return own_request(
         CreateSandbox,
-        template=own_reference(body.template_id),
+        template=template,
         lifetime_sec=body.timeout,
         on_expiry="pause" if body.auto_pause else "kill",
         auto_resume=body.auto_resume is not None and body.auto_resume.enabled,

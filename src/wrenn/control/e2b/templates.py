@@ -23,9 +23,10 @@ from wrenn.control.e2b.bodies import own_request
 from wrenn.control.e2b.builder_files import BuilderFiles
 from wrenn.control.e2b.builder_steps import DEFAULT_USER, BuilderRecipe, builder_recipe
 from wrenn.control.e2b.errors import NotSupported
+from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.e2b.template_names import BASE_TEMPLATE, DEFAULT_TAG, client_tag, own_reference, own_tag
 from wrenn.control.e2b.template_types import BuildStart, NewTemplateBuild
-from wrenn.control.templates import DEFAULT_TEMPLATE, Reference, Template, Templates
+from wrenn.control.templates import Reference, Template, Templates
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS
 
 LOG_PAGE: Final = 100
@@ -60,6 +61,7 @@ class E2bTemplates:
         self._database = database
         self._builds = builds
         self._templates = templates
+        self._lookup = TemplateLookup(templates)
         self.files = files
 
     async def announce(self, caller: Caller, body: NewTemplateBuild) -> AnnouncedBuild:
@@ -227,12 +229,10 @@ class E2bTemplates:
             raise InvalidRequest("Give either fromImage or fromTemplate.")
         if body.from_image and _BASE_IMAGE.fullmatch(body.from_image) is None:
             return f"docker://{body.from_image}", DEFAULT_USER, True
-        reference = own_reference(body.from_template or BASE_TEMPLATE)
+        reference = await self._lookup.reference(caller, body.from_template or BASE_TEMPLATE)
         name = reference.partition(":")[0]
         if await self._templates.is_built_by_hosts(caller, name):
             return f"template://{name}", DEFAULT_USER, True
-        if name == BASE_TEMPLATE and not await self._templates.versions(caller, name):
-            return f"template://{DEFAULT_TEMPLATE}", DEFAULT_USER, True
         found = await self._templates.get(caller, reference)
         user = found.defaults.user
         return f"template://{reference}", user or DEFAULT_USER, not user
