@@ -153,7 +153,7 @@ _CHARTS = {
     "scatter": "plt.scatter([1, 2], [3, 4], label='dots'); plt.yscale('log'); plt.ylabel('Size [m]')",
     "bar": "plt.bar(['a', 'b'], [1, 2], label='things')",
     "pie": "plt.pie([1, 3], labels=['x', 'y'], autopct='%1.1f%%')",
-    "box_and_whisker": "plt.boxplot([[1, 2, 3, 4, 5, 30], [2, 3, 4]])",
+    "box_and_whisker": "plt.boxplot([[1, 2, 3, 4, 5, 30], [2, 3, 4], [1, 2, 3, 9]])",
     "unknown": "plt.imshow([[1, 2], [3, 4]])",
     "superchart": "_, (a, b) = plt.subplots(1, 2); a.plot([1, 2]); b.bar(['q'], [1])",
 }
@@ -203,7 +203,7 @@ def test_slices_have_labels_and_angles(interpreter: Interpreter):
 
 
 def test_boxes_have_quartiles_and_outliers(interpreter: Interpreter):
-    first, second = _chart(interpreter, "box_and_whisker").elements
+    first, second, third = _chart(interpreter, "box_and_whisker").elements
     assert (first.min, first.first_quartile, first.median, first.third_quartile, first.max) == (
         1,
         2.25,
@@ -213,6 +213,7 @@ def test_boxes_have_quartiles_and_outliers(interpreter: Interpreter):
     )
     assert first.outliers == [30]
     assert (second.min, second.median, second.max, second.outliers) == (2, 3, 4, [])
+    assert third.median == 2.5
 
 
 def test_several_axes_make_a_superchart_and_an_image_is_unknown(interpreter: Interpreter):

@@ -183,11 +183,9 @@ def _boxes(axes: Any) -> list[dict[str, Any]] | None:
         within = [
             line.get_xydata() for line in rest if len(line.get_xdata()) and _is_within(line, left, right)
         ]
-        medians = [
-            xy[0][1]
-            for xy in within
-            if len(xy) == 2 and xy[0][1] == xy[1][1] and first <= xy[0][1] <= third and xy[0][0] != middle
-        ]
+        level = [xy for xy in within if len(xy) == 2 and xy[0][1] == xy[1][1] and first <= xy[0][1] <= third]
+        # The ends of the whiskers may be at the edge of the box; the line of the median is the widest one.
+        level.sort(key=lambda xy: abs(xy[1][0] - xy[0][0]))
         ends = [y for xy in within if len(xy) == 2 and xy[0][0] == xy[1][0] for y in xy[:, 1]]
         low, high = min([first, *ends]), max([third, *ends])
         outliers = [y for xy in within for x, y in xy if x == middle and not low <= y <= high]
@@ -195,7 +193,7 @@ def _boxes(axes: Any) -> list[dict[str, Any]] | None:
             {
                 "label": names[index] if index < len(names) else str(index + 1),
                 "min": _plain(low), "first_quartile": _plain(first),
-                "median": _plain(medians[0] if medians else (first + third) / 2),
+                "median": _plain(level[-1][0][1] if level else (first + third) / 2),
                 "third_quartile": _plain(third), "max": _plain(high), "outliers": [_plain(y) for y in outliers],
             }
         )  # fmt: skip
