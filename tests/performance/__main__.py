@@ -16,6 +16,7 @@ from tests.performance.attacks import attacks
 from tests.performance.cached_builds import cached_builds
 from tests.performance.creates import creates
 from tests.performance.dashboard import dashboard
+from tests.performance.e2b_creates import e2b_creates
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
@@ -38,6 +39,7 @@ BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
 ROOT = Path(__file__).resolve().parent.parent.parent
 BENCHES = {
     "creates": creates,
+    "e2b_creates": e2b_creates,
     "accounts": accounts,
     "execs": execs,
     "transfers": transfers,

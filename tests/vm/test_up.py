@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -44,6 +45,14 @@ async def wrenn(place: Path, *arguments: str) -> tuple[int, str]:
     return process.returncode, output.decode(errors="replace")
 
 
+E2B_PROGRAM = """
+from e2b import Sandbox
+sandbox = Sandbox.create("minimal")
+print(sandbox.commands.run("echo Hello from e2b", user="root").stdout, end="")
+sandbox.kill()
+"""
+
+
 async def test_up_runs_the_main_job_twice_repairs_itself_and_down_leaves_nothing(place: Path) -> None:
     listen = f"127.0.0.1:{free_port()}"
     try:
@@ -57,6 +66,18 @@ async def test_up_runs_the_main_job_twice_repairs_itself_and_down_leaves_nothing
             line.split("=", 1) for line in (place / "env").read_text().splitlines() if "=" in line
         )
         assert settings["WRENN_API_KEY"] not in output, "the key is not shown"
+
+        # With the same file a program for e2b runs, as it is.
+        used = f"set -eu; . {place}/env; exec {sys.executable} -c '{E2B_PROGRAM}'"
+        ran = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-c", used],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert ran.stdout == "Hello from e2b\n", ran.stderr
 
         code, output = await wrenn(place, "up", "--demo", "--listen", listen)
         assert (code, "Already running" in output) == (0, True), output

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
+_OWN: Final = "WRENN_"
 
 
 def data_dir(given: Path | None = None) -> Path:
@@ -34,7 +35,8 @@ def use_credentials() -> None:
     if os.environ.get("WRENN_BASE_URL") and chosen_base_url() != found.get("WRENN_BASE_URL"):
         return
     for name, value in found.items():
-        os.environ.setdefault(name, value)
+        if name.startswith(_OWN):
+            os.environ.setdefault(name, value)
 
 
 def use_profile(name: str) -> None:
@@ -43,12 +45,12 @@ def use_profile(name: str) -> None:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Read the `WRENN_…` settings in a data folder's `env`; empty if it is missing or not readable."""
+    """Read the settings in a data folder's `env`, those for clients of e2b too; empty if it is missing or not readable."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
         return {}
-    pairs = (line.partition("=") for line in lines if line.startswith("WRENN_") and "=" in line)
+    pairs = (line.partition("=") for line in lines if line.startswith((_OWN, "E2B_")) and "=" in line)
     return {name: value for name, _, value in pairs}
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
 from wrenn.base.errors import WrennError as PlatformError
@@ -24,8 +24,12 @@ from wrenn.cli.up.progress import Progress
 from wrenn.cli.up.registration import ensure_registration
 from wrenn.cli.up.services import AGENT, CONTROL, SUPERVISOR, supervisor
 from wrenn.cli.up.take_down import stop_programs
+from wrenn.protocol.api import E2B_PREFIX
 from wrenn.sdk import AuthenticationError, WrennError
 from wrenn.sdk.health import platform_version
+
+if TYPE_CHECKING:
+    from wrenn.control.identity import KeyFormat
 
 READY_TIMEOUT_S: Final = 60.0
 """Longest time until control plane and agent respond; the first start of PostgreSQL and a KVM probe take some
@@ -82,7 +86,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
                     undo.push("stop the programs", partial(stop_programs, layout))
                 await _wait_ready(layout, listen)
             with progress.step("First user, team and API key"):
-                await _ensure_key(layout, listen)
+                await _ensure_keys(layout, listen)
             await _warm_up(layout, progress)
             undo.keep()
     return Platform(listen.url, was_running=False)
@@ -159,21 +163,31 @@ async def _control_answers(listen: Address) -> bool:
     return True
 
 
-async def _ensure_key(layout: Layout, listen: Address) -> None:
-    """Make sure that `D/env` has a valid key: the existing one, or a new one."""
+async def _ensure_keys(layout: Layout, listen: Address) -> None:
+    """Make sure that `D/env` has valid keys, one for this platform's own clients and one for those of e2b: the existing ones, or new ones."""
+    from wrenn.control.identity import KeyFormat
+
+    known = read_env(layout.env)
+    wanted = {
+        "WRENN_BASE_URL": listen.url,
+        "WRENN_API_KEY": await _valid_key(known.get("WRENN_API_KEY"), KeyFormat.WRENN, layout, listen),
+        "E2B_API_URL": f"{listen.url}{E2B_PREFIX}",
+        "E2B_SANDBOX_URL": listen.url,
+        "E2B_API_KEY": await _valid_key(known.get("E2B_API_KEY"), KeyFormat.E2B, layout, listen),
+    }
+    if known != wanted:
+        lines = [f"{name}={value}" for name, value in wanted.items()]
+        write_private(layout.env, "\n".join([*lines, f"export {' '.join(wanted)}"]) + "\n")
+
+
+async def _valid_key(key: str | None, key_format: KeyFormat, layout: Layout, listen: Address) -> str:
+    """Return the key if it is valid, else a new one of this form."""
     from wrenn.control.identity.bootstrap import bootstrap
     from wrenn.sdk import AsyncSandbox
 
-    known = read_env(layout.env)
-    key = known.get("WRENN_API_KEY")
     if key is not None:
         try:
             await AsyncSandbox.list(api_key=key, base_url=listen.url)
         except AuthenticationError:
             key = None
-    if key is None:
-        key = (await bootstrap(await database.ensure(layout.data_dir))).reveal()
-    wanted = {"WRENN_BASE_URL": listen.url, "WRENN_API_KEY": key}
-    if known != wanted:
-        lines = [f"{name}={value}" for name, value in wanted.items()]
-        write_private(layout.env, "\n".join([*lines, f"export {' '.join(wanted)}"]) + "\n")
+    return key or (await bootstrap(await database.ensure(layout.data_dir), key_format)).reveal()

@@ -39,7 +39,8 @@ def up(
 
     It runs in the background. The command is idempotent.
 
-    Writes WRENN_BASE_URL and WRENN_API_KEY to D/env (default /var/lib/wrenn/env), which only root can read.
+    Writes WRENN_BASE_URL, WRENN_API_KEY, and E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY for clients of e2b, to D/env (default
+    /var/lib/wrenn/env), which only root can read.
     """
     from wrenn.cli.up.bring_up import bring_up
     from wrenn.cli.up.demo import demonstrate, print_next_steps

@@ -6,26 +6,27 @@ from typing import Final
 
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction
-from wrenn.control.identity import replace_key, store
+from wrenn.control.identity import KeyFormat, replace_key, store
 
 FIRST_EMAIL: Final = "admin@localhost"
-KEY_NAME: Final = "wrenn up"
+KEY_NAMES: Final = {KeyFormat.WRENN: "wrenn up", KeyFormat.E2B: "wrenn up (e2b)"}
 
 
-async def bootstrap(database_url: str) -> Secret:
-    """Make the first user and team unless they exist, and return a new API key for them.
+async def bootstrap(database_url: str, key_format: KeyFormat = KeyFormat.WRENN) -> Secret:
+    """Make the first user and team unless they exist, and return a new API key for them, in this form.
 
-    The key is shown this once; only its hash is stored. Called again, it makes a new key and the former one stops
+    The key is shown this once; only its hash is stored. Called again, it makes a new key and the former one of this form stops
     working: call it only when the key is lost.
     """
     database = Database(database_url)
+
+    async def make(tx: Transaction) -> Secret:
+        user_id = await store.ensure_user(tx, email=FIRST_EMAIL, name="Admin", is_admin=True)
+        team_id = await store.ensure_default_team(tx, user_id, name="Admin's Team")
+        name = KEY_NAMES[key_format]
+        return await replace_key(tx, team_id=team_id, created_by=user_id, name=name, key_format=key_format)
+
     try:
-        return await database.transaction(_bootstrap)
+        return await database.transaction(make)
     finally:
         await database.close()
-
-
-async def _bootstrap(tx: Transaction) -> Secret:
-    user_id = await store.ensure_user(tx, email=FIRST_EMAIL, name="Admin", is_admin=True)
-    team_id = await store.ensure_default_team(tx, user_id, name="Admin's Team")
-    return await replace_key(tx, team_id=team_id, created_by=user_id, name=KEY_NAME)
