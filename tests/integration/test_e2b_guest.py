@@ -484,3 +484,49 @@ async def test_a_program_may_begin_to_listen_after_the_first_request(platform: P
             assert (await asked).text == "ok"
         finally:
             server.close()
+
+
+async def test_what_a_signed_url_without_a_sandbox_opens_is_no_page_of_the_apis_host(
+    platform: Platform, path: str
+):
+    # Anybody can send such a link to a user of the dashboard, which is under the same host name.
+    files = {
+        "page.html": "application/octet-stream",
+        "code.js": "application/octet-stream",
+        "a.svg": "application/octet-stream",
+    }
+    files |= {"a.png": "image/png", "a.json": "application/json"}
+    async with guest(platform, path) as http:
+        for name in files:
+            await http.post("/files", params={"path": name}, content=b"<script>", headers=_OCTETS)
+    async with client(platform.url, None) as http:
+        for name, kind in files.items():
+            answer = await http.get("/files", params=signed(token_of(platform, path), name))
+            assert answer.text == "<script>"
+            assert answer.headers["content-type"] == kind
+            assert answer.headers["content-disposition"] == "attachment"
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            assert "sandbox" in answer.headers["content-security-policy"]
+
+
+async def test_health_keeps_no_sandbox_awake(platform: Platform, path: str):
+    sandbox_id = path.rpartition("/")[2]
+    used_at = platform.host.age(sandbox_id, 100)
+    async with client(platform.url, None) as http:
+        for _ in range(3):
+            assert (await http.get("/health", headers=routed(path))).status_code == 204
+        assert platform.host.last_active_at(sandbox_id) == used_at
+        refused(await http.post("/health", headers=routed(path)), 401)
+    async with guest(platform, path) as http:
+        assert (await http.get("/metrics")).status_code == 200
+    assert platform.host.last_active_at(sandbox_id) > used_at
+
+
+async def test_a_sandbox_whose_ports_were_all_public_has_only_those_that_are_set(platform: Platform):
+    async with program(answering(OK)) as port:
+        path = await platform.create(all_ports_public=True)
+        async with client(platform.url, None) as http:
+            assert (await http.get("/", headers=named(path, port))).status_code == 200
+            changed = await platform.api.patch(path, json={"public_ports": []})
+            assert changed.status_code == 200, changed.text
+            assert refused(await http.get("/", headers=named(path, port)), 403)

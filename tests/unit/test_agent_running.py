@@ -65,6 +65,13 @@ async def test_a_call_is_activity_from_its_begin_to_its_end(sandbox: RunningSand
     assert sandbox.idle_s(cast("Clock", clock)) == 5
 
 
+async def test_a_stream_that_only_looks_is_no_activity(sandbox: RunningSandbox, clock: StoppedClock):
+    clock.go(7)
+    async with sandbox.open_stream(cast("Clock", clock), counts_as_active=False):
+        assert sandbox.idle_s(cast("Clock", clock)) == 7
+    assert sandbox.idle_s(cast("Clock", clock)) == 7
+
+
 async def test_what_is_attached_is_activity_only_while_it_moves(sandbox: RunningSandbox, clock: StoppedClock):
     clock.go(7)
     async with sandbox.open_stream(cast("Clock", clock)) as stream:

@@ -7,6 +7,7 @@ decided by the platform.
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections import OrderedDict
 from typing import Final
@@ -20,12 +21,16 @@ from pydantic import AnyHttpUrl
 
 from wrenn.mcp.session import Limits, Session, name_of_key
 from wrenn.mcp.tools import INSTRUCTIONS, add_tools
-from wrenn.sdk import AsyncSandbox, AuthenticationError, ForbiddenError, InvalidRequestError, WrennError
+from wrenn.sdk import AsyncSandbox, AuthenticationError, ForbiddenError, WrennError
 from wrenn.sdk.settings import chosen_base_url
 
 _KNOWN_S: Final = 30.0
 """How long a key counts as valid without asking again. Each tool's own call is checked by the platform anyway."""
+_REFUSED_S: Final = 10.0
+"""How long a refused key is refused without asking again: the platform counts wrong keys of this program's address."""
 _KNOWN: Final = 1024
+_KEY: Final = re.compile(r"(?:wrn|e2b)_[0-9a-f]{8,128}")
+"""What can be a key: nothing else is sent to the platform."""
 _LOCAL: Final = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -78,24 +83,33 @@ class PlatformKeys:
 
     def __init__(self) -> None:
         self._valid_until: OrderedDict[bytes, float] = OrderedDict()
+        self._refused_until: OrderedDict[bytes, float] = OrderedDict()
 
     async def verify_token(self, token: str) -> AccessToken | None:
         """Return the client of a key; None: the platform does not know it."""
         digest = hashlib.sha256(token.encode()).digest()
+        if not _KEY.fullmatch(token) or self._refused_until.get(digest, 0) > time.monotonic():
+            return None
         if self._valid_until.get(digest, 0) < time.monotonic():
             try:
                 await AsyncSandbox.list(limit=1, api_key=token)
-            except (AuthenticationError, ForbiddenError, InvalidRequestError):
+            except (AuthenticationError, ForbiddenError):
                 self._valid_until.pop(digest, None)
+                _remember(self._refused_until, digest, _REFUSED_S)
                 return None
             except WrennError:
-                # The platform does not respond now. Each tool tells the model so, and gets nothing without a valid key.
-                return self._client(token)
-            self._valid_until[digest] = time.monotonic() + _KNOWN_S
-            while len(self._valid_until) > _KNOWN:
-                self._valid_until.popitem(last=False)
+                # The platform does not say now. A key that was valid stays so: each tool tells the model what fails.
+                return self._client(token) if digest in self._valid_until else None
+            _remember(self._valid_until, digest, _KNOWN_S)
         return self._client(token)
 
     @staticmethod
     def _client(token: str) -> AccessToken:
         return AccessToken(token=token, client_id=name_of_key(token), scopes=[])
+
+
+def _remember(known: OrderedDict[bytes, float], digest: bytes, keep_s: float) -> None:
+    known[digest] = time.monotonic() + keep_s
+    known.move_to_end(digest)
+    while len(known) > _KNOWN:
+        known.popitem(last=False)

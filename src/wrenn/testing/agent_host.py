@@ -328,6 +328,10 @@ class AgentHost(Installation):
         running.last_active_at = time.time() - seconds
         return running.last_active_at
 
+    def last_active_at(self, sandbox_id: str) -> float:
+        """Return when a running sandbox was used last, in seconds since 1970."""
+        return self.agent.sandboxes.get(SandboxId.parse(sandbox_id)).last_active_at
+
     async def plant(self, sandbox_id: str) -> None:
         """Start a sandbox that no control plane asked for."""
         spec = SandboxSpec(SandboxId.parse(sandbox_id), "", "minimal", Shape(vcpus=1, memory_mb=128))

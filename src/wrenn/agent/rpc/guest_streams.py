@@ -34,6 +34,8 @@ class GuestStream(Protocol):
 class StreamOpener(Protocol):
     """Opens streams to programs in sandboxes. Implemented by the sandbox registry."""
 
-    def open_stream(self, sandbox_id: SandboxId, /) -> AbstractAsyncContextManager[GuestStream]:
-        """Return a context with a stream to a program in the running sandbox."""
+    def open_stream(
+        self, sandbox_id: SandboxId, /, *, counts_as_active: bool = True
+    ) -> AbstractAsyncContextManager[GuestStream]:
+        """Return a context with a stream to a program in the running sandbox. Without `counts_as_active` opening it is no use of it."""
         ...

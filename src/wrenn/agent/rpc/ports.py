@@ -18,7 +18,7 @@ from wrenn.agent.rpc.guest_streams import GuestStream, StreamOpener
 from wrenn.base.errors import InternalError, InvalidRequest, InvalidState, WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.guest import dial_error
-from wrenn.protocol.guest_agent import GUEST_AGENT_PORT
+from wrenn.protocol.guest_agent import GUEST_AGENT_PORT, HEALTH_PATH
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER, ERROR_TEXT_HEADER
 from wrenn.relay import (
     Head,
@@ -69,6 +69,13 @@ class PortStreams:
         sandbox_id, port = SandboxId.parse(place[1]), int(place[3])
         if not 1 <= port <= 65535:
             raise InvalidRequest("A port is a number from 1 to 65535.")
+        if port == GUEST_AGENT_PORT and place[4] == HEALTH_PATH:
+            # Anybody may ask this, so it keeps no sandbox awake.
+            async with self._sandboxes.open_stream(sandbox_id, counts_as_active=False) as stream:
+                await _request(
+                    stream, port, HEALTH_PATH, scope=scope, receive=receive, send=send, is_use=False
+                )
+            return
         async with self._sandboxes.open_stream(sandbox_id) as stream:
             if place[2] == "streams":
                 await _stream(stream, port, scope, receive, send)
@@ -88,18 +95,27 @@ def _target(place: re.Match[str], scope: Scope) -> str:
 
 
 async def _request(
-    stream: GuestStream, port: int, target: str, *, scope: Scope, receive: Receive, send: Send
+    stream: GuestStream,
+    port: int,
+    target: str,
+    *,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    is_use: bool = True,
 ) -> None:
+    mark_active = stream.mark_active if is_use else _no_use
+
     def answered(response: aiohttp.ClientResponse) -> Head:
         head = head_of(response)
         # A process that is followed runs on without its follower, and may never end.
         is_endless = port == GUEST_AGENT_PORT and response.content_type.startswith(_GUEST_AGENT_STREAM)
         stream.mark_open(is_finite=not is_endless)
-        stream.mark_active()
+        mark_active()
         return Head(head.status, _response_headers(head.headers))
 
     ports, headers = stream.ports, _without_ours(end_to_end(scope["headers"]))
-    request = Request(scope, receive, stream.mark_active)
+    request = Request(scope, receive, mark_active)
     if port == GUEST_AGENT_PORT:
         url = ports.agent_url(target)
         await request.read_small_body()
@@ -112,8 +128,12 @@ async def _request(
         send,
         head_of=answered,
         unreachable=lambda error: dial_error(error, port),
-        traffic=stream.mark_active,
+        traffic=mark_active,
     )
+
+
+def _no_use() -> None:
+    """Ignore traffic that does not count as use of the sandbox."""
 
 
 async def _socket(

@@ -771,13 +771,16 @@ class Sandboxes:
             yield running
 
     @asynccontextmanager
-    async def open_stream(self, sandbox_id: SandboxId) -> AsyncGenerator[GuestStream]:
-        """Open a caller's stream to a program in the running sandbox. A pause ends it.
+    async def open_stream(
+        self, sandbox_id: SandboxId, *, counts_as_active: bool = True
+    ) -> AsyncGenerator[GuestStream]:
+        """Open a caller's stream to a program in the running sandbox. A pause ends it. Without `counts_as_active` opening it is no use of it.
 
         Raises:
             as `use`.
         """
-        async with self.get(sandbox_id).open_stream(self._operations.clock) as stream:
+        running = self.get(sandbox_id)
+        async with running.open_stream(self._operations.clock, counts_as_active=counts_as_active) as stream:
             yield stream
 
     def inspect(self, sandbox_id: SandboxId) -> tuple[Record, RunningSandbox | None]:

@@ -170,13 +170,15 @@ class RunningSandbox:
                 self._unused.set()
 
     @asynccontextmanager
-    async def open_stream(self, clock: Clock) -> AsyncGenerator[GuestStream]:
+    async def open_stream(
+        self, clock: Clock, *, counts_as_active: bool = True
+    ) -> AsyncGenerator[GuestStream]:
         """Open a caller's stream to a program in the guest.
 
         Raises:
             as `use`.
         """
-        stream = GuestStream(self, clock)
+        stream = GuestStream(self, clock, counts_as_active=counts_as_active)
         async with self._call(clock, stream):
             yield stream
 

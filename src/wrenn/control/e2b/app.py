@@ -121,13 +121,25 @@ class E2bEdge:
             return
         path: str = scope["path"]
         if path == E2B_PREFIX or path.startswith(f"{E2B_PREFIX}/"):
-            await self._e2b(scope, receive, send)
+            await self._e2b(scope, receive, _uncached(send))
             return
         host = (header_value(scope["headers"], b"host") or b"").decode("latin-1")
         if is_api_host(self._domain, host) and not path.startswith(_OWN_PATHS):
             # In place: what is around this reads the route from the same scope.
             scope["path"] = E2B_PREFIX + path
             scope["raw_path"] = E2B_PREFIX.encode() + (scope.get("raw_path") or path.encode())
-            await self._e2b(scope, receive, send)
+            await self._e2b(scope, receive, _uncached(send))
             return
         await self._api(scope, receive, send)
+
+
+def _uncached(send: Send) -> Send:
+    """Mark every response as one that no cache keeps: some have tokens, and caches do not take a key in `X-API-Key` for a credential."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            kept = [(name, value) for name, value in message["headers"] if name.lower() != b"cache-control"]
+            message = {**message, "headers": [*kept, (b"cache-control", b"no-store")]}
+        await send(message)
+
+    return sent

@@ -12,8 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from wrenn.base.errors import RateLimited, WrennError
+from wrenn.control.quotas import QuotaExceeded
 
 _RETRY_AFTER_S: Final = 1
+_TOO_MANY: Final = 429
 
 
 class NotSupported(WrennError):
@@ -33,12 +35,14 @@ class E2bError(BaseModel):
 
 def error_response(error: WrennError) -> JSONResponse:
     """Build the response for `error`. `Should-Retry` tells e2b's clients whether the same request may succeed later."""
-    body = {"code": error.http_status, "message": error.message, "error_code": error.code}
+    # Its clients know an exhausted limit of a team by this status.
+    status = _TOO_MANY if isinstance(error, QuotaExceeded) else error.http_status
+    body = {"code": status, "message": error.message, "error_code": error.code}
     headers = {"Should-Retry": "true" if error.retryable else "false"}
     if error.retryable:
         pause_s = error.retry_after_s if isinstance(error, RateLimited) else _RETRY_AFTER_S
         headers["Retry-After"] = str(pause_s)
-    return JSONResponse(body, error.http_status, headers)
+    return JSONResponse(body, status, headers)
 
 
 _MEANING: Final = {

@@ -14,7 +14,7 @@ from wrenn.control.http.domain import DomainOf, PortDomain, domain_of
 from wrenn.control.http.errors import ErrorBody, fault_text, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
 from wrenn.control.http.nearest import unknown_name
-from wrenn.control.http.rate_limits import Rates, digest_of
+from wrenn.control.http.rate_limits import Rates, address_of, digest_of
 from wrenn.control.http.services import service, service_of
 from wrenn.control.http.sockets import ClientSocket
 from wrenn.control.http.validation import RequestBody, nul_free_text, plain_text, wire_time, without_none
@@ -34,6 +34,7 @@ __all__ = [
     "PortDomain",
     "Rates",
     "RequestBody",
+    "address_of",
     "body_of",
     "digest_of",
     "domain_of",

@@ -39,7 +39,13 @@ _UNCOUNTED: Final = re.compile(rf"(?:{E2B_PREFIX})?/health|{STORE_PREFIX}/.*")
 """The first asks nobody, and a load balancer asks it all the time. The others have a signature, which is verified before anything
 else is done; an agent reads an image by many of them."""
 _PROVING: Final = ("/v1/", f"{E2B_PREFIX}/")
-_NOT_PROVING: Final = ("/v1/auth/", f"{DOWNLOADS_PREFIX}/", "/v1/hosts/register", "/v1/hosts/auth/")
+_NOT_PROVING: Final = (
+    f"{E2B_PREFIX}/openapi.json",
+    "/v1/auth/",
+    f"{DOWNLOADS_PREFIX}/",
+    "/v1/hosts/register",
+    "/v1/hosts/auth/",
+)
 """Of the paths that are not answered without a credential, these may be."""
 _HOST_TOKEN: Final = (HOST_CREDENTIAL_HEADER.lower().encode(),)
 _OF_HOSTS: Final = re.compile(r"/v1/hosts/[^/]+/(heartbeat|metrics|images/.*)")
@@ -109,7 +115,7 @@ class Rates:
         Raises:
             RateLimited: it is one too many.
         """
-        address = _address_of(scope)
+        address = address_of(scope).encode()
         if credential is not None and credential in self._known:
             _raise_if(self._known.take(credential))
             return Attempt(self, address, credential, holds_guess=False)
@@ -204,9 +210,11 @@ _UNLIMITED: Final = Rate(math.inf, math.inf)
 
 def _credential_of(scope: Scope) -> bytes | None:
     names = _HOST_TOKEN if _OF_HOSTS.fullmatch(scope["path"]) else _CREDENTIALS
-    for name, value in scope["headers"]:
-        if name in names:
-            return digest_of(value, kind=name)
+    # In the order in which they are looked up: a key that is sent goes before everything else.
+    for wanted in names:
+        for name, value in scope["headers"]:
+            if name == wanted:
+                return digest_of(value, kind=name)
     return None
 
 
@@ -215,9 +223,10 @@ def digest_of(credential: bytes, *, kind: bytes = _KEY) -> bytes:
     return hashlib.blake2b(credential, digest_size=16, key=kind).digest()
 
 
-def _address_of(scope: Scope) -> bytes:
+def address_of(scope: Scope) -> str:
+    """Return the address, or network of addresses, whose requests are counted together."""
     client = scope.get("client")
-    return site_of(address_in(client[0]) if client else None).encode()
+    return site_of(address_in(client[0]) if client else None)
 
 
 def _status_of(message: Message) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import Forbidden, NotFound, Unauthorized
+from wrenn.base.errors import Forbidden, InvalidState, NotFound, Unauthorized
 from wrenn.control.auth import SYSTEM, Actor, ApiKey, Authenticator, Caller, Credential, Operation, Tokens
 from wrenn.control.http import digest_of
 from wrenn.control.proxy.access_tokens import AccessTokens, TrafficTokens
@@ -18,7 +18,7 @@ from wrenn.control.proxy.locations import SandboxLocation, SandboxLocations
 from wrenn.control.proxy.lookup_cache import LookupCache
 from wrenn.control.proxy.port_target import PortTarget
 from wrenn.control.proxy.request_head import Visit
-from wrenn.control.sandboxes import Lookup
+from wrenn.control.sandboxes import Lookup, SandboxOfBuild
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,7 @@ class Admission:
         cookie_s: seconds for which the link of the visit is still valid; 0: the visit was not by a link.
         is_public: everybody may visit.
         may_resume: a sandbox that is paused is resumed for the visit, if it has `auto_resume`.
+        is_signed: the visit is by a signed URL of a file.
         grant: the credential that admits the visitor, and its caller; None: a link, a cookie of a link or a public port does.
     """
 
@@ -38,6 +39,7 @@ class Admission:
     cookie_s: int = 0
     is_public: bool = False
     may_resume: bool = True
+    is_signed: bool = False
     grant: tuple[Credential, Caller] | None = None
 
 
@@ -73,7 +75,13 @@ class PortAccess:
             Unauthorized: no valid credential. NotFound: no sandbox of the caller's team. SandboxOfBuild: only its build may use it.
         """
         admission = await self._admitted(visit, target)
-        await self._lookup.require_build_ended(admission.location.sandbox)
+        try:
+            await self._lookup.require_build_ended(admission.location.sandbox)
+        except SandboxOfBuild as error:
+            if admission.grant is not None:
+                raise
+            # Strangers do not learn of builds.
+            raise InvalidState(f"Sandbox {target.sandbox_id} cannot be visited now.") from error
         return admission
 
     async def _admitted(self, visit: Visit, target: PortTarget) -> Admission:
@@ -89,7 +97,9 @@ class PortAccess:
             return Admission(location, caller.actor, grant=(key, caller))
         if target.is_guest_agent:
             self._require_open_call(visit, target)
-            return Admission(await self._existing(target), may_resume=False)
+            return Admission(
+                await self._existing(target), may_resume=False, is_signed=not visit.is_health_check
+            )
         location = await self._locations.find(target.sandbox_id)
         if location is None and target.is_e2b:
             raise NotFound(f"There is no sandbox {target.sandbox_id}.")
@@ -149,11 +159,11 @@ class PortAccess:
             return None
         if visit.traffic_token:
             return digest_of(visit.traffic_token, kind=b"traffic token")
+        if visit.is_foreign:
+            # Its cookies are ignored, and a link in it is no guess: a hostile page must not use up the failed attempts that its reader is allowed.
+            return None
         if visit.link:
             return digest_of(visit.link, kind=b"link")
-        if visit.is_foreign:
-            # Its cookies are ignored: a hostile page must not use up the failed attempts that its reader is allowed.
-            return None
         shown = visit.session or visit.cookie
         return digest_of(shown, kind=b"cookie") if shown else None
 
@@ -165,7 +175,9 @@ class PortAccess:
                 pass
             else:
                 return None
-        signature = b"" if visit.file is None else visit.file.signature
+        signature = b"" if visit.file is None or visit.is_foreign else visit.file.signature
+        if visit.file is not None and visit.file.is_signed_with(self._access_tokens.of(target.sandbox_id)):
+            signature = b""  # right but expired, which is no guess
         shown = visit.access_token or signature
         return digest_of(shown, kind=b"access token") if shown else None
 

@@ -7,6 +7,7 @@ from typing import Final
 from wrenn.base.errors import InvalidState, NotFound, PortClosed, Unauthorized, WrennError
 from wrenn.control.proxy.pages import error_response
 from wrenn.control.proxy.port_target import E2bAddress
+from wrenn.control.quotas import QuotaExceeded
 from wrenn.protocol.guest_agent import GUEST_AGENT_PORT
 from wrenn.relay import Headers
 
@@ -14,6 +15,7 @@ _NOT_FOUND: Final = "The sandbox was not found"
 _PORT_CLOSED: Final = "The sandbox is running but port is not open"
 _BAD_GATEWAY: Final = 502
 _FORBIDDEN: Final = 403
+_TOO_MANY: Final = 429
 
 
 class NoSuchCall(NotFound):
@@ -37,10 +39,14 @@ def e2b_error_response(
         case PortClosed():
             status, message = _BAD_GATEWAY, _PORT_CLOSED
             fields["port"] = address.port
+        case QuotaExceeded():
+            status = _TOO_MANY
         case Unauthorized() if address.port != GUEST_AGENT_PORT:
             # 401 would be that of the program behind the port.
             status = _FORBIDDEN
         case _:
             pass
     fields |= {"message": message, "code": status}
-    return error_response(error, request_id=request_id, as_page=as_page, status=status, fields=fields)
+    return error_response(
+        error, request_id=request_id, as_page=as_page, status=status, fields=fields, message=message
+    )

@@ -22,6 +22,9 @@ _SIGNED: Final = frozenset({b"path", b"username", b"signature_expiration"})
 _UNSIGNED: Final = frozenset({b"mode", b"owner", b"atomic"})
 """Parameters that a signature does not cover: with one of them a URL could create a setuid program."""
 _EXPIRATION_DIGITS: Final = 18
+_PATH_LIMIT_B: Final = 4096
+"""As long as the kernel takes them; a longer one has no valid signature."""
+_USER_LIMIT_B: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,25 @@ class SignedFile:
         has_bad_expiration = b"signature_expiration" in values and (
             not expiration.isdigit() or len(expiration) > _EXPIRATION_DIGITS
         )
+        path, user = values.get(b"path", b""), values.get(b"username", b"")
+        is_long = len(path) > _PATH_LIMIT_B or len(user) > _USER_LIMIT_B
+        can_be_signed = is_clear and not has_bad_expiration and not is_long
         return cls(
-            values.get(b"path", b""),
+            path,
             operation,
-            values.get(b"username", b""),
+            user,
             expiration,
-            values.get(b"signature", b"") if is_clear and not has_bad_expiration else b"",
+            values.get(b"signature", b"") if can_be_signed else b"",
         )
+
+    @property
+    def digest(self) -> bytes:
+        """Identifies the call with its signature; does not reveal them."""
+        parts = (self.path, self.operation, self.user, self.expiration, self.signature)
+        state = hashlib.blake2b(digest_size=16, person=b"signed file")
+        for part in parts:
+            state.update(len(part).to_bytes(8, "big") + part)
+        return state.digest()
 
     def is_signed_with(self, token: Secret) -> bool:
         """Return whether the signature was made with this access token, whether or not it has expired."""

@@ -18,7 +18,7 @@ _LIMIT: Final = 10_000
 
 
 class LookupCache(Generic[K, V]):
-    """Caches the results of `look` by key for `keep_s`. `keep` says which results to cache; errors are not cached."""
+    """Caches the results of `look` by key for `keep_s`, at most `most`. `keep` says which results to cache; errors are not cached."""
 
     def __init__(
         self,
@@ -27,11 +27,13 @@ class LookupCache(Generic[K, V]):
         *,
         keep: Callable[[V], bool] = lambda _: True,
         keep_s: float = KEEP_S,
+        most: int = _LIMIT,
     ) -> None:
         self._look = look
         self._clock = clock
         self._keep = keep
         self._keep_s = keep_s
+        self._most = most
         self._known: dict[K, tuple[float, V]] = {}
         self._looking: dict[K, asyncio.Task[V]] = {}
 
@@ -54,7 +56,7 @@ class LookupCache(Generic[K, V]):
             value = await self._look(key)
             # If the key was forgotten during the lookup, the result may be older than the change.
             if self._looking.get(key) is task and self._keep(value):
-                if len(self._known) >= _LIMIT:
+                if len(self._known) >= self._most:
                     self._known.clear()
                 self._known[key] = at, value
             return value

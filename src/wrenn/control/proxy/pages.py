@@ -40,19 +40,20 @@ def error_response(
     as_page: bool,
     status: int | None = None,
     fields: Mapping[str, object] | None = None,
+    message: str | None = None,
 ) -> tuple[int, Headers, bytes]:
     """Build status, headers and body of an error response: a page for browsers, JSON for programs.
 
-    `status` and `fields` replace the status and the JSON of the platform's own format.
+    `status` and `fields` replace the status and the JSON of the platform's own format; `message` that of a page.
     """
     status = error.http_status if status is None else status
     if as_page:
-        hint = _HINTS.get(error.code, "")
+        hint = _HINTS.get(error.code, "") if message is None else ""
         text = _PAGE.format(
             title=escape(HTTPStatus(status).phrase if status != 499 else "Cancelled"),
-            message=escape(error.message),
+            message=escape(error.message if message is None else message),
             hint=f"<p>{escape(hint)}</p>\n" if hint else "",
-            code=escape(error.code),
+            code=escape(error.code) if message is None else str(status),
             request_id=request_id,
         )
     else:

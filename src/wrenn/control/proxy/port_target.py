@@ -33,7 +33,8 @@ class PortTarget:
 
     Attributes:
         is_tunnel: a tunnel of the port's raw bytes, not HTTP.
-        by_headers: given by headers, so the host name is not that of the port.
+        by_headers: not given by the host name, which may be that of the API.
+        by_signature: given by the signature of a URL, which anybody may open in a browser under any host name.
         is_e2b: addressed as clients of the e2b API do.
     """
 
@@ -41,6 +42,7 @@ class PortTarget:
     port: int
     is_tunnel: bool = False
     by_headers: bool = False
+    by_signature: bool = False
     is_e2b: bool = False
 
     @property
@@ -132,7 +134,7 @@ def _port_target(
         raise InvalidRequest(f"Port {GUEST_AGENT_PORT} is the platform's own.")
     text = sandbox.decode("latin-1")
     sandbox_id = _parse_e2b_id(text) if is_e2b else SandboxId.parse(text)
-    return PortTarget(sandbox_id, number, is_tunnel, by_headers, is_e2b)
+    return PortTarget(sandbox_id, number, is_tunnel=is_tunnel, by_headers=by_headers, is_e2b=is_e2b)
 
 
 def _parse_e2b_id(text: str) -> SandboxId:

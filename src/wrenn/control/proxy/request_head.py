@@ -6,6 +6,7 @@ other host names than its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -22,7 +23,7 @@ from wrenn.relay import Headers, Scope, end_to_end, header_value
 
 _COOKIE: Final = b"wrenn_link"
 _SESSION: Final = VISIT_COOKIE.encode()
-_OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_")
+_OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_", b"oauth_state", b"__host-oauth_state")
 _KEY: Final = API_KEY_HEADER.lower().encode()
 _ACCESS_TOKEN: Final = ACCESS_HEADER.lower().encode()
 _TRAFFIC_TOKEN: Final = E2B_TRAFFIC_HEADER.lower().encode()
@@ -36,6 +37,22 @@ _NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
 _NOT_UNDER_OTHER_NAMES: Final = frozenset(
     {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed"}
 )
+_OF_FILES: Final = frozenset(
+    {
+        b"content-length",
+        b"content-encoding",
+        b"content-range",
+        b"accept-ranges",
+        b"etag",
+        b"last-modified",
+        b"vary",
+    }
+)
+"""Of a response to a signed URL without a sandbox, these headers are forwarded: its host name is that of the API's pages."""
+_INERT_TYPE: Final = re.compile(
+    rb"(?:image/(?!svg)|audio/|video/)[a-z0-9.+-]{1,64}|application/json|text/plain", re.IGNORECASE
+)
+"""Types that a browser neither renders as a page nor runs."""
 _GUEST_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1", "0.0.0.0", "169.254.0.21"})  # noqa: S104
 """Host names that a program may use for itself in URLs."""
 
@@ -89,14 +106,15 @@ def visit_of(scope: Scope) -> Visit:
         else scope["query_string"],
         access_token=header_value(headers, _ACCESS_TOKEN) or b"",
         traffic_token=header_value(headers, _TRAFFIC_TOKEN) or b"",
-        is_health_check=scope["raw_path"] == HEALTH_PATH.encode(),
+        is_health_check=scope["raw_path"] == HEALTH_PATH.encode() and scope.get("method") in ("GET", "HEAD"),
         file=SignedFile.of(scope),
-        is_foreign=_is_foreign(headers),
+        is_foreign=is_foreign(headers),
         wants_page=b"text/html" in (header_value(headers, b"accept") or b""),
     )
 
 
-def _is_foreign(headers: Headers) -> bool:
+def is_foreign(headers: Headers) -> bool:
+    """Return whether a page of another host caused the request."""
     # Sandboxes are neighbours below one domain: for the browser's cookie rules they are the same site.
     origin, host = header_value(headers, b"origin"), header_value(headers, b"host") or b""
     if origin is not None and origin.partition(b"://")[2].lower() != host.lower():
@@ -136,11 +154,12 @@ def _is_ours(name: bytes) -> bool:
     return plain in _OURS or plain.startswith(_OUR_FAMILIES)
 
 
-def request_headers(scope: Scope, *, host: str, access_token: Secret) -> Headers:
+def request_headers(scope: Scope, *, host: str, access_token: Secret, with_cookies: bool = True) -> Headers:
     """Return the headers that are forwarded to the program.
 
     `host` is what the sandbox's owner wants as `Host`; if it is empty it is the client's: programs check it and build URLs from it.
     `access_token` opens the guest agent and is not for programs, which may have tokens of their own in the same header.
+    `with_cookies=False`: the cookies are of another host name than the port's.
     """
     forwarded: Headers = []
     for name, value in end_to_end(scope["headers"]):
@@ -150,6 +169,8 @@ def request_headers(scope: Scope, *, host: str, access_token: Secret) -> Headers
             forwarded.append((name, host.encode("ascii")))
             continue
         if name == b"cookie":
+            if not with_cookies:
+                continue
             remaining = [p for p in value.split(b";") if not _is_our_cookie(p)]
             if remaining:
                 forwarded.append((name, b";".join(remaining).strip()))
@@ -173,6 +194,8 @@ def response_headers(
     Only pages of the same host name may frame a port that is not public. If the port was given by headers, the host name may be that of the API:
     then the response is not cached, and its page is sandboxed (CSP), so that it has no rights of that host name.
     """
+    if target.by_signature:
+        return _inert(headers)
     forwarded: Headers = []
     if not is_public:
         forwarded.append((b"content-security-policy", b"frame-ancestors 'self'"))
@@ -189,6 +212,19 @@ def response_headers(
         else:
             forwarded.append((name, value))
     return forwarded
+
+
+def _inert(headers: Headers) -> Headers:
+    """Return the headers of a file that a browser saves, whatever the guest says about it: no page, no script, no cookie, no redirect."""
+    kind = (header_value(headers, b"content-type") or b"").partition(b";")[0].strip()
+    return [
+        *((name, value) for name, value in headers if name in _OF_FILES),
+        (b"content-type", kind if _INERT_TYPE.fullmatch(kind) else b"application/octet-stream"),
+        (b"content-disposition", b"attachment"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+        (b"content-security-policy", b"sandbox; default-src 'none'; frame-ancestors 'none'"),
+    ]
 
 
 def request_target(scope: Scope, visit: Visit) -> str:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
 from urllib.parse import unquote
@@ -16,14 +17,17 @@ from urllib.parse import unquote
 import aiohttp
 
 from wrenn.base.errors import (
+    DeadlineExceeded,
     InvalidState,
     NotFound,
     PortClosed,
+    RateLimited,
     Unauthorized,
     Unavailable,
     WrennError,
     error_class,
 )
+from wrenn.base.ids import SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
@@ -67,6 +71,10 @@ _ATTEMPTS: Final = 2
 """The cached location may be outdated: if the host says so, it is looked up once more."""
 _E2B_PAUSES_S: Final = (0.1, 0.2, 0.3, 0.4)
 """Clients of the e2b API expect that a program may begin to listen a little after the first request."""
+_SIGNED_AT_ONCE: Final = 32
+"""Visits of one sandbox by signed URLs: a fifth of the connections that its host has to the guest agent."""
+_SIGNED_S: Final = 3600.0
+"""The longest upload or download by a signed URL, as for e2b's own."""
 _CODE: Final = ERROR_CODE_HEADER.encode()
 _TEXT: Final = ERROR_TEXT_HEADER.encode()
 _TEXT_LIMIT: Final = 2 * KIB
@@ -93,6 +101,7 @@ class Visits:
         self._locations = locations
         self._rates = rates
         self._open_calls = open_calls
+        self._signed: Counter[SandboxId] = Counter()
 
     async def serve(self, target: PortTarget, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket, to its end or until the visitor's credential is revoked.
@@ -107,6 +116,8 @@ class Visits:
         async with AsyncExitStack() as stack:
             if admission.grant is not None:
                 await stack.enter_async_context(self._open_calls.while_allowed(*admission.grant))
+            if admission.is_signed:
+                await stack.enter_async_context(self._signed_visit(target))
             if (
                 admission.cookie_s
                 and scope["type"] == "http"
@@ -116,6 +127,23 @@ class Visits:
                 await _set_link_cookie(admission, visit, scope, send)
                 return
             await self._forward(admission, visit, target, scope=scope, receive=receive, send=send)
+
+    @asynccontextmanager
+    async def _signed_visit(self, target: PortTarget) -> AsyncGenerator[None]:
+        """Limit what the holders of signed URLs of one sandbox may use of it: its owner's calls need connections to the guest too."""
+        sandbox_id = target.sandbox_id
+        if self._signed[sandbox_id] >= _SIGNED_AT_ONCE:
+            raise RateLimited(f"More than {_SIGNED_AT_ONCE} signed URLs of this sandbox are in use at once.")
+        self._signed[sandbox_id] += 1
+        try:
+            async with asyncio.timeout(_SIGNED_S):
+                yield
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"A signed URL is served for {_SIGNED_S:.0f} s at most.") from error
+        finally:
+            self._signed[sandbox_id] -= 1
+            if not self._signed[sandbox_id]:
+                del self._signed[sandbox_id]
 
     async def _admit(self, scope: Scope, visit: Visit, target: PortTarget) -> Admission:
         """Let the visitor in, within the rates: a credential is looked up only while its address has guesses left."""
@@ -130,7 +158,8 @@ class Visits:
             attempt.failed()
             raise
         except NotFound:
-            is_proved = True  # the key is good, but another team's
+            # A key was checked before: it is good, but another team's. Other credentials were not.
+            is_proved = visit.key is not None
             raise
         finally:
             attempt.succeeded(proves=is_proved)
@@ -234,7 +263,9 @@ class _Route:
         self._place = PortPlace(
             target.sandbox_id, target.port, request_target(scope, visit), is_tunnel=target.is_tunnel
         )
-        self._headers = request_headers(scope, host=self._request_host, access_token=access_token)
+        self._headers = request_headers(
+            scope, host=self._request_host, access_token=access_token, with_cookies=not target.by_headers
+        )
 
     async def request(self, request: Request, send: Send) -> None:
         end = StreamEnd(self._scope, send) if self._target.is_guest_agent else None

@@ -2,7 +2,7 @@
 
 from wrenn.control.sandboxes import operation_routes, routes
 from wrenn.control.sandboxes.changes import ChangeNotifier
-from wrenn.control.sandboxes.lookup import LocatedSandbox, Lookup, snapshot_source_of
+from wrenn.control.sandboxes.lookup import LocatedSandbox, Lookup, SandboxOfBuild, snapshot_source_of
 from wrenn.control.sandboxes.network_policy import NetworkRules
 from wrenn.control.sandboxes.operations.capacity import Capacity
 from wrenn.control.sandboxes.operations.change_description import DescriptionChanges
@@ -86,6 +86,7 @@ __all__ = [
     "RunningSandboxes",
     "Sandbox",
     "SandboxFilter",
+    "SandboxOfBuild",
     "SandboxSizeLimits",
     "SetNetwork",
     "SetTimeout",

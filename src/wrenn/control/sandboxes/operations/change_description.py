@@ -43,12 +43,8 @@ class DescriptionChanges:
                 now = await description_store.write_description(
                     tx, sandbox_id, name=name, labels=labels, by=by
                 )
-            ports = (
-                now.ingress.public_ports
-                if body.public_ports is None
-                else tuple(sorted(set(body.public_ports)))
-            )
-            if ports != now.ingress.public_ports:
+            ports = None if body.public_ports is None else tuple(sorted(set(body.public_ports)))
+            if ports is not None and (ports != now.ingress.public_ports or now.ingress.all_ports_public):
                 now = await description_store.write_public_ports(
                     tx, sandbox_id, ports, by=by, hints=self._hints
                 )

@@ -29,12 +29,14 @@ async def write_public_ports(
 ) -> Sandbox:
     """Store which ports anybody may visit, with an entry in the audit log that has them; the state does not change.
 
+    A sandbox whose ports were all public has only these afterwards.
+
     Replicas forget what they know of the sandbox, so that a port that is not public any more is closed at once.
     """
     facts = {"ports": ", ".join(map(str, ports))}
     action = AuditAction(Resource.SANDBOX, "set_public_ports", Status.INFO, facts=facts)
     await tx.execute(select(hints.notify()))
-    return await _write(tx, sandbox_id, {"public_ports": list(ports)}, action, by)
+    return await _write(tx, sandbox_id, {"public_ports": list(ports), "all_ports_public": False}, action, by)
 
 
 async def _write(
