@@ -10,8 +10,8 @@ from wrenn.base.errors import InvalidRequest
 _PAIRS_LIMIT: Final = 64
 
 
-def parse_metadata_filter(text: str) -> list[str]:
-    """Parse the filter as it is after the decoding of the query; return pairs `key=value`, which must all hold.
+def parse_metadata_filter(text: str) -> dict[str, str]:
+    """Parse the filter as it is after the decoding of the query; return the entries, which must all hold.
 
     Keys and values are percent-encoded each, then together encoded as a form.
 
@@ -22,7 +22,7 @@ def parse_metadata_filter(text: str) -> list[str]:
         pairs = parse_qsl(
             text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=_PAIRS_LIMIT
         )
-        return [f"{unquote(key, errors='strict')}={unquote(value, errors='strict')}" for key, value in pairs]
+        return {unquote(key, errors="strict"): unquote(value, errors="strict") for key, value in pairs}
     except ValueError as error:
         raise InvalidRequest(
             f"metadata: must be pairs key=value joined by '&', at most {_PAIRS_LIMIT}."

@@ -111,24 +111,19 @@ class SandboxFilter:
         name: str | None = None,
         template: str | None = None,
         created_by: str | None = None,
-        metadata: Sequence[str] = (),
+        metadata: Sequence[str] | Mapping[str, str] = (),
         state: Sequence[str] = (),
         started_after: datetime | None = None,
         sort: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
     ) -> Self:
-        """Parse the query parameters of a list request.
+        """Parse the query parameters of a list request. `metadata`: pairs `key=value`, or the labels themselves.
 
         Raises:
             InvalidRequest: a parameter cannot be read; the message names it.
         """
-        labels: dict[str, str] = {}
-        for pair in metadata:
-            key, equals, value = pair.partition("=")
-            if not key or not equals:
-                raise InvalidRequest("metadata: must be key=value; repeat it for several.")
-            labels[key] = value
+        labels = dict(metadata) if isinstance(metadata, Mapping) else _pairs(metadata)
         texts = (text, name or "", template or "", created_by or "", *labels, *labels.values())
         if any("\0" in part for part in texts):
             raise InvalidRequest("q, name, template, created_by, metadata: must not hold a NUL character.")
@@ -160,6 +155,16 @@ class SandboxFilter:
     def name_pattern(self) -> str:
         """The name as a pattern for SQL's LIKE, with a backslash as escape character."""
         return _escaped(self.name or "").replace("*", "%")
+
+
+def _pairs(metadata: Sequence[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for pair in metadata:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise InvalidRequest("metadata: must be key=value; repeat it for several.")
+        labels[key] = value
+    return labels
 
 
 def _escaped(text: str) -> str:
