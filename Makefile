@@ -34,10 +34,11 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust; build the dashboard
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, an older SDK of e2b, the packages of the examples
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, SDKs of e2b, the packages of the examples
 	@$(PYTHON) tools/setup.py --tests
 	@$(BIN)/python -m tests.s3_server
 	@$(BIN)/python -m tests.e2b.python_sdks
+	@$(BIN)/python -m tests.e2b.node_sdk
 	@$(BIN)/python -m tests.examples.packages
 
 images: setup ## build guest kernel, initramfs and template if they are missing or out of date

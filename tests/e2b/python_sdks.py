@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
 import subprocess
 import sys
@@ -16,13 +14,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).parent.parent.parent
+from tests.e2b.sdk_process import ROOT, SdkProcess
+
 NEWEST: Final = version("e2b")
 OLDER: Final = "2.45.1"
 RELEASES: Final = (NEWEST, OLDER)
-_SCENARIO_TIMEOUT_S: Final = 60.0
 _INSTALL_TIMEOUT_S: Final = 600.0
-_ANSWER_LIMIT_B: Final = 1 << 20
 
 Scenario = Callable[[], Any]
 """A function, or coroutine function, that uses the SDK as a user does; it fails by raising."""
@@ -61,57 +58,22 @@ def install() -> None:
     done.write_text(locked.read_text())
 
 
-class PythonSdk:
-    """A process that runs scenarios with one release of the SDK, one at a time."""
+class PythonSdk(SdkProcess):
+    """A process that runs scenarios with one release of the Python SDK."""
 
     def __init__(self, release: str) -> None:
         self.release = release
-        self.environment: dict[str, str] = {}
-        self._process: asyncio.subprocess.Process | None = None
+        folder = folder_of(release)
+        path = [str(ROOT)] if folder is None else [str(folder), str(ROOT)]
+        super().__init__(
+            f"e2b {release}",
+            [sys.executable, "-m", "tests.e2b.worker"],
+            {"PYTHONPATH": os.pathsep.join(path)},
+        )
 
     async def run(self, scenario: Scenario, environment: Mapping[str, str] | None = None) -> None:
         """Run a scenario, with more variables in its environment if some are given; fails with its traceback if it fails."""
-        process = self._process or await self._start()
-        assert process.stdin is not None, "its input is a pipe"
-        assert process.stdout is not None, "its output is a pipe"
-        request = {
-            "module": scenario.__module__,
-            "name": scenario.__name__,
-            "environment": {**self.environment, **(environment or {})},
-        }
-        process.stdin.write(json.dumps(request).encode() + b"\n")
-        try:
-            async with asyncio.timeout(_SCENARIO_TIMEOUT_S):
-                answer = await process.stdout.readline()
-        except TimeoutError:
-            await self.close()
-            raise AssertionError(f"{scenario.__name__} did not end in {_SCENARIO_TIMEOUT_S:.0f} s") from None
-        assert answer, "the process of the SDK ended"
-        if error := json.loads(answer)["error"]:
-            raise AssertionError(f"with e2b {self.release}:\n{error}")
-
-    async def _start(self) -> asyncio.subprocess.Process:
-        folder = folder_of(self.release)
-        path = [str(ROOT)] if folder is None else [str(folder), str(ROOT)]
-        own = {name: value for name, value in os.environ.items() if not name.startswith("E2B_")}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.e2b.worker",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            cwd=ROOT,
-            env={**own, "PYTHONPATH": os.pathsep.join(path)},
-            limit=_ANSWER_LIMIT_B,
-        )
-        return self._process
-
-    async def close(self) -> None:
-        """End the process."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
-        self._process = None
+        await self.run_named(scenario.__module__, scenario.__name__, environment)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,32 @@ def _wait_for(sandbox: Sandbox, state: SandboxState) -> None:
         time.sleep(0.1)
 
 
+def auto_resume() -> None:
+    sandbox = Sandbox.create(TEMPLATE, timeout=100, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    try:
+        assert sandbox.pause()
+        assert sandbox.commands.run("echo awake", user="root").stdout == "awake\n"
+        info = sandbox.get_info()
+        assert info.state == SandboxState.RUNNING
+        # The lifetime of the create began anew.
+        assert timedelta(seconds=60) < info.end_at - datetime.now(UTC) <= timedelta(seconds=100)
+        assert sandbox.is_running()
+    finally:
+        sandbox.kill()
+
+
+def a_paused_sandbox_does_not_run() -> None:
+    sandbox = Sandbox.create(TEMPLATE, timeout=60)
+    try:
+        sandbox.pause()
+        assert not sandbox.is_running()
+        with pytest.raises(Exception, match="not found"):
+            sandbox.commands.run("true", user="root")
+        assert sandbox.get_info().state == SandboxState.PAUSED
+    finally:
+        sandbox.kill()
+
+
 def fork() -> None:
     sandbox = Sandbox.create(TEMPLATE, timeout=300, metadata={"a": "b"})
     copies: list[Sandbox] = []
