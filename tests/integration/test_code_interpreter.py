@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,21 +16,15 @@ import httpx2
 import pytest
 from e2b_code_interpreter.models import Execution, parse_output
 
-_SERVER = Path(__file__).resolve().parents[2] / "images/code-interpreter-v1/server"
-_START_S = 60.0
-_RUN_S = 30.0
+from tests.interpreter_server import InterpreterServer, running_interpreter, wait_until
+from wrenn.testing.server import free_port
 
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is missing")
 
 
 @dataclass(frozen=True)
-class Interpreter:
-    """A running server."""
-
-    http: httpx2.Client
-    pid: int
-    cwd: Path
-    variables: Path
+class Interpreter(InterpreterServer):
+    """A running server, used as e2b's client does."""
 
     def execute(self, code: str, **options: Any) -> Execution:
         """Run code and read the answer as e2b's client does."""
@@ -53,49 +44,13 @@ class Interpreter:
     def abandon(self, code: str, *, begun: Callable[[], bool], **options: Any) -> None:
         """Run code and go away once it has begun."""
         with self.http.stream("POST", "/execute", json={"code": code, **options}):
-            _wait_until(begun)
-
-
-def _wait_until(condition: Callable[[], bool], limit_s: float = _RUN_S) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "nothing happened"
-        time.sleep(0.02)
+            wait_until(begun)
 
 
 @pytest.fixture(scope="module")
 def interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Interpreter]:
-    folder = tmp_path_factory.mktemp("interpreter")
-    cwd, variables = folder / "home", folder / "environment.json"
-    cwd.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(_SERVER),
-        "CODE_INTERPRETER_VARIABLES": str(variables),
-        "IPYTHONDIR": str(folder / "ipython"),
-        "MPLCONFIGDIR": str(folder / "matplotlib"),
-    }
-    command = [sys.executable, "-m", "code_interpreter", "--address", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen([*command, "--cwd", str(cwd)], env=environment) as process:
-        with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=_RUN_S, trust_env=False) as http:
-            try:
-                _wait_until(lambda: _is_up(http), _START_S)
-                yield Interpreter(http, process.pid, cwd, variables)
-            finally:
-                process.send_signal(signal.SIGTERM)
-                process.wait(_RUN_S)
-    # Its kernels end with it.
-    assert not subprocess.run(["pgrep", "-f", str(folder)], check=False, capture_output=True).stdout
-
-
-def _is_up(http: httpx2.Client) -> bool:
-    try:
-        return http.get("/health").text == "OK"
-    except httpx2.TransportError:
-        return False
+    with running_interpreter(tmp_path_factory.mktemp("interpreter"), free_port()) as server:
+        yield Interpreter(server.http, server.cwd, server.variables)
 
 
 def test_state_stays_from_run_to_run_and_runs_are_counted(interpreter: Interpreter):
@@ -329,7 +284,7 @@ def test_a_waiting_run_is_dropped_when_its_client_disconnects(interpreter: Inter
     begun, release = interpreter.cwd / "first", interpreter.cwd / "release"
     code = "import pathlib, time\npathlib.Path('first').touch()\nwhile not pathlib.Path('release').exists(): time.sleep(0.02)"
     with interpreter.http.stream("POST", "/execute", json={"code": code}) as first:
-        _wait_until(begun.exists)
+        wait_until(begun.exists)
         with pytest.raises(httpx2.ReadTimeout):
             interpreter.http.post("/execute", json={"code": "pathlib.Path('second').touch()"}, timeout=0.3)
         release.touch()
@@ -396,7 +351,7 @@ def test_a_restart_ends_what_runs_with_an_error(interpreter: Interpreter):
     begun = interpreter.cwd / "restarting"
     code = "import pathlib, time\npathlib.Path('restarting').touch()\ntime.sleep(60)"
     with interpreter.http.stream("POST", "/execute", json={"code": code, "context_id": context}) as response:
-        _wait_until(begun.exists)
+        wait_until(begun.exists)
         interpreter.http.post(f"/contexts/{context}/restart")
         lines = [json.loads(line) for line in response.read().splitlines()]
     assert [line["type"] for line in lines[-2:]] == ["error", "end_of_execution"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk.errors import CommandTimeoutError, UnexpectedAnswerError, WrennError, error_for
 from wrenn.sdk.types import CommandResult
+
+_TEXT_LIMIT: Final = 300
 
 
 def raise_for_status(status: int, body: bytes, request_id: str | None) -> None:
@@ -24,5 +26,18 @@ def error_of_response(status: int, body: bytes, request_id: str | None) -> Wrenn
             result = CommandResult.parse(Fields("exec result", error))
             return CommandTimeoutError(message, result=result, status=status, request_id=request_id)
     except (UnexpectedAnswerError, KeyError, TypeError):
-        code, message = None, f"The platform answered with HTTP status {status}."
+        code, message = None, f"The platform answered with HTTP status {status}{_text_of(body)}"
     return error_for(status, code, message, request_id)
+
+
+def _text_of(body: bytes) -> str:
+    """Return what a program behind a port says in plain text, or in the `message` of JSON, as the end of a sentence."""
+    text = body[:_TEXT_LIMIT].decode("utf-8", "replace").strip()
+    try:
+        found = json_of(body)
+    except UnexpectedAnswerError:
+        found = None
+    if isinstance(found, dict):
+        text = str(cast("dict[str, object]", found).get("message", ""))[:_TEXT_LIMIT]
+    is_shown = text and text.isprintable() and not text.startswith("<")
+    return f": {text}" if is_shown else "."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -355,6 +355,65 @@ class BuildEvent:
             status=fields.optional_text("status") or "",
             error=fields.optional_text("error"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class CodeContext:
+    """A kernel of a sandbox with a state of its own."""
+
+    id: str
+    language: str
+    cwd: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeError:
+    """Why code ended early, in the words of its language."""
+
+    name: str
+    value: str
+    traceback: str
+
+
+@dataclass(frozen=True, slots=True)
+class CodeResult:
+    """Something that code has shown.
+
+    Attributes:
+        formats: it in each format that it has: `text`, `html`, `markdown`, `svg`, `png` and `jpeg` (base64), `pdf`, `latex`, `json`,
+            `javascript`, `data` (columns of a data frame), `chart` (points of a figure), or a MIME type.
+        is_main: it is the value of the last expression.
+    """
+
+    formats: Mapping[str, object]
+    is_main: bool
+
+    @property
+    def text(self) -> str | None:
+        """It as text, if it has one."""
+        text = self.formats.get("text")
+        return None if text is None else str(text)
+
+
+@dataclass(frozen=True, slots=True)
+class CodeExecution:
+    """What a run of code has shown and written.
+
+    Attributes:
+        error: why it ended early; None: it did not.
+        count: how many runs there were in the context with this one.
+    """
+
+    results: tuple[CodeResult, ...]
+    stdout: str
+    stderr: str
+    error: CodeError | None
+    count: int | None
+
+    @property
+    def text(self) -> str | None:
+        """The value of the last expression as text; None: it has none."""
+        return next((result.text for result in self.results if result.is_main), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from wrenn.base.on_failure import on_failure_await
 from wrenn.sdk._aio import in_thread
 from wrenn.sdk._async import listing, metrics, states, templates
 from wrenn.sdk._async.api import AsyncApi, path_of
+from wrenn.sdk._async.code import AsyncCode
 from wrenn.sdk._async.commands import AsyncCommands
 from wrenn.sdk._async.files import AsyncFiles
 from wrenn.sdk._async.git import AsyncGit
@@ -58,6 +59,8 @@ class AsyncSandbox:
         self.files = AsyncFiles(api, sandbox_id)
         self.pty = AsyncPty(api, sandbox_id)
         self.git = AsyncGit(self.commands)
+        self.code = AsyncCode(api, sandbox_id)
+        self.run_code = self.code.run
 
     @classmethod
     async def create(

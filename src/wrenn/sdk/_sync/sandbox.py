@@ -18,6 +18,7 @@ from wrenn.sdk._parse import Fields, json_of
 from wrenn.sdk._paths import with_path
 from wrenn.sdk._sync import listing, metrics, states, templates
 from wrenn.sdk._sync.api import Api, path_of
+from wrenn.sdk._sync.code import Code
 from wrenn.sdk._sync.commands import Commands
 from wrenn.sdk._sync.files import Files
 from wrenn.sdk._sync.git import Git
@@ -59,6 +60,8 @@ class Sandbox:
         self.files = Files(api, sandbox_id)
         self.pty = Pty(api, sandbox_id)
         self.git = Git(self.commands)
+        self.code = Code(api, sandbox_id)
+        self.run_code = self.code.run
 
     @classmethod
     def create(
