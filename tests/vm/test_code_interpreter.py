@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -93,7 +94,7 @@ async def test_variables_and_names_stay_over_a_pause(sandbox: Sandbox) -> None:
     def use() -> None:
         sandbox.run_code("kept = 7")
         sandbox.beta_pause()
-        again = Sandbox.connect(sandbox.sandbox_id)
+        again: Any = Sandbox.connect(sandbox.sandbox_id)
         assert again.run_code("kept").text == "7"
         assert again.run_code("import os; os.getenv('OF_SANDBOX')").text == "here"
 
