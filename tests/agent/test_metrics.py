@@ -100,6 +100,39 @@ async def test_slow_figures_are_there_soon_and_the_guest_is_believed_for_its_own
     assert running.last_active_at == before
 
 
+async def test_the_share_of_memory_is_read_again_when_memory_was_used(
+    quick: Agent, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sampler_module, "_SLOW_TICKS", 2)
+    spec, running = await created(quick.sandboxes)
+    reads: list[int | None] = []
+    read = running.vm.proportional_b
+
+    def counted() -> int | None:
+        reads.append(read())
+        return reads[-1]
+
+    monkeypatch.setattr(running.vm, "proportional_b", counted)
+    await sampled(quick, spec.sandbox_id, 30)
+    assert 1 <= len(reads) <= 5, "an idle one has the share that it had"
+    before = quick.sampler.newest(spec.sandbox_id)
+    await output(
+        running,
+        "(setsid python3 -c 'b = b\"x\" * 64_000_000; import time; time.sleep(60)' >/dev/null 2>&1 &)",
+    )
+    await until(
+        lambda: (
+            (n := quick.sampler.newest(spec.sandbox_id)) is not None
+            and before is not None
+            and (n.mem_pss_b or 0) > (before.mem_pss_b or 0) + 50_000_000
+        )
+    )
+    # After a minute it is read again in any case.
+    monkeypatch.setattr(sampler_module, "_SHARE_TICKS", 2)
+    count = len(reads)
+    await until(lambda: len(reads) >= count + 5)
+
+
 async def test_a_pause_puts_all_tiers_into_the_outbox_and_a_resume_begins_without_a_jump(quick: Agent):
     spec, running = await created(quick.sandboxes)
     await output(running, "(setsid sh -c 'while :; do :; done' >/dev/null 2>&1 &)")

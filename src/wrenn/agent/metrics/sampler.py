@@ -25,6 +25,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
+from wrenn.base.units import MIB
 from wrenn.guest import GuestFigures, read_figures
 from wrenn.linux.link_counters import LinkCounters
 from wrenn.linux.process_usage import ProcessUsage
@@ -37,6 +38,10 @@ _READ_AT_ONCE: Final = 32
 """Up to so many sandboxes are read by the event loop itself, within a millisecond: a thread would cost more CPU time than that."""
 _SLOW_TICKS: Final = 20
 """A slow reading is taken once in so many samples: every ten seconds."""
+_SHARE_TICKS: Final = 120
+_SHARE_CHANGE_B: Final = MIB
+"""Reading the share of memory walks all pages of the VM. As long as its resident memory changes by less than this, that is done
+only once in so many samples, every minute: others may have begun or ceased to share."""
 _SENT_TICKS: Final = 600
 """The means are given to the control plane once in so many samples, every five minutes: an agent that is killed loses no more."""
 _GUEST_TIMEOUT_S: Final = 2.0
@@ -73,6 +78,7 @@ class _Tracked:
     Attributes:
         last: the reading before; None: there was none yet.
         mem_pss_b, disk_b, guest: from the last slow reading; None: not known.
+        shared_at: number of the sample and resident memory at which `mem_pss_b` was read.
         asking: its guest is being asked, or waits for that.
         skipped: how many times its guest is not asked when it is due.
     """
@@ -82,6 +88,7 @@ class _Tracked:
     series: Series
     last: _Reading | None = None
     mem_pss_b: int | None = None
+    shared_at: tuple[int, int] | None = None
     disk_b: int | None = None
     guest: GuestFigures | None = None
     asking: bool = False
@@ -243,7 +250,17 @@ class Sampler:
         disks = self._disk_usage.measure_layers([tracked.record for tracked in due])
         for tracked in due:
             tracked.disk_b = disks[tracked.record.spec.sandbox_id]
-            tracked.mem_pss_b = tracked.running.vm.proportional_b()
+            resident_b = None if tracked.last is None else tracked.last.usage.resident_b
+            if not self._is_share_known(tracked, resident_b):
+                tracked.mem_pss_b = tracked.running.vm.proportional_b()
+                tracked.shared_at = None if resident_b is None else (self._ticks, resident_b)
+
+    def _is_share_known(self, tracked: _Tracked, resident_b: int | None) -> bool:
+        """Whether the share of memory that was read before is still good."""
+        if tracked.shared_at is None or tracked.mem_pss_b is None or resident_b is None:
+            return False
+        ticks, before_b = tracked.shared_at
+        return self._ticks - ticks < _SHARE_TICKS and abs(resident_b - before_b) < _SHARE_CHANGE_B
 
     async def _ask_guest(self, tracked: _Tracked) -> None:
         """Ask a guest for its own figures. This is no activity, and a guest that does not answer costs nothing but its figures."""
