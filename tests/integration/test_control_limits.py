@@ -11,6 +11,7 @@ import uvicorn
 import websockets
 from starlette.types import Receive, Scope, Send
 
+from wrenn.base.ids import SandboxId
 from wrenn.control.fleet import issue_local_token
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
@@ -95,6 +96,34 @@ async def test_invalid_credentials_are_counted_before_the_lookup_for_each_kind_o
         # Who is known is not held up by others of the same address, nor is who shows nothing.
         assert [await visit(**good) for _ in range(20)] == [200] * 20
         assert await visit() == 401
+
+
+async def test_wrong_tokens_and_signatures_of_e2b_clients_are_counted_too(guarded: Platform):
+    path = await guarded.create()
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    token = guarded.control.services.access_tokens.of(sandbox_id).reveal()
+    routed = {"E2b-Sandbox-Id": sandbox_id.without_prefix, "E2b-Sandbox-Port": "49983"}
+
+    async def call(query: str = "", **headers: str) -> int:
+        return (await nobody.get(f"/files?path=f{query}", headers=headers)).status_code
+
+    async with client(guarded.url, None) as nobody:
+        wrong = [
+            await call(**routed, **{"X-Access-Token": "1"}),
+            await call(**routed, **{"X-Access-Token": token[::-1]}),
+            await call("&signature=v1_1", **routed),
+            # Without a sandbox all tokens would have to be tried.
+            await call("&signature=v1_2"),
+            await call("&signature=v1_3"),
+        ]
+        assert wrong == [401] * 5
+        assert {await call(f"&signature=v1_x{n}") for n in range(20)} == {429}
+        assert {await call(f"&signature=v1_x{n}", **routed) for n in range(20)} == {429}
+        assert {await call(**routed, **{"X-Access-Token": f"x{n}"}) for n in range(20)} == {429}
+        # Who has the token, or shows nothing, is not held up.
+        assert await call(**routed, **{"X-Access-Token": token}) == 404
+        assert await call(**routed) == 401
+        assert (await nobody.get("/health", headers=routed)).status_code == 204
 
 
 async def test_wrong_host_tokens_are_counted_like_other_credentials(guarded: Platform):

@@ -17,6 +17,7 @@ from tests.performance.cached_builds import cached_builds
 from tests.performance.creates import creates
 from tests.performance.dashboard import dashboard
 from tests.performance.e2b_creates import e2b_creates
+from tests.performance.e2b_data import e2b_data
 from tests.performance.execs import execs
 from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
@@ -54,6 +55,7 @@ BENCHES = {
     "moves": moves,
     "cached_builds": cached_builds,
     "ports": ports,
+    "e2b_data": e2b_data,
     "attacks": attacks,
 }
 WITH_THEIR_OWN_PLATFORM = {"placement": placement, "dashboard": dashboard}

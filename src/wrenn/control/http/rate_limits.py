@@ -109,14 +109,16 @@ class Rates:
         # Requests under way with a credential that is not known yet. They are one guess together.
         self._guessed: Counter[Hashable] = Counter()
 
-    def begin(self, scope: Scope, credential: bytes | None, *, is_visit: bool = False) -> Attempt:
-        """Count a request or a visit, before its credential is looked up.
+    def begin(
+        self, scope: Scope, credential: bytes | None, *, is_visit: bool = False, is_verified: bool = False
+    ) -> Attempt:
+        """Count a request or a visit, before its credential is looked up; `is_verified`: it needs no look-up and is valid.
 
         Raises:
             RateLimited: it is one too many.
         """
         address = address_of(scope).encode()
-        if credential is not None and credential in self._known:
+        if credential is not None and (is_verified or credential in self._known):
             _raise_if(self._known.take(credential))
             return Attempt(self, address, credential, holds_guess=False)
         _raise_if((self._visits if is_visit else self._addresses).take(address))

@@ -147,18 +147,24 @@ class PortAccess:
         if visit.file.has_expired(self._clock.now().timestamp()):
             raise Unauthorized("signature is already expired")
 
+    def verified_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
+        """Return a digest of the visit's token of the sandbox, which is verified without a look-up; None: it has none that is right."""
+        if target.is_guest_agent:
+            token, tokens = visit.access_token, self._access_tokens
+        else:
+            token, tokens = visit.traffic_token, self._traffic_tokens
+        return digest_of(token, kind=b"sandbox token") if tokens.matches(token, target.sandbox_id) else None
+
     def unverified_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
         """Return a digest of the credential that must be looked up for this visit; None: there is none, or it is a valid link, which needs no lookup."""
-        if target.is_guest_agent and (
-            visit.key is None or self._access_tokens.matches(visit.access_token, target.sandbox_id)
-        ):
-            return self._guest_agent_credential(visit, target)
         if visit.key is not None:
             return digest_of(visit.key.encode("latin-1"))
+        if target.is_guest_agent:
+            return self._guest_agent_credential(visit, target)
         if self._signer.seconds_left(visit.link or visit.cookie, target.sandbox_id, target.port):
             return None
         if visit.traffic_token:
-            return digest_of(visit.traffic_token, kind=b"traffic token")
+            return digest_of(visit.traffic_token, kind=b"sandbox token")
         if visit.is_foreign:
             # Its cookies are ignored, and a link in it is no guess: a hostile page must not use up the failed attempts that its reader is allowed.
             return None
@@ -168,18 +174,17 @@ class PortAccess:
         return digest_of(shown, kind=b"cookie") if shown else None
 
     def _guest_agent_credential(self, visit: Visit, target: PortTarget) -> bytes | None:
-        if not self._access_tokens.matches(visit.access_token, target.sandbox_id):
-            try:
-                self._require_open_call(visit, target)
-            except Unauthorized:
-                pass
-            else:
-                return None
+        try:
+            self._require_open_call(visit, target)
+        except Unauthorized:
+            pass
+        else:
+            return None
         signature = b"" if visit.file is None or visit.is_foreign else visit.file.signature
         if visit.file is not None and visit.file.is_signed_with(self._access_tokens.of(target.sandbox_id)):
             signature = b""  # right but expired, which is no guess
         shown = visit.access_token or signature
-        return digest_of(shown, kind=b"access token") if shown else None
+        return digest_of(shown, kind=b"sandbox token") if shown else None
 
     async def _person(self, text: bytes) -> tuple[Credential, Caller] | None:
         """Return the credential and caller of a signed-in visitor; None: not signed in, or not any more."""

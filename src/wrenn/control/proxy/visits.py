@@ -147,7 +147,9 @@ class Visits:
 
     async def _admit(self, scope: Scope, visit: Visit, target: PortTarget) -> Admission:
         """Let the visitor in, within the rates: a credential is looked up only while its address has guesses left."""
-        attempt = self._rates.begin(scope, self._access.unverified_credential(visit, target), is_visit=True)
+        verified = self._access.verified_credential(visit, target)
+        credential = verified or self._access.unverified_credential(visit, target)
+        attempt = self._rates.begin(scope, credential, is_visit=True, is_verified=verified is not None)
         is_proved = False
         try:
             admission = await self._access.admit(visit, target)
