@@ -58,7 +58,7 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
 test-part-%:
-	@set -o pipefail; $(run_$*) $(BIN)/pytest -m "not all_faults and not all_attacks and not all_kvm and not packages" \
+	@set -o pipefail; $(run_$*) $(BIN)/pytest -m "not all_faults and not all_attacks and not all_looks and not all_kvm and not packages" \
 	$(wildcard $(addprefix tests/,$($*))) 2>&1 | tee build/test-$*.log | sed --unbuffered 's/^/$*: /'
 
 test-faults: images ## kill every process at every fault point; `make test` runs a sample
@@ -70,7 +70,7 @@ test-attacks: images ## run hostile guests and tenants against a platform; `make
 test-packages: images ## run tests that install Debian packages in a sandbox (containers), and build Dockerfiles; takes minutes under emulation
 	$(BIN)/pytest -m packages tests/vm
 
-test-looks: test-tools ## look at all pages of the dashboard in both themes and two widths; `make test` looks at half of that. Pictures: build/screenshots
+test-looks: test-tools ## look at all pages of the dashboard in both themes and two widths, and in more browsers; `make test` looks at a sample. Pictures: build/screenshots
 	WRENN_ALL_LOOKS=1 $(run_browsers) $(BIN)/pytest tests/dashboard
 
 simulate: setup ## run SEEDS random lives with faults of a host, and of a fleet, from FIRST_SEED on; `make test` runs 20 of each

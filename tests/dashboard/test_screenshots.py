@@ -5,6 +5,8 @@ Nothing is wider than the page; what a screen reader needs is there. The picture
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.conftest import Platform
 from tests.integration.people import make_admin, sign_up
 
@@ -41,6 +43,7 @@ async def test_pages_of_sandboxes(visitor: Visitor):
     await visitor.check_look("sign-in")
 
 
+@pytest.mark.all_looks
 async def test_pages_of_a_team(visitor: Visitor, platform: Platform):
     page, person = visitor.page, visitor.person
     await visitor.open("builds")
@@ -72,6 +75,7 @@ async def test_pages_of_a_team(visitor: Visitor, platform: Platform):
     await visitor.check_look("new-key")
 
 
+@pytest.mark.all_looks
 async def test_pages_of_the_platform(visitor: Visitor, platform: Platform):
     page = visitor.page
     await make_admin(str(platform.settings.database_url), visitor.person)
