@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from sqlalchemy import select
 
+from wrenn.control.builds.tables import builds
 from wrenn.control.db import Database
 from wrenn.control.images import images
 from wrenn.control.templates import templates
@@ -20,6 +21,7 @@ from wrenn.testing.agent_host import AgentHost
 
 from .conftest import environment_of, make_team
 from .test_control_crash import Crashing, died
+from .test_e2b_builder import archive
 
 _DEADLINE_S = 40.0
 _TO_IMAGE = ["RUN echo built > /built"]
@@ -120,3 +122,40 @@ async def test_with_a_limit_of_zero_every_step_runs(crashing: Crashing, host: Ag
         await succeeded(api, build_id)
         steps = (await api.get(f"/v1/builds/{build_id}/logs")).json()
         assert [step["cached"] for step in steps] == [False, False]
+
+
+async def test_what_was_cut_off_of_an_announced_build_is_sent_again_after_a_kill(
+    crashing: Crashing, database: Database
+):
+    files_hash = "ab" * 32
+    body = {
+        "fromTemplate": "minimal",
+        "steps": [
+            {"type": "COPY", "args": ["f", "/tmp/f"], "filesHash": files_hash},
+            {"type": "RUN", "args": ["grep kept /tmp/f"]},
+        ],
+    }
+    async with crashing.started("control.e2b.files_stored=kill") as (api, process):
+        build = (await api.post("/e2b/v3/templates", json={"name": "own"})).json()
+        link = f"/e2b/templates/own/files/{files_hash}"
+        url = (await api.get(link)).json()["url"]
+        with contextlib.suppress(httpx2.TransportError):
+            await api.put(url, content=archive(f="broken off"))
+        await died(process)
+    steps = f"/e2b/v2/templates/own/builds/{build['buildID']}"
+    async with crashing.started("control.e2b.steps_recorded=kill") as (api, process):
+        assert not (await api.get(link)).json()["present"]
+        assert (await api.put(url, content=archive(f="kept"))).status_code == 204
+        with contextlib.suppress(httpx2.TransportError):
+            await api.post(steps, json=body)
+        await died(process)
+    async with crashing.started() as (api, _):
+        path = f"/e2b/templates/own/builds/{build['buildID']}/status"
+        assert (await api.get(path)).json()["status"] == "waiting"
+        assert (await api.post(steps, json=body)).status_code == 202
+        assert (await api.post(steps, json=body)).status_code == 409
+        async with asyncio.timeout(_DEADLINE_S):
+            while (found := (await api.get(path)).json())["status"] in ("waiting", "building"):
+                await asyncio.sleep(0.1)
+        assert found["status"] == "ready", found
+    assert len((await database.execute(select(builds.c.id))).all()) == 1

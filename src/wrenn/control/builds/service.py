@@ -46,6 +46,12 @@ class TooManyBuilds(Conflict):
     code = "too_many_builds"
 
 
+class BuildExists(Conflict):
+    """There is a build with the id that the caller has chosen."""
+
+    code = "build_exists"
+
+
 class BuildEnded(Conflict):
     """The build has ended already."""
 
@@ -102,7 +108,7 @@ class Builds:
     ) -> Build:
         """Check the recipe and queue the build.
 
-        `build_id`: a new one that the caller has chosen. `tags`: all that the version gets; by default `latest` and that of the body.
+        `build_id`: a new one that the caller has chosen, or else BuildExists is raised. `tags`: all that the version gets; by default `latest` and that of the body.
 
         Raises:
             InvalidRequest: of a recipe with the line. TooLarge: the archive. TooManyBuilds.
@@ -145,10 +151,16 @@ class Builds:
                 await ensure_platform_team(tx)
             await lock_active_team(tx, caller.team_id)
             await _require_few(tx, caller.team_id)
-            return await store.insert_pending(tx, build_id, values, by=caller.actor)
+            inserted = await store.insert_pending(tx, build_id, values, by=caller.actor)
+            if inserted is None:
+                raise BuildExists("There is a build with this id already.")
+            return inserted
 
         try:
             build = await self._database.transaction(insert)
+        except BuildExists:
+            # The archive under the key of this id is that build's.
+            raise
         except BaseException:
             if key is not None:
                 await self._objects.delete([key])

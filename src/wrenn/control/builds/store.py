@@ -25,6 +25,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql import array
+from sqlalchemy.dialects.postgresql import insert as insert_or_skip
 
 from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, actor_json, record
@@ -67,14 +68,20 @@ def _build(row: Row[Any]) -> Build:
     )
 
 
-async def insert_pending(tx: Transaction, build: BuildId, values: Mapping[str, Any], *, by: Actor) -> Build:
-    """Insert a new build, with its entry in the audit log."""
+async def insert_pending(
+    tx: Transaction, build: BuildId, values: Mapping[str, Any], *, by: Actor
+) -> Build | None:
+    """Insert a new build, with its entry in the audit log; None: there is one with this id."""
     written = await tx.execute(
-        insert(builds)
+        insert_or_skip(builds)
         .values(id=build.value, created_by=actor_json(by) or null(), **values)
+        .on_conflict_do_nothing(index_elements=[_c.id])
         .returning(*builds.c)
     )
-    made = _build(written.one())
+    row = written.one_or_none()
+    if row is None:
+        return None
+    made = _build(row)
     await record(
         tx, made.team_id, by, AuditAction(Resource.BUILD, "create", facts={"name": made.name}), str(build)
     )

@@ -96,21 +96,12 @@ async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Announc
 
 async def set_steps(
     database: Database, build_id: BuildId, step_numbers: Sequence[int], commands: Sequence[str]
-) -> bool:
-    """Record the steps of a build; False: somebody did so before."""
-    written = await database.execute(
-        update(announced_builds)
-        .where(_c.id == build_id.value, _c.step_numbers.is_(None))
-        .values(step_numbers=list(step_numbers), commands=list(commands))
-        .returning(_c.id)
-    )
-    return written.one_or_none() is not None
-
-
-async def forget_steps(database: Database, build_id: BuildId) -> None:
-    """Undo `set_steps`."""
+) -> None:
+    """Record the steps of a build, before it is queued."""
     await database.execute(
-        update(announced_builds).where(_c.id == build_id.value).values(step_numbers=None, commands=None)
+        update(announced_builds)
+        .where(_c.id == build_id.value)
+        .values(step_numbers=list(step_numbers), commands=list(commands))
     )
 
 

@@ -14,6 +14,7 @@ from typing import IO, Final
 from uuid import UUID
 
 from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.faults import fault_point
 from wrenn.base.ids import TeamId
 from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
@@ -72,6 +73,7 @@ class BuilderFiles:
                 # The row first: without it nobody would delete the object.
                 await file_store.begin_upload(self._database, team_id, files_hash)
                 await self._objects.put(key_of(team_id, files_hash), archive)
+                await fault_point("control.e2b.files_stored")
                 await file_store.finish_upload(self._database, team_id, files_hash, len(archive))
         except TimeoutError as error:
             raise DeadlineExceeded(

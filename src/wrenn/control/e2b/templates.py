@@ -13,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from wrenn.base.errors import Conflict, InvalidRequest, NotFound
+from wrenn.base.faults import fault_point
 from wrenn.base.ids import BuildId
 from wrenn.control.auth import Caller
 from wrenn.control.builds import Build, Builds, CreateBuild, LogEntry
@@ -108,7 +109,7 @@ class E2bTemplates:
             NotSupported: it needs what this platform does not have. Else as `Builds.create`.
         """
         announced = await self._announced(caller, build_id)
-        if announced.step_numbers is not None:
+        if await self._is_queued(caller, announced):
             raise Conflict("The steps of this build have come before.")
         folders = await self._folders(caller, body)
         recipe = await self._recipe(caller, body, folders)
@@ -124,16 +125,11 @@ class E2bTemplates:
             no_cache=body.force or any(step.force for step in body.steps),
         )
         commands = [step.args[0] if step.type == "RUN" and step.args else "" for step in body.steps]
-        if not await announced_store.set_steps(self._database, announced.build_id, recipe.numbers, commands):
-            raise Conflict("The steps of this build have come before.")
-        try:
-            archive = self.files.together(caller.team_id, folders) if folders else None
-            await self._builds.create(
-                caller, request, archive, build_id=announced.build_id, tags=announced.tags
-            )
-        except BaseException:
-            await announced_store.forget_steps(self._database, announced.build_id)
-            raise
+        # Until the build is queued, these are of no account: if this ends here, the client may send them again.
+        await announced_store.set_steps(self._database, announced.build_id, recipe.numbers, commands)
+        await fault_point("control.e2b.steps_recorded")
+        archive = self.files.together(caller.team_id, folders) if folders else None
+        await self._builds.create(caller, request, archive, build_id=announced.build_id, tags=announced.tags)
 
     async def progress(self, caller: Caller, build_id: UUID, *, offset: int) -> BuildProgress:
         """Return a build, and its log from an entry on. Raises NotFound."""
@@ -145,7 +141,7 @@ class E2bTemplates:
                 caller, str(announced.build_id), offset=offset, limit=LOG_PAGE
             )
         except NotFound:
-            # Between the two statements of `start`.
+            # `start` is between its two statements, or was cut off there.
             return BuildProgress(announced, None, ())
         return BuildProgress(announced, build, entries)
 
@@ -192,6 +188,15 @@ class E2bTemplates:
     async def delete(self, caller: Caller, text: str) -> None:
         """Delete a template with all versions, or the version that `name:tag` or an id means. Raises NotFound, Forbidden."""
         await self._templates.delete(caller, own_reference(text))
+
+    async def _is_queued(self, caller: Caller, announced: AnnouncedBuild) -> bool:
+        if announced.step_numbers is None:
+            return False
+        try:
+            await self._builds.get(caller, str(announced.build_id))
+        except NotFound:
+            return False
+        return True
 
     async def _announced(self, caller: Caller, build_id: UUID) -> AnnouncedBuild:
         found = await announced_store.get(self._database, caller.team_id, BuildId(build_id))
