@@ -17,7 +17,7 @@ import pytest_asyncio
 
 from tests.e2b.conftest import E2bPlatform
 from tests.e2b.python_sdks import PythonSdk, Scenario
-from tests.e2b.scenarios import commands, files, lifecycle
+from tests.e2b.scenarios import commands, files
 from tests.fleet.kit import running_haproxy, write_certificate
 from tests.integration.test_caddy import running_caddy
 from wrenn.testing.server import free_port
@@ -96,9 +96,7 @@ async def _run(sdk: PythonSdk, scenario: Scenario, environment: Mapping[str, str
 @pytest.mark.parametrize(
     "scenario",
     [
-        lifecycle.create_and_kill,
         commands.foreground_commands,
-        commands.input_of_commands,
         commands.many_commands_at_once,
         commands.a_sandbox_that_is_killed_in_the_middle_of_a_command,
         files.large_files,
@@ -114,10 +112,8 @@ async def test_behind_caddy(sdk: PythonSdk, caddy: dict[str, str], scenario: Sce
 @pytest.mark.parametrize(
     "scenario",
     [
-        commands.input_of_commands,
         commands.many_commands_at_once,
         commands.a_sandbox_that_is_killed_in_the_middle_of_a_command,
-        files.large_files,
     ],
     ids=lambda each: each.__name__,
 )
