@@ -34,9 +34,10 @@ help: ## list the recipes
 setup: ## install what is missing: Debian packages, Python, Rust; build the dashboard
 	@$(PYTHON) tools/setup.py
 
-test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, SDKs of e2b, the packages of the examples
+test-tools: ## install what only tests need: a browser, HAProxy, Caddy, an S3 server, Firecracker, SDKs of e2b, the packages of the examples
 	@$(PYTHON) tools/setup.py --tests
 	@$(BIN)/python -m tests.s3_server
+	@$(BIN)/python -m tests.kvm.firecracker
 	@$(BIN)/python -m tests.e2b.python_sdks
 	@$(BIN)/python -m tests.e2b.node_sdk
 	@$(BIN)/python -m tests.examples.packages

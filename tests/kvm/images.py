@@ -4,7 +4,7 @@
 |---|---|---|
 | `kernel-*` | `vmlinux`, `boot.cpio`, `modules/`: the distribution's cloud kernel with all its modules | the kernel's version changes |
 | `root-*` | `root.ext4`: a system with QEMU and Python | the package list changes |
-| `data-*` | `data.ext4`: guest images, Python packages, kernel modules | one of them changes |
+| `data-*` | `data.ext4`: guest images, Python packages, kernel modules, Firecracker | one of them changes |
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from tests.kvm import firecracker
 from tests.kvm.cache import built, digest_of
 from wrenn.base.units import GIB
 from wrenn.linux import apt
@@ -68,6 +69,7 @@ async def host_images(cache: Path, images_dir: Path) -> HostImages:
     packages = _python_packages()
     facts = [
         kernel.name, guest.kernel_digest, guest.initramfs_digest, guest.template_digest, sys.version,
+        *firecracker.PROGRAMS.values(),
         *(f"{package.name}=={package.version}" for package in packages),
     ]  # fmt: skip
     data = await built(
@@ -149,6 +151,7 @@ async def _build_data(
         target = images / path.relative_to(images_dir)
         await run(["cp", "-a", "--sparse=always", str(path), str(target)], timeout_s=_STEP_TIMEOUT_S)
     await run(["cp", "-a", str(modules), str(content / "modules")], timeout_s=_STEP_TIMEOUT_S)
+    shutil.copytree(firecracker.programs(), content / "firecracker")
     for package in packages:
         _copy_package(package, content / "python")
     image = into / "data.ext4"

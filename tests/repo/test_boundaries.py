@@ -40,6 +40,7 @@ _ONLY_IN = {
         "agent/local_client.py",
         "guest/*",
         "relay/*",
+        "vm/firecracker/api.py",
         "agent/rpc/ports.py",
         "control/hosts/client.py",
         "control/hosts/execs.py",
