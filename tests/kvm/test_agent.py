@@ -10,11 +10,9 @@ from tests.vm import test_pause, test_sandboxes, test_snapshots
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_SAMPLE = (
-    test_sandboxes.test_sandboxes_survive_the_agent,
-    test_pause.test_processes_memory_and_files_survive,
-)
+_SAMPLE = (test_sandboxes.test_sandboxes_survive_the_agent,)
 _OTHERS = (
+    test_pause.test_processes_memory_and_files_survive,
     test_sandboxes.test_a_sandbox_runs_a_python_program,
     test_sandboxes.test_clones_have_their_own_identity,
     test_sandboxes.test_the_clock_of_a_clone_is_right,

@@ -38,8 +38,9 @@ from wrenn.vm.qemu.memory_diff import apply_diff
 from wrenn.vm.qemu.memory_files import memory_path, state_path
 from wrenn.vm.qemu.opened import Opened
 
-_MAPPING_TIMEOUT_S: Final = 10.0
-_FILL_TIMEOUT_S: Final = 30.0
+_MAPPING_TIMEOUT_S: Final = 30.0
+"""QEMU starts in 0.2 s; on a slow and busy host it has taken more than 10 s. One that ends is noticed at once."""
+_FILL_TIMEOUT_S: Final = 60.0
 """A gigabyte takes half a second from memory, some seconds from a slow disk."""
 _MAPPING_POLL_S: Final = 0.001
 """QEMU maps its memory some 20 ms after its start, without a notification."""
