@@ -83,7 +83,7 @@ async def test_contexts_and_a_killed_server(sandbox: Sandbox) -> None:
         sandbox.restart_code_context(context)
         sandbox.remove_code_context(context)
         sandbox.commands.run("pkill -9 -f 'python3 -m code_interpreter$'", user="root")
-        sandbox.commands.run("until curl -sf localhost:49999/health; do sleep 0.5; done", timeout=120)
+        sandbox.commands.run("until curl -sf localhost:49999/health; do sleep 0.5; done", timeout=400)
         assert sandbox.run_code("1 + 1").text == "2"
 
     await asyncio.to_thread(use)
