@@ -27,8 +27,8 @@ from wrenn.storage.images import ImageFolder, Images, Service, load_images
 from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
 
 _WARM_UP_TIMEOUT_S: Final = 20.0
-_SERVICE_TIMEOUT_S: Final = 180.0
-"""Jupyter kernels take 20 s under emulation on an idle machine."""
+_SERVICE_TIMEOUT_S: Final = 300.0
+"""Jupyter kernels take minutes under emulation on a busy machine."""
 _CHECK_TIMEOUT_S: Final = 20.0
 _CHECK_EVERY_S: Final = 0.5
 _SETTLE_S: Final = 0.5

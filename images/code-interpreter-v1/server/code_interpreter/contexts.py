@@ -13,7 +13,7 @@ from typing import Any
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 
-_START_TIMEOUT_S = 60.0
+_START_TIMEOUT_S = 120.0
 _CONTEXTS_LIMIT = 64
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 _ALIASES = {"js": "javascript", "ts": "typescript", "py": "python", "python3": "python", "sh": "bash"}
