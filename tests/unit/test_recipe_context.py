@@ -388,7 +388,7 @@ def test_hard_links_are_files_and_directories_are_implied() -> None:
 
 
 def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrenn.recipe.archive._MAX_UNPACKED_B", 1 << 20)
+    monkeypatch.setattr("wrenn.recipe.archive.MAX_UNPACKED_B", 1 << 20)
     with pytest.raises(InvalidRequest, match="unpacked"):
         ContextArchive.open(io.BytesIO(gzip.compress(bytes(2 << 20))))
     monkeypatch.setattr("wrenn.recipe.tar_index.MAX_ENTRIES", 10)
@@ -412,7 +412,7 @@ def test_work_is_bounded_over_all_instructions(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_bomb_in_an_archive_of_an_add_is_refused_with_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wrenn.recipe.archive._MAX_UNPACKED_B", 1 << 20)
+    monkeypatch.setattr("wrenn.recipe.archive.MAX_UNPACKED_B", 1 << 20)
     inner = archive_of(("a", b"0", "", bytes(2 << 20))).getvalue()
     with (
         ContextArchive.open(archive_of(("x.tgz", b"0", "", gzip.compress(inner)))) as archive,

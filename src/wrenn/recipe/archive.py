@@ -14,7 +14,7 @@ import posixpath
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Final, Protocol
 
@@ -25,7 +25,7 @@ from wrenn.recipe.patterns import compile_pattern, has_wildcards
 from wrenn.recipe.tar_index import BLOCK_B, Entry, Kind, read_index
 
 CHUNK_B: Final = 256 * 1024
-_MAX_UNPACKED_B: Final = MAX_CONTEXT_B + 4 * BLOCK_B * MAX_ENTRIES
+MAX_UNPACKED_B: Final = MAX_CONTEXT_B + 4 * BLOCK_B * MAX_ENTRIES
 """Files, and for each entry a header, its metadata and the padding."""
 _MAX_WORK: Final = 20_000_000
 """Names that are compared or selected in all instructions of a build together: some ten seconds."""
@@ -156,22 +156,27 @@ class ContextArchive:
             self._children[posixpath.dirname(path)].append(posixpath.basename(path))
         # Archives in this one which an ADD unpacked, by the place of their file.
         self._nested: dict[int, ContextArchive] = {}
-        self._nested_left_b = _MAX_UNPACKED_B
+        self._nested_left_b = MAX_UNPACKED_B
         self._work = 0
         self._contents = _Contents(scratch)
 
     @classmethod
     def open(
-        cls, uploaded: Readable, *, new_scratch: Callable[[], BinaryIO] = tempfile.TemporaryFile
+        cls,
+        uploaded: Readable,
+        *,
+        new_scratch: Callable[[], BinaryIO] = tempfile.TemporaryFile,
+        limit_b: int | None = None,
     ) -> ContextArchive:
         """Read an uploaded archive, which is a tar file or one compressed with gzip, bzip2 or xz.
 
-        `new_scratch` opens an empty temporary file for the uncompressed archive, of at most 2.2 GiB.
+        `new_scratch` opens an empty temporary file for the uncompressed archive, of at most `limit_b` (2.2 GiB by default).
 
         Raises:
             InvalidRequest: damaged, larger than the limits, or with an entry that is not accepted.
         """
-        return cls(_unpack(uploaded, new_scratch, _MAX_UNPACKED_B), new_scratch)
+        limit_b = MAX_UNPACKED_B if limit_b is None else limit_b
+        return cls(_unpack(uploaded, new_scratch, limit_b), new_scratch)
 
     @classmethod
     def empty(cls) -> ContextArchive:
@@ -191,6 +196,16 @@ class ContextArchive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def entry_count(self) -> int:
+        """Number of files, directories and links."""
+        return len(self._entries)
+
+    @property
+    def unpacked_b(self) -> int:
+        """Size of the uncompressed archive."""
+        return self._archive.seek(0, io.SEEK_END)
 
     def items(self) -> Iterator[_Item]:
         """Yield everything that it has."""
@@ -344,12 +359,10 @@ class ContextArchive:
         return nested
 
 
-def packed_together(archives: Iterable[tuple[str, ContextArchive]]) -> Iterator[bytes]:
-    """Yield one archive (GNU format) that has the content of each below a folder of the name beside it."""
-    for folder, archive in archives:
-        for item in archive.items():
-            yield from _packed(posixpath.join(folder, item.name), item)
-    yield bytes(2 * BLOCK_B)
+def packed_below(folder: str, archive: ContextArchive) -> Iterator[bytes]:
+    """Yield the entries of an archive (GNU format) below a folder, without the end of an archive."""
+    for item in archive.items():
+        yield from _packed(posixpath.join(folder, item.name), item)
 
 
 def _packed(name: str, item: _Item, *, mode: int | None = None) -> Iterator[bytes]:

@@ -25,7 +25,9 @@ from wrenn.control.http import read_at_most
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
-from wrenn.recipe.archive import CHUNK_B, ContextArchive, packed_together
+from wrenn.recipe.archive import CHUNK_B, MAX_UNPACKED_B, ContextArchive, Readable, packed_below
+from wrenn.recipe.limits import MAX_ENTRIES
+from wrenn.recipe.tar_index import BLOCK_B
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _LINK_LIFE_S: Final = 3600
@@ -95,15 +97,16 @@ class BuilderFiles:
                     yield data
 
     async def _pack(self, team_id: TeamId, folders: Mapping[str, str], packed: IO[bytes]) -> None:
-        opened: list[tuple[str, ContextArchive]] = []
+        """Unpack one archive after the other, within the limits of a single one: a client may send the same under many hashes."""
+        packing = _Packing(packed)
         try:
             for files_hash, folder in folders.items():
                 data = await self._objects.get(key_of(team_id, files_hash), limit_b=ARCHIVE_LIMIT_B)
-                opened.append((folder, await asyncio.to_thread(ContextArchive.open, BytesIO(data))))
-            await asyncio.to_thread(_write, opened, packed)
+                await asyncio.to_thread(packing.add, folder, BytesIO(data))
+            await asyncio.to_thread(packing.finish)
         finally:
-            for _, archive in opened:
-                archive.close()
+            packing.close()
+        packed.seek(0)
 
     def _signature(self, message: str) -> str:
         return hmac.digest(self._key, message.encode(), "sha256").hex()
@@ -118,15 +121,37 @@ class BuilderFiles:
         return TeamId(UUID(team)), files_hash
 
 
-def _write(archives: list[tuple[str, ContextArchive]], packed: IO[bytes]) -> None:
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1) as compressed:
-        for piece in packed_together(archives):
-            compressed.write(piece)
-            if packed.tell() > ARCHIVE_LIMIT_B:
-                raise TooLarge(
-                    f"The files of all COPY steps together have more than {ARCHIVE_LIMIT_B // MIB} MiB."
-                )
-    packed.seek(0)
+class _Packing:
+    """Writes the content of archives into one. Blocks on files: call it in a thread."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._compressed = gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1)
+        self._unpacked_left_b = MAX_UNPACKED_B
+        self._entries_left = MAX_ENTRIES
+
+    def add(self, folder: str, uploaded: Readable) -> None:
+        """Add the content of an archive below a folder. Raises InvalidRequest, TooLarge."""
+        with ContextArchive.open(uploaded, limit_b=self._unpacked_left_b) as archive:
+            self._unpacked_left_b -= archive.unpacked_b
+            self._entries_left -= archive.entry_count
+            if self._entries_left < 0:
+                raise TooLarge(f"The files of all COPY steps together are more than {MAX_ENTRIES}.")
+            for piece in packed_below(folder, archive):
+                self._compressed.write(piece)
+                if self._packed.tell() > ARCHIVE_LIMIT_B:
+                    raise TooLarge(
+                        f"The files of all COPY steps together have more than {ARCHIVE_LIMIT_B // MIB} MiB."
+                    )
+
+    def finish(self) -> None:
+        """Write the end of the archive."""
+        self._compressed.write(bytes(2 * BLOCK_B))
+        self._compressed.close()
+
+    def close(self) -> None:
+        """End the compression, whether the archive is complete or not."""
+        self._compressed.close()
 
 
 def key_of(team_id: TeamId, files_hash: str) -> str:
