@@ -377,6 +377,20 @@ async def test_resume_of_old_clients(platform: Platform):
     assert (await platform.api.get(sandbox)).json()["endAt"] > detail["endAt"]
 
 
+async def test_a_resume_that_asks_for_a_kill_at_the_end_does_not_end_a_sandbox_whose_time_was_over(
+    platform: Platform,
+):
+    made = (
+        await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "timeout": 1, "autoPause": True})
+    ).json()
+    sandbox = f"/e2b/sandboxes/{made['sandboxID']}"
+    await platform.wait_status(f"/v1/sandboxes/cl-{made['sandboxID']}", "paused")
+    resumed = await platform.api.post(f"{sandbox}/resume", json={"timeout": 100, "autoPause": False})
+    assert (resumed.status_code, resumed.json()) == (201, made)
+    detail = (await platform.api.get(sandbox)).json()
+    assert (detail["state"], detail["lifecycle"]["onTimeout"]) == ("running", "kill")
+
+
 async def test_a_sandbox_without_an_end_gets_none_by_connect(platform: Platform):
     path = await platform.create()
     sandbox_id = path.rpartition("cl-")[2]

@@ -530,3 +530,17 @@ async def test_a_sandbox_whose_ports_were_all_public_has_only_those_that_are_set
             changed = await platform.api.patch(path, json={"public_ports": []})
             assert changed.status_code == 200, changed.text
             assert refused(await http.get("/", headers=named(path, port)), 403)
+
+
+async def test_code_is_run_only_for_who_has_the_token_even_if_all_ports_are_public(platform: Platform):
+    # The id is in the address of every page that the sandbox serves.
+    path = await platform.create(all_ports_public=True)
+    body = {"code": "1"}
+    async with client(platform.url, None) as http:
+        for select in (named, routed):
+            refused(await http.post("/execute", json=body, headers=select(path, 49999)), 403)
+            wrong = select(path, 49999, **{"X-Access-Token": "wrong"})
+            refused(await http.post("/execute", json=body, headers=wrong), 403)
+            right = select(path, 49999, **{"X-Access-Token": token_of(platform, path)})
+            # Nothing listens there.
+            assert "port is not open" in refused(await http.post("/execute", json=body, headers=right), 502)

@@ -6,6 +6,8 @@ import re
 from typing import Final
 
 GUEST_AGENT_PORT: Final = 49983
+CODE_INTERPRETER_PORT: Final = 49999
+"""Where the template of the code interpreter serves it; clients send the access token with each run of code."""
 ACCESS_HEADER: Final = "X-Access-Token"
 
 E2B_SANDBOX_HEADER: Final = "E2b-Sandbox-Id"

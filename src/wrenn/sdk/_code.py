@@ -10,14 +10,18 @@ from wrenn.sdk.errors import UnexpectedAnswerError
 from wrenn.sdk.types import CodeContext, CodeError, CodeExecution, CodeResult
 
 PORT: Final = 49_999
-_LINE_LIMIT_B: Final = 80 * 1024 * 1024
+_ANSWER_LIMIT_B: Final = 80 * 1024 * 1024
+_LINES_LIMIT: Final = 200_000
+"""A code interpreter sends 64 MiB at most; a program in the sandbox that takes its place may send anything."""
 
 
 class Lines:
     """Splits a byte stream into objects, one JSON object a line."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._line: list[bytes] = []
+        self._received_b = 0
+        self._lines = 0
 
     def feed(self, piece: bytes) -> Iterator[dict[str, object]]:
         """Parse more bytes and yield the objects that are complete.
@@ -25,12 +29,19 @@ class Lines:
         Raises:
             UnexpectedAnswerError: this is not the answer of a code interpreter.
         """
-        *whole, self._rest = (self._rest + piece).split(b"\n")
-        if len(self._rest) > _LINE_LIMIT_B:
-            raise UnexpectedAnswerError("A line of the code interpreter is too long.")
-        for line in whole:
+        self._received_b += len(piece)
+        if self._received_b > _ANSWER_LIMIT_B:
+            raise UnexpectedAnswerError("The answer of the code interpreter is too long.")
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            line = b"".join((*self._line, end))
+            self._line = []
+            self._lines += 1
+            if self._lines > _LINES_LIMIT:
+                raise UnexpectedAnswerError("The answer of the code interpreter has too many lines.")
             if line.strip():
                 yield _object(json_of(line))
+        self._line.append(rest)
 
 
 def _object(value: object) -> dict[str, object]:

@@ -132,5 +132,5 @@ def json_of(body: bytes) -> object:
     """
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UnexpectedAnswerError("The platform's answer is not JSON: is the base URL right?") from error

@@ -236,11 +236,10 @@ class E2bSandboxes:
         _require_memory(memory=memory)
         if found.sandbox.status is not State.PAUSED:
             raise InvalidState(f"Sandbox {found.sandbox.sandbox_id.without_prefix} is not paused.")
-        if auto_pause is not None:
-            change = own_request(SetTimeout, on_expiry="pause" if auto_pause else "kill")
-            await self._time_limit_changes.set_timeout(credential, str(found.sandbox.sandbox_id), change)
-        sandbox, _ = await self.connect(credential, text_id, timeout_s)
-        return sandbox
+        on_expiry = None if auto_pause is None else "pause" if auto_pause else "kill"
+        own_id = str(found.sandbox.sandbox_id)
+        await self._resumes.ensure_running(credential, own_id, lifetime_sec=timeout_s, on_expiry=on_expiry)
+        return await self._extend(credential, found.sandbox, timeout_s)
 
     async def fork(
         self, credential: Credential, text_id: str, *, count: int, timeout_s: int

@@ -11,7 +11,7 @@ from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.sandboxes import E2bSandboxes
 from wrenn.control.e2b.template_names import DEFAULT_TAG, own_reference
 from wrenn.control.snapshots import CreateSnapshot, Snapshots
-from wrenn.control.templates import LATEST, Reference, Template, Templates
+from wrenn.control.templates import LATEST, Reference, Template, TemplateNameTaken, Templates
 
 
 class E2bSnapshots:
@@ -25,17 +25,26 @@ class E2bSnapshots:
     async def create(
         self, credential: Credential, text_id: str, *, name: str | None, memory: bool
     ) -> Template:
-        """Take a snapshot of a sandbox. One of the same name is replaced when the new one is there.
+        """Take a snapshot of a sandbox. One of the same name is replaced when the new one is there; a template that was built is not.
 
         Raises:
             NotFound: of the sandbox, or the name has a namespace. NotSupported: without its memory, or under a tag.
-            Else as `Snapshots.create`.
+            TemplateNameTaken: a template of this name was built. Else as `Snapshots.create`.
         """
         found = await self._sandboxes.find(credential, text_id)
         if not memory:
             raise NotSupported("memory: false is not supported on this platform: a snapshot has its memory.")
-        body = CreateSnapshot(sandbox_id=str(found.sandbox.sandbox_id), name=_own_name(name))
+        own_name = _own_name(name)
+        if own_name is not None and await self._is_built(found.caller, own_name):
+            raise TemplateNameTaken(f"The template {own_name} was built: a snapshot needs another name.")
+        body = CreateSnapshot(sandbox_id=str(found.sandbox.sandbox_id), name=own_name)
         return await self._snapshots.create(credential, body, overwrite=True)
+
+    async def _is_built(self, caller: Caller, name: str) -> bool:
+        return any(
+            isinstance(template, Template) and template.name == name and not template.is_platform
+            for template in await self._templates.list(caller, "base")
+        )
 
     async def list(
         self, caller: Caller, *, sandbox_id: str | None, name: str | None, limit: int, after: str | None

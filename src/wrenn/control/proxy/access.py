@@ -19,6 +19,7 @@ from wrenn.control.proxy.lookup_cache import LookupCache
 from wrenn.control.proxy.port_target import PortTarget
 from wrenn.control.proxy.request_head import Visit
 from wrenn.control.sandboxes import Lookup, SandboxOfBuild
+from wrenn.protocol.guest_agent import CODE_INTERPRETER_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,11 @@ class PortAccess:
         if location is not None and not target.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
                 return Admission(location, cookie_s=left_s)
-            if location.sandbox.ingress.is_public(target.port):
+            if self._may_run_code(visit, target):
+                return Admission(location)
+            if location.sandbox.ingress.is_public(target.port) and not self._needs_code_token(
+                visit, target, location
+            ):
                 return Admission(location, is_public=True)
             if self._traffic_tokens.matches(visit.traffic_token, target.sandbox_id):
                 return Admission(location)
@@ -121,6 +126,19 @@ class PortAccess:
         raise Unauthorized(
             "This port is not public: open it by a link of its owner, or send an API key in the header X-API-Key."
         )
+
+    def _may_run_code(self, visit: Visit, target: PortTarget) -> bool:
+        return (
+            target.port == CODE_INTERPRETER_PORT
+            and visit.is_code_run
+            and self._access_tokens.matches(visit.access_token, target.sandbox_id)
+        )
+
+    @staticmethod
+    def _needs_code_token(visit: Visit, target: PortTarget, location: SandboxLocation) -> bool:
+        """Return whether the visit would run code, which not everybody may who knows the address of another port of the sandbox."""
+        meant = target.port in location.sandbox.ingress.public_ports
+        return target.port == CODE_INTERPRETER_PORT and visit.is_code_run and not meant
 
     async def _existing(self, target: PortTarget) -> SandboxLocation:
         location = await self._locations.find(target.sandbox_id)

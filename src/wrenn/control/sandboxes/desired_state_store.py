@@ -23,6 +23,7 @@ from sqlalchemy import (
     case,
     cast,
     func,
+    literal,
     null,
     or_,
     select,
@@ -183,21 +184,30 @@ async def set_desired_paused_for_all(database: Database, hints: Hints) -> set[Sa
 
 
 async def set_desired_running(
-    tx: Transaction, hints: Hints, sandbox_id: SandboxId, *, by: Actor, lifetime_sec: int | None = None
+    tx: Transaction,
+    hints: Hints,
+    sandbox_id: SandboxId,
+    *,
+    by: Actor,
+    lifetime_sec: int | None = None,
+    on_expiry: OnExpiry | None = None,
 ) -> bool:
     """Set the desired state of a paused sandbox to `running`; False: it is not paused, or is being changed already.
 
     A lifetime begins: `lifetime_sec`, if it is not None, else `resume_lifetime_sec`. If there is neither, and its lifetime has ended
-    with a pause (`on_expiry` "pause"), it continues without a lifetime.
+    with a pause (`on_expiry` "pause"), it continues without a lifetime. `on_expiry`, if it is not None, is stored in the same
+    statement: with the former end, which may be past, the sandbox would be removed before it is resumed.
     """
     is_paused = _is_paused()
     ahead = or_(_c.on_expiry == "kill", _c.expires_at > func.now())
     begins = case(
         (_c.resume_lifetime_sec > 0, in_s(_c.resume_lifetime_sec)), (ahead, _c.expires_at), else_=null()
     )
+    expires_at = begins if lifetime_sec is None else in_s(lifetime_sec)
+    then = _c.on_expiry if on_expiry is None else literal(on_expiry)
     wanted = (
         update_desired(Desired.RUNNING, _c.id == sandbox_id.value, is_paused, by=by)
-        .values(expires_at=begins if lifetime_sec is None else in_s(lifetime_sec))
+        .values(expires_at=expires_at, on_expiry=then, due_at=due_when_paused(then, expires_at))
         .returning(_c.id)
         .cte("wanted")
     )

@@ -20,7 +20,7 @@ from wrenn.control.sandboxes.operations.waiting import (
     wait_settled,
 )
 from wrenn.control.sandboxes.reconcile.reconciler import Reconciler
-from wrenn.control.sandboxes.records import Sandbox
+from wrenn.control.sandboxes.records import OnExpiry, Sandbox
 from wrenn.control.sandboxes.state import Desired, State
 
 
@@ -72,10 +72,13 @@ class Resumes:
             self._reconciler.wake()
             return await wait_resumed(change, self._wait_limits)
 
-    async def ensure_running(self, credential: Credential, text_id: str, *, lifetime_sec: int) -> bool:
+    async def ensure_running(
+        self, credential: Credential, text_id: str, *, lifetime_sec: int, on_expiry: OnExpiry | None = None
+    ) -> bool:
         """Wait for a pause or resume in progress; then resume the sandbox if it is paused. Returns whether that was necessary.
 
-        A lifetime of `lifetime_sec` begins with the resume; that of a sandbox that runs does not change.
+        A lifetime of `lifetime_sec` begins with the resume, and `on_expiry`, if it is not None, is done at its end; that of a
+        sandbox that runs does not change.
 
         Raises:
             As `resume`. InvalidState: it neither runs nor is paused.
@@ -95,7 +98,9 @@ class Resumes:
                     raise InvalidState(
                         f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: it neither runs nor is paused."
                     )
-                was_resumed |= await self._set_desired_running(sandbox, found.caller.actor, lifetime_sec)
+                was_resumed |= await self._set_desired_running(
+                    sandbox, found.caller.actor, lifetime_sec, on_expiry
+                )
                 self._reconciler.wake()
                 change.wake()
                 await wait_resumed(change, self._wait_limits)
@@ -125,7 +130,11 @@ class Resumes:
                     return resumed
 
     async def _set_desired_running(
-        self, sandbox: Sandbox, by: Actor, lifetime_sec: int | None = None
+        self,
+        sandbox: Sandbox,
+        by: Actor,
+        lifetime_sec: int | None = None,
+        on_expiry: OnExpiry | None = None,
     ) -> bool:
         """Check capacity and set the desired state to `running`; False: it is not paused, or is being changed already.
 
@@ -146,7 +155,7 @@ class Resumes:
         async def want(tx: Transaction) -> bool:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)
             if not await desired_state_store.set_desired_running(
-                tx, self._hints, sandbox.sandbox_id, by=by, lifetime_sec=lifetime_sec
+                tx, self._hints, sandbox.sandbox_id, by=by, lifetime_sec=lifetime_sec, on_expiry=on_expiry
             ):
                 return False
             available.team.require_within_quota(added_usage(sandbox.vcpus, sandbox.memory_mb))

@@ -49,7 +49,13 @@ async def set_desired_for_expired(database: Database, statement: Select[Any, Non
 
 
 def _next_due() -> Select[Any]:
-    removed_when_due = and_(_c.status == State.PAUSED, _c.desired != Desired.STOPPED, _c.on_expiry == "kill")
+    # As in the statement above: a row that it leaves alone must not be due again and again.
+    removed_when_due = and_(
+        _c.status == State.PAUSED,
+        _c.desired != Desired.STOPPED,
+        _c.on_expiry == "kill",
+        _c.due_at >= _c.expires_at,
+    )
     return select(func.extract("epoch", func.min(_c.due_at) - func.now())).where(
         _c.due_at.is_not(None), is_live(), or_(is_usable(), removed_when_due)
     )
