@@ -190,15 +190,15 @@ async def test_old_files_and_those_beyond_a_teams_limit_are_deleted(
     for files_hash in hashes:
         url = (await api.get(f"/e2b/templates/any/files/{files_hash}")).json()["url"]
         assert (await api.put(url, content=archive(a="one"))).status_code == 204
-    team = (await _rows(database, f"SELECT team_id FROM builder_files WHERE hash = '{hashes[0]}'"))[0]
+    team = (await rows(database, f"SELECT team_id FROM builder_files WHERE hash = '{hashes[0]}'"))[0]
     retention = BuilderRetention(database, objects)
     await retention.delete_old()
-    assert len(await _rows(database, "SELECT hash FROM builder_files WHERE hash LIKE '_f_f%'")) == 3
-    await _rows(
+    assert len(await rows(database, "SELECT hash FROM builder_files WHERE hash LIKE '_f_f%'")) == 3
+    await rows(
         database,
         f"UPDATE builder_files SET used_at = now() - interval '8 days' WHERE hash = '{hashes[0]}' RETURNING 1",
     )
-    await _rows(
+    await rows(
         database,
         f"UPDATE builder_files SET used_at = now() - interval '2 hours' WHERE hash = '{hashes[1]}' RETURNING 1",
     )
@@ -207,12 +207,12 @@ async def test_old_files_and_those_beyond_a_teams_limit_are_deleted(
     assert await objects.size_of(key_of(TeamId(team), hashes[1])) is not None
     monkeypatch.setattr(BuilderRetention, "_BYTES_OF_TEAM", 1)
     await retention.delete_old()
-    left = await _rows(database, "SELECT hash FROM builder_files WHERE hash LIKE '_f_f%'")
+    left = await rows(database, "SELECT hash FROM builder_files WHERE hash LIKE '_f_f%'")
     assert left == [hashes[2]], "one that was used just now stays"
     await database.close()
 
 
-async def _rows(database: Database, statement: str) -> list[Any]:
+async def rows(database: Database, statement: str) -> list[Any]:
     from sqlalchemy import text
 
     return list((await database.execute(text(statement))).scalars())

@@ -13,7 +13,7 @@ from io import BytesIO
 from typing import IO, Final
 from uuid import UUID
 
-from wrenn.base.errors import DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import TeamId
 from wrenn.base.loops import Loop
@@ -40,6 +40,10 @@ _PURPOSE: Final = b"wrenn e2b file upload"
 class BuilderFiles:
     """Takes uploads, and hands a build the archive with all files of its COPY steps."""
 
+    # Twice what `BuilderRetention` lets a team keep of what no build has used for an hour.
+    _BYTES_OF_TEAM: Final = 4 * GIB
+    _FILES_OF_TEAM: Final = 1_000
+
     def __init__(self, *, database: Database, objects: ObjectStore, secret: Secret) -> None:
         self._database = database
         self._objects = objects
@@ -49,8 +53,12 @@ class BuilderFiles:
 
     async def is_present(self, team_id: TeamId, files_hash: str) -> bool:
         """Return whether these files are here. Raises InvalidRequest: it is no hash."""
-        if _HASH.fullmatch(files_hash) is None:
-            raise InvalidRequest("hash: must be 64 hexadecimal digits.")
+        _check_hash(files_hash)
+        return await file_store.is_present(self._database, team_id, files_hash)
+
+    async def use(self, team_id: TeamId, files_hash: str) -> bool:
+        """Return whether these files are here; they count as used now. Raises InvalidRequest: it is no hash."""
+        _check_hash(files_hash)
         return await file_store.use(self._database, team_id, files_hash)
 
     def link(self, team_id: TeamId, files_hash: str) -> str:
@@ -63,7 +71,9 @@ class BuilderFiles:
         """Store what is uploaded to a link.
 
         Raises:
-            NotFound: the link is not valid any more, or never was. TooLarge. RateLimited: another upload of the team is under way.
+            NotFound: the link is not valid any more, or never was. TooLarge. Conflict: the former files of this hash are
+                being deleted.
+            RateLimited: another upload of the team is under way, or the team has too many files.
         """
         team_id, files_hash = self._parsed(link)
         if team_id in self._uploading:
@@ -73,10 +83,18 @@ class BuilderFiles:
             async with self._in_memory, asyncio.timeout(_UPLOAD_TIMEOUT_S):
                 archive = await read_at_most(content, ARCHIVE_LIMIT_B, what="The archive")
                 # The row first: without it nobody would delete the object.
-                await file_store.begin_upload(self._database, team_id, files_hash)
+                await file_store.begin_upload(
+                    self._database,
+                    team_id,
+                    files_hash,
+                    len(archive),
+                    bytes_of_team=self._BYTES_OF_TEAM,
+                    files_of_team=self._FILES_OF_TEAM,
+                )
                 await self._objects.put(key_of(team_id, files_hash), archive)
                 await fault_point("control.e2b.files_stored")
-                await file_store.finish_upload(self._database, team_id, files_hash, len(archive))
+                if not await file_store.finish_upload(self._database, team_id, files_hash, len(archive)):
+                    raise Conflict("Old files with this hash are being deleted. Try again.")
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
@@ -119,6 +137,11 @@ class BuilderFiles:
         if int(expires) < time.time():
             raise NotFound("The link for the upload has expired.")
         return TeamId(UUID(team)), files_hash
+
+
+def _check_hash(files_hash: str) -> None:
+    if _HASH.fullmatch(files_hash) is None:
+        raise InvalidRequest("hash: must be 64 hexadecimal digits.")
 
 
 class _Packing:
@@ -165,6 +188,7 @@ class BuilderRetention:
     _EVERY_S: Final = 600.0
     _OLD_S: Final = 7 * 86_400.0
     _BYTES_OF_TEAM: Final = 2 * GIB
+    _FILES_OF_TEAM: Final = 500
     _UNUSED_S: Final = 3600.0
     _AT_ONCE: Final = 200
     _WAITING_S: Final = 86_400.0
@@ -181,16 +205,18 @@ class BuilderRetention:
 
     async def delete_old(self) -> None:
         """Delete what is old now."""
-        found = await file_store.expired(
+        while found := await file_store.expired(
             self._database,
             older_s=self._OLD_S,
             bytes_of_team=self._BYTES_OF_TEAM,
+            files_of_team=self._FILES_OF_TEAM,
             unused_s=self._UNUSED_S,
             limit=self._AT_ONCE,
-        )
-        for team_id, files_hash in found:
-            await self._objects.delete([key_of(team_id, files_hash)])
-            await file_store.forget(self._database, team_id, files_hash)
+        ):
+            for files in found:
+                if await file_store.begin_deletion(self._database, files):
+                    await self._objects.delete([key_of(files.team_id, files.files_hash)])
+                    await file_store.finish_deletion(self._database, files)
         await announced_store.delete_old(
             self._database, waiting_s=self._WAITING_S, older_s=self._BUILDS_OLD_S
         )

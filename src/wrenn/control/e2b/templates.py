@@ -209,7 +209,7 @@ class E2bTemplates:
         hashes = dict.fromkeys(
             step.files_hash for step in body.steps if step.type == "COPY" and step.files_hash is not None
         )
-        present = [each for each in hashes if await self.files.is_present(caller.team_id, each)]
+        present = [each for each in hashes if await self.files.use(caller.team_id, each)]
         return {files_hash: str(number) for number, files_hash in enumerate(present)}
 
     async def _recipe(self, caller: Caller, body: BuildStart, folders: dict[str, str]) -> BuilderRecipe:
