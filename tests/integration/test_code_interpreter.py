@@ -212,6 +212,12 @@ def test_a_program_in_the_background_does_not_hold_up_the_run(interpreter: Inter
     interpreter.execute("kill $(cat ~-/sleeper 2>/dev/null || cat sleeper)", language="bash")
 
 
+def test_a_program_in_the_background_that_writes_for_ever_does_not_hold_up_the_run(interpreter: Interpreter):
+    run = interpreter.execute("yes & echo $! > writer; sleep 0.2", language="bash")
+    assert run.error is None
+    interpreter.execute("kill $(cat writer)", language="bash")
+
+
 @pytest.mark.parametrize(
     ("language", "show"),
     [

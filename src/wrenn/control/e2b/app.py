@@ -23,7 +23,7 @@ from wrenn.control.e2b.domain import is_api_host
 from wrenn.control.e2b.errors import error_response
 from wrenn.control.http import Rates
 from wrenn.control.http.app import install_rules
-from wrenn.protocol.api import E2B_PREFIX
+from wrenn.protocol.api import E2B_PREFIX, E2B_UPLOADS_PREFIX
 from wrenn.relay import Receive, Scope, Send, header_value
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def build_e2b_app(services: DataclassInstance | None, rates: Rates | None = None
 
 
 def _has_own_limit(path: str) -> bool:
-    return path.startswith(E2B_PREFIX + template_routes.UPLOADS)
+    return path.startswith(E2B_UPLOADS_PREFIX)
 
 
 class E2bEdge:

@@ -25,11 +25,11 @@ from wrenn.control.e2b.template_types import (
 from wrenn.control.e2b.template_views import announced_json, progress_json
 from wrenn.control.e2b.templates import E2bTemplates, version_id
 from wrenn.control.http import body_of, service, wire_time
-from wrenn.protocol.api import E2B_PREFIX
+from wrenn.protocol.api import E2B_PREFIX, E2B_UPLOADS_PREFIX
 
 router = APIRouter(tags=["templates"])
 
-UPLOADS: Final = "/templates/uploads/"
+UPLOADS: Final = E2B_UPLOADS_PREFIX.removeprefix(E2B_PREFIX)
 """Below it files are uploaded, with limits of their own."""
 
 TemplatesOf = Annotated[E2bTemplates, service(E2bTemplates)]

@@ -15,7 +15,7 @@ from wrenn.base.ids import random_hex
 from wrenn.base.request_ids import request_id
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import ErrorFormat, error_response
-from wrenn.protocol.api import DOWNLOADS_PREFIX, REQUEST_ID_HEADER
+from wrenn.protocol.api import DOWNLOADS_PREFIX, E2B_UPLOADS_PREFIX, REQUEST_ID_HEADER
 
 _log = logging.getLogger(__name__)
 
@@ -58,9 +58,13 @@ class RequestIds:
 
 
 def _path_to_log(scope: Scope) -> str:
-    """Return the path of a request, without the secret of a download link."""
-    head, prefix, secret = str(scope["path"]).partition(f"{DOWNLOADS_PREFIX}/")
-    return f"{head}{prefix}…" if secret else head + prefix
+    """Return the path of a request, without the secret of a link."""
+    path = str(scope["path"])
+    for prefix in (f"{DOWNLOADS_PREFIX}/", E2B_UPLOADS_PREFIX):
+        head, found, secret = path.partition(prefix)
+        if secret:
+            return f"{head}{found}…"
+    return path
 
 
 class BodyLimit:

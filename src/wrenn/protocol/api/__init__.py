@@ -36,6 +36,8 @@ ADMIN_AUDIT_PREFIX: Final = "/v1/admin/audit-logs"
 ADMIN_TEAMS_PREFIX: Final = "/v1/admin/teams"
 E2B_PREFIX: Final = "/e2b"
 """The API of e2b, over the same services."""
+E2B_UPLOADS_PREFIX: Final = f"{E2B_PREFIX}/templates/uploads/"
+"""What follows is the secret of a link."""
 
 CURSOR_HEADER: Final = "X-Next-Cursor"
 """Response header of a list: the cursor of the next page; absent on the last page."""

@@ -20,6 +20,8 @@ from ipykernel.kernelbase import Kernel
 from code_interpreter.variables import CALL_KEY, SANDBOX_KEY, checked
 
 _CHUNK_B = 32 << 10
+_PIPE_B = 1 << 20
+"""The most that a pipe of a user without privileges can be made to hold."""
 _MESSAGE_LIMIT_B = 32 << 20
 _GRACE_S = 2.0
 """After an interrupt the program is killed if it has not ended the run within this time."""
@@ -147,11 +149,16 @@ class ScriptKernel(Kernel):
 
     @staticmethod
     def _drain(names: Mapping[int, str], run: _Run) -> None:
-        """Read what is in the pipes already: written before the end of the run was reported."""
+        """Read what is in the pipes already: written before the end of the run was reported.
+
+        No more than a pipe can hold: a program in the background may write for ever.
+        """
         for descriptor, name in names.items():
             os.set_blocking(descriptor, False)
+            left_b = _PIPE_B
             try:
-                while data := os.read(descriptor, _CHUNK_B):
+                while left_b > 0 and (data := os.read(descriptor, min(_CHUNK_B, left_b))):
+                    left_b -= len(data)
                     run.output(name, data)
             except BlockingIOError:
                 pass
