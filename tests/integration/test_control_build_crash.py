@@ -143,7 +143,7 @@ async def test_what_was_cut_off_of_an_announced_build_is_sent_again_after_a_kill
             await api.put(url, content=archive(f="broken off"))
         await died(process)
     steps = f"/e2b/v2/templates/own/builds/{build['buildID']}"
-    async with crashing.started("control.e2b.steps_recorded=kill") as (api, process):
+    async with crashing.started("control.e2b.files_packed=kill") as (api, process):
         assert not (await api.get(link)).json()["present"]
         assert (await api.put(url, content=archive(f="kept"))).status_code == 204
         with contextlib.suppress(httpx2.TransportError):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import os
 import tarfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
-from tests.integration.conftest import Platform
-from tests.integration.test_e2b_builder import HASH, announced, archive, ended, rows, start
-from wrenn.base.errors import RateLimited
+from tests.integration.conftest import Platform, client, make_team
+from tests.integration.test_e2b_builder import HASH, announced, archive, ended, rows, start, status
+from wrenn.base.errors import DatabaseUnavailable, RateLimited
 from wrenn.base.ids import TeamId
 from wrenn.control.db import Database
 from wrenn.control.e2b import BuilderFiles, BuilderRetention, file_store
@@ -190,3 +192,132 @@ async def test_an_upload_during_the_deletion_of_the_same_files_is_not_lost(
     assert (await api.get(f"/e2b/templates/any/files/{HASH}")).json()["present"]
     await rows(database, "DELETE FROM builder_files RETURNING 1")
     await database.close()
+
+
+async def test_slow_uploads_of_some_teams_hold_up_no_other(
+    team_platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, url = team_platform.api, str(team_platform.settings.database_url)
+    over = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"x"
+        await over.wait()
+
+    slow_ones: list[asyncio.Task[httpx2.Response]] = []
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(over.set)
+        for number in range(3):
+            key = await make_team(url, f"slow{number}")
+            other = await stack.enter_async_context(client(team_platform.url, key))
+            link = (await other.get(f"/e2b/templates/any/files/{HASH}")).json()["url"]
+            slow_ones.append(asyncio.create_task(other.put(link, content=slow())))
+        await asyncio.sleep(0.3)
+        assert not any(each.done() for each in slow_ones)
+        async with asyncio.timeout(20):
+            assert (await upload(api, HASH, archive(f="one"))).status_code == 204
+            build = await announced(api)
+            assert (await start(api, build, steps=copies([HASH]))).status_code == 202
+            await ended(api, build)
+        over.set()
+        assert [(await each).status_code for each in slow_ones] == [204] * 3
+        monkeypatch.setattr("wrenn.control.e2b.template_routes.UPLOAD_SILENCE_S", 1.0)
+        over.clear()
+        link = (await api.get(f"/e2b/templates/any/files/{HASH}")).json()["url"]
+        silent = asyncio.create_task(api.put(link, content=slow()))
+        stack.callback(silent.add_done_callback, lambda done: done.cancelled() or done.exception())
+        stack.callback(silent.cancel)
+        await asyncio.sleep(0.1)
+        assert (await upload(api, HASH, archive(f="one"))).status_code == 429, "the team uploads already"
+        async with asyncio.timeout(10):
+            while (await upload(api, HASH, archive(f="one"))).status_code == 429:
+                await asyncio.sleep(0.1)
+
+
+async def test_announced_builds_are_limited_whether_started_or_not(
+    team_platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = team_platform.api
+    database = Database(str(team_platform.settings.database_url))
+    monkeypatch.setattr("wrenn.control.e2b.templates._WAITING_LIMIT", 3)
+    answers = await asyncio.gather(*(api.post("/e2b/v3/templates", json={"name": "many"}) for _ in range(12)))
+    assert sorted(answer.status_code for answer in answers) == [202] * 3 + [409] * 9
+    monkeypatch.setattr("wrenn.control.e2b.templates._STARTED_LIMIT", 2)
+    builds = [answer.json() for answer in answers if answer.status_code == 202]
+    for build in builds:
+        long = [{"type": "RUN", "args": ["true " + "x" * 40_000]}]
+        assert (await start(api, build, steps=long)).status_code == 202
+        await ended(api, build)
+    ids = ", ".join(f"'{build['buildID']}'" for build in builds)
+    of_these = f"FROM announced_builds WHERE id IN ({ids})"
+    assert await rows(database, f"SELECT max(length(commands[1])) {of_these}") == [1_000]
+    await announced(api)
+    assert await rows(database, f"SELECT count(*) {of_these}") == [2]
+    await database.close()
+
+
+async def test_steps_are_recorded_with_the_build_or_not_at_all(
+    team_platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = team_platform.api
+    database = Database(str(team_platform.settings.database_url))
+    build = await announced(api)
+    steps = [{"type": "ENV", "args": ["A", "1"]}]
+    recorded = f"SELECT step_numbers IS NOT NULL FROM announced_builds WHERE id = '{build['buildID']}'"
+    with monkeypatch.context() as patch:
+        patch.setattr("wrenn.control.builds.service._UNFINISHED_LIMIT", 0)
+        assert (await start(api, build, steps=steps)).status_code == 409
+    assert await rows(database, recorded) == [False]
+    assert (await start(api, build, steps=steps)).status_code == 202
+    assert await rows(database, recorded) == [True]
+    assert (await ended(api, build))["status"] == "ready"
+    # As the retention of builds does.
+    await rows(database, f"DELETE FROM build_logs WHERE build_id = '{build['buildID']}' RETURNING 1")
+    await rows(database, f"DELETE FROM builds WHERE id = '{build['buildID']}' RETURNING 1")
+    found = await status(api, build)
+    assert (found["status"], "not kept" in found["reason"]["message"]) == ("error", True)
+    assert (await start(api, build, steps=steps)).status_code == 409
+    await database.close()
+
+
+async def test_a_build_whose_commit_was_not_answered_keeps_its_archive(
+    team_platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = team_platform.api
+    assert (await upload(api, HASH, archive(f="one"))).status_code == 204
+    build = await announced(api)
+    transaction = Database.transaction
+
+    async def unanswered(self: Database, work: Any) -> Any:
+        result = await transaction(self, work)
+        if "Builds.create" in work.__qualname__:
+            raise DatabaseUnavailable("The database does not answer.")
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "transaction", unanswered)
+        assert (await start(api, build, steps=copies([HASH]))).status_code == 503
+    assert (await start(api, build, steps=copies([HASH]))).status_code == 409
+    found = await ended(api, build)
+    assert found["status"] == "ready", found
+
+
+async def test_tags_move_all_or_none(team_platform: Platform) -> None:
+    api = team_platform.api
+    build = await announced(api)
+    assert (await start(api, build, steps=[])).status_code == 202
+    assert (await ended(api, build))["status"] == "ready"
+    name = build["templateID"]
+
+    async def assign(*tags: str) -> int:
+        return (await api.post("/e2b/templates/tags", json={"target": name, "tags": tags})).status_code
+
+    async def tags() -> set[str]:
+        return {each["tag"] for each in (await api.get(f"/e2b/templates/{name}/tags")).json()}
+
+    assert await assign("good", "Bad Tag") == 400
+    assert await tags() == {"default"}
+    assert await assign(*(f"t{number}" for number in range(32))) == 400, "with `default` these are 33"
+    assert await tags() == {"default"}
+    assert await assign("one", "two", "one") == 201
+    assert await tags() == {"default", "one", "two"}

@@ -15,7 +15,7 @@ from wrenn.control.builds.records import Build
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json, steps_json
 from wrenn.control.guests import UploadForm
-from wrenn.control.http import EventStreamResponse, body_of, read_at_most, refusals, service
+from wrenn.control.http import UPLOAD_SILENCE_S, EventStreamResponse, body_of, read_at_most, refusals, service
 
 router = APIRouter(tags=["builds"])
 admin_router = APIRouter(tags=["administration"])
@@ -62,7 +62,12 @@ async def create_build(request: Request, caller: CallerOf, builds: Service) -> R
 async def _begun(request: Request, caller: Caller, builds: Builds) -> Build:
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("multipart/form-data"):
-        form = UploadForm(content_type, body_of(request), file_part="archive", field_limit_b=_CONFIG_LIMIT_B)
+        form = UploadForm(
+            content_type,
+            body_of(request, silence_s=UPLOAD_SILENCE_S),
+            file_part="archive",
+            field_limit_b=_CONFIG_LIMIT_B,
+        )
         fields = await form.fields()
         return await builds.create(caller, _config(fields.get("config", "")), form.file())
     return await builds.create(caller, _config(await read_at_most(body_of(request), _CONFIG_LIMIT_B)))

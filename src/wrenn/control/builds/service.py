@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited
+from wrenn.base.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    DeadlineExceeded,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+)
 from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor
 from wrenn.control.auth import Account, Caller, Scope
@@ -105,9 +112,11 @@ class Builds:
         *,
         build_id: BuildId | None = None,
         tags: Sequence[str] | None = None,
+        also: Callable[[Transaction], Awaitable[None]] | None = None,
     ) -> Build:
         """Check the recipe and queue the build.
 
+        `also`: written in the transaction that queues it.
         `build_id`: a new one that the caller has chosen, or else BuildExists is raised. `tags`: all that the version gets; by default `latest` and that of the body.
 
         Raises:
@@ -154,12 +163,22 @@ class Builds:
             inserted = await store.insert_pending(tx, build_id, values, by=caller.actor)
             if inserted is None:
                 raise BuildExists("There is a build with this id already.")
+            if also is not None:
+                await also(tx)
             return inserted
 
         try:
             build = await self._database.transaction(insert)
         except BuildExists:
             # The archive under the key of this id is that build's.
+            raise
+        except asyncio.CancelledError:
+            # The transaction goes on to its end, so the build will have its archive.
+            raise
+        except DatabaseUnavailable:
+            # The build may be there all the same. If the database does not answer now either, the archive stays.
+            if key is not None and await store.get(self._database, caller.team_id, build_id) is None:
+                await self._objects.delete([key])
             raise
         except BaseException:
             if key is not None:

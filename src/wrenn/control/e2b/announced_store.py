@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Row, delete, func, insert, select, update
 
@@ -13,6 +13,8 @@ from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.db import Database, Transaction, span_s
 from wrenn.control.e2b.tables import announced_builds
 
+_TEAM_LOCK: Final = 0x616E6E62
+"""First half of the advisory lock of whoever counts a team's announced builds: "annb"."""
 _c = announced_builds.c
 
 
@@ -94,11 +96,27 @@ async def get(database: Database, team_id: TeamId, build_id: BuildId) -> Announc
     return None if row is None else _announced(row)
 
 
+async def lock_team(tx: Transaction, team_id: TeamId) -> None:
+    """Let nobody else count the team's announced builds and insert one until this transaction ends."""
+    await tx.execute(select(func.pg_advisory_xact_lock(_TEAM_LOCK, func.hashtext(str(team_id.value)))))
+
+
+async def delete_surplus(tx: Transaction, team_id: TeamId, *, most: int) -> None:
+    """Delete the oldest of the team's builds that were started, of which it may keep `most`."""
+    surplus = (
+        select(_c.id)
+        .where(_c.team_id == team_id.value, _c.step_numbers.is_not(None))
+        .order_by(_c.created_at.desc(), _c.id)
+        .offset(most)
+    )
+    await tx.execute(delete(announced_builds).where(_c.id.in_(surplus)))
+
+
 async def set_steps(
-    database: Database, build_id: BuildId, step_numbers: Sequence[int], commands: Sequence[str]
+    tx: Transaction, build_id: BuildId, step_numbers: Sequence[int], commands: Sequence[str]
 ) -> None:
-    """Record the steps of a build, before it is queued."""
-    await database.execute(
+    """Record the steps of a build, in the transaction that queues it."""
+    await tx.execute(
         update(announced_builds)
         .where(_c.id == build_id.value)
         .values(step_numbers=list(step_numbers), commands=list(commands))

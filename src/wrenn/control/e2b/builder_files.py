@@ -8,7 +8,8 @@ import hmac
 import re
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import IO, Final
 from uuid import UUID
@@ -21,7 +22,6 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
 from wrenn.control.db import Database
 from wrenn.control.e2b import announced_store, file_store
-from wrenn.control.http import read_at_most
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
@@ -31,9 +31,14 @@ from wrenn.recipe.tar_index import BLOCK_B
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 _LINK_LIFE_S: Final = 3600
-_UPLOAD_TIMEOUT_S: Final = 3600.0
-_UPLOADS_AT_ONCE: Final = 2
-"""Archives that this replica holds in memory."""
+_UPLOAD_TIMEOUT_S: Final = 1800.0
+_PACKING_TIMEOUT_S: Final = 600.0
+_RECEIVED_AT_ONCE: Final = 32
+"""Archives that this replica receives, into temporary files."""
+_STORED_AT_ONCE: Final = 2
+"""Archives that this replica holds in memory, while they go to the store."""
+_PACKED_AT_ONCE: Final = 2
+"""Builds whose archives this replica puts together; each holds one of them in memory."""
 _PURPOSE: Final = b"wrenn e2b file upload"
 
 
@@ -48,8 +53,10 @@ class BuilderFiles:
         self._database = database
         self._objects = objects
         self._key = hmac.digest(secret.reveal().encode(), _PURPOSE, "sha256")
-        self._in_memory = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._in_memory = asyncio.Semaphore(_STORED_AT_ONCE)
+        self._packing = asyncio.Semaphore(_PACKED_AT_ONCE)
         self._uploading: set[TeamId] = set()
+        self._packing_for: set[TeamId] = set()
 
     async def is_present(self, team_id: TeamId, files_hash: str) -> bool:
         """Return whether these files are here. Raises InvalidRequest: it is no hash."""
@@ -73,28 +80,21 @@ class BuilderFiles:
         Raises:
             NotFound: the link is not valid any more, or never was. TooLarge. Conflict: the former files of this hash are
                 being deleted.
-            RateLimited: another upload of the team is under way, or the team has too many files.
+            RateLimited: another upload of the team is under way, or too many of others, or the team has too many files.
+            DeadlineExceeded.
         """
         team_id, files_hash = self._parsed(link)
         if team_id in self._uploading:
             raise RateLimited("The team uploads other files at this moment. Try again.")
+        if len(self._uploading) >= _RECEIVED_AT_ONCE:
+            raise RateLimited("Too many files are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:
-            async with self._in_memory, asyncio.timeout(_UPLOAD_TIMEOUT_S):
-                archive = await read_at_most(content, ARCHIVE_LIMIT_B, what="The archive")
-                # The row first: without it nobody would delete the object.
-                await file_store.begin_upload(
-                    self._database,
-                    team_id,
-                    files_hash,
-                    len(archive),
-                    bytes_of_team=self._BYTES_OF_TEAM,
-                    files_of_team=self._FILES_OF_TEAM,
-                )
-                await self._objects.put(key_of(team_id, files_hash), archive)
-                await fault_point("control.e2b.files_stored")
-                if not await file_store.finish_upload(self._database, team_id, files_hash, len(archive)):
-                    raise Conflict("Old files with this hash are being deleted. Try again.")
+            with tempfile.TemporaryFile() as received:
+                async with asyncio.timeout(_UPLOAD_TIMEOUT_S):
+                    await _receive(content, received)
+                    async with self._in_memory:
+                        await self._store(team_id, files_hash, received)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
@@ -102,17 +102,53 @@ class BuilderFiles:
         finally:
             self._uploading.discard(team_id)
 
-    async def together(self, team_id: TeamId, folders: Mapping[str, str]) -> AsyncIterator[bytes]:
-        """Yield one archive in which the files with each hash are below the folder that the mapping names.
+    @asynccontextmanager
+    async def together(
+        self, team_id: TeamId, folders: Mapping[str, str]
+    ) -> AsyncGenerator[AsyncIterator[bytes] | None]:
+        """Give one archive in which the files with each hash are below the folder that the mapping names; None: it names none.
 
         Raises:
             InvalidRequest: an archive is damaged, or has what is not accepted. TooLarge. NotFound: it is gone.
+            RateLimited: another build of the team is put together. DeadlineExceeded.
         """
-        async with self._in_memory:
+        if not folders:
+            yield None
+            return
+        if team_id in self._packing_for:
+            raise RateLimited(
+                "The files of another build of the team are put together at this moment. Try again."
+            )
+        self._packing_for.add(team_id)
+        try:
             with tempfile.TemporaryFile() as packed:
-                await self._pack(team_id, folders, packed)
-                while data := await asyncio.to_thread(packed.read, CHUNK_B):
-                    yield data
+                try:
+                    async with asyncio.timeout(_PACKING_TIMEOUT_S), self._packing:
+                        await self._pack(team_id, folders, packed)
+                except TimeoutError as error:
+                    raise DeadlineExceeded(
+                        f"The files of the COPY steps were not put together within {_PACKING_TIMEOUT_S:.0f} s."
+                    ) from error
+                yield _pieces(packed)
+        finally:
+            self._packing_for.discard(team_id)
+
+    async def _store(self, team_id: TeamId, files_hash: str, received: IO[bytes]) -> None:
+        received.seek(0)
+        archive = await asyncio.to_thread(received.read)
+        # The row first: without it nobody would delete the object.
+        await file_store.begin_upload(
+            self._database,
+            team_id,
+            files_hash,
+            len(archive),
+            bytes_of_team=self._BYTES_OF_TEAM,
+            files_of_team=self._FILES_OF_TEAM,
+        )
+        await self._objects.put(key_of(team_id, files_hash), archive)
+        await fault_point("control.e2b.files_stored")
+        if not await file_store.finish_upload(self._database, team_id, files_hash, len(archive)):
+            raise Conflict("Old files with this hash are being deleted. Try again.")
 
     async def _pack(self, team_id: TeamId, folders: Mapping[str, str], packed: IO[bytes]) -> None:
         """Unpack one archive after the other, within the limits of a single one: a client may send the same under many hashes."""
@@ -137,6 +173,20 @@ class BuilderFiles:
         if int(expires) < time.time():
             raise NotFound("The link for the upload has expired.")
         return TeamId(UUID(team)), files_hash
+
+
+async def _receive(content: AsyncIterator[bytes], received: IO[bytes]) -> None:
+    size = 0
+    async for piece in content:
+        size += len(piece)
+        if size > ARCHIVE_LIMIT_B:
+            raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
+        await asyncio.to_thread(received.write, piece)
+
+
+async def _pieces(packed: IO[bytes]) -> AsyncIterator[bytes]:
+    while data := await asyncio.to_thread(packed.read, CHUNK_B):
+        yield data
 
 
 def _check_hash(files_hash: str) -> None:

@@ -38,6 +38,7 @@ announced_builds = Table(
 )
 
 Index("ix_announced_builds_created_at", announced_builds.c.created_at)
+Index("ix_announced_builds_team", announced_builds.c.team_id, announced_builds.c.created_at)
 Index(
     "ix_announced_builds_waiting",
     announced_builds.c.team_id,

@@ -24,7 +24,7 @@ from wrenn.control.e2b.template_types import (
 )
 from wrenn.control.e2b.template_views import announced_json, progress_json
 from wrenn.control.e2b.templates import E2bTemplates, version_id
-from wrenn.control.http import body_of, service, wire_time
+from wrenn.control.http import UPLOAD_SILENCE_S, body_of, service, wire_time
 from wrenn.protocol.api import E2B_PREFIX, E2B_UPLOADS_PREFIX
 
 router = APIRouter(tags=["templates"])
@@ -68,7 +68,7 @@ async def get_upload(
 @router.put(UPLOADS + "{link}", status_code=204, responses=refusals(404, 413))
 async def upload_files(request: Request, link: str, templates: TemplatesOf) -> Response:
     """Upload the files of a COPY step: a tar file, perhaps compressed, of at most 100 MiB. The link is the permission."""
-    await templates.files.upload(link, body_of(request))
+    await templates.files.upload(link, body_of(request, silence_s=UPLOAD_SILENCE_S))
     return Response(status_code=204)
 
 

@@ -22,6 +22,11 @@ _STATUS: Final = {
 _BASE: Final = "base"
 _FINALIZE: Final = "finalize"
 """What clients call what comes before the first step and after the last one."""
+_EXPIRED_REASON: Final[dict[str, object]] = {
+    "message": "The build ended long ago, and is not kept any more.",
+    "step": _FINALIZE,
+    "logEntries": [],
+}
 _FAILED_LINE: Final = re.compile(r"line (\d+): ")
 _UNKNOWN_USER: Final = re.compile(r"invalid username: '[^']*'")
 
@@ -45,13 +50,19 @@ def progress_json(progress: BuildProgress) -> dict[str, object]:
     answer: dict[str, object] = {
         "templateID": announced.name,
         "buildID": str(announced.build_id.value),
-        "status": "waiting" if build is None else _STATUS[build.status],
+        "status": _status(announced, build),
         "logs": [entry["message"] for entry in entries],
         "logEntries": entries,
     }
-    if build is not None and answer["status"] == "error":
-        answer["reason"] = _reason_json(build, announced)
+    if answer["status"] == "error":
+        answer["reason"] = _EXPIRED_REASON if build is None else _reason_json(build, announced)
     return answer
+
+
+def _status(announced: AnnouncedBuild, build: Build | None) -> str:
+    if build is None:
+        return "waiting" if announced.step_numbers is None else "error"
+    return _STATUS[build.status]
 
 
 def _entry_json(entry: LogEntry, announced: AnnouncedBuild) -> dict[str, object]:

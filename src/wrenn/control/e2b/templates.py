@@ -27,12 +27,17 @@ from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.e2b.template_names import BASE_TEMPLATE, DEFAULT_TAG, client_tag, own_reference, own_tag
 from wrenn.control.e2b.template_types import BuildStart, NewTemplateBuild
+from wrenn.control.identity import lock_active_team
 from wrenn.control.templates import Reference, Template, Templates
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS
 
 LOG_PAGE: Final = 100
 _WAITING_LIMIT: Final = 100
 """Builds of a team whose steps have not come."""
+_STARTED_LIMIT: Final = 200
+"""Announced builds of a team that are kept once they were started: more than the platform keeps builds of a team."""
+_COMMAND_LIMIT: Final = 1_000
+"""Characters of a command that are kept for messages."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _BASE_IMAGE: Final = re.compile(r"(docker\.io/)?e2bdev/base(:latest)?")
 """The container image of the clients' default template: here that template itself."""
@@ -46,7 +51,7 @@ class TooManyAnnouncedBuilds(Conflict):
 
 @dataclass(frozen=True, slots=True)
 class BuildProgress:
-    """A build with a page of its log. `build` and `entries` are absent until its steps have come."""
+    """A build with a page of its log. `build` and `entries` are absent until its steps have come, and when it is not kept any more."""
 
     announced: AnnouncedBuild
     build: Build | None
@@ -85,6 +90,9 @@ class E2bTemplates:
         self._builds.check_size(vcpus=vcpus, memory_mb=memory_mb, disk_size_mb=disk_size_mb)
 
         async def insert(tx: Transaction) -> AnnouncedBuild:
+            await lock_active_team(tx, caller.team_id)
+            await announced_store.lock_team(tx, caller.team_id)
+            await announced_store.delete_surplus(tx, caller.team_id, most=_STARTED_LIMIT)
             if await announced_store.count_waiting(tx, caller.team_id) >= _WAITING_LIMIT:
                 raise TooManyAnnouncedBuilds(
                     f"The team has {_WAITING_LIMIT} builds whose steps have not come. They are forgotten after a day."
@@ -109,7 +117,7 @@ class E2bTemplates:
             NotSupported: it needs what this platform does not have. Else as `Builds.create`.
         """
         announced = await self._announced(caller, build_id)
-        if await self._is_queued(caller, announced):
+        if announced.step_numbers is not None:
             raise Conflict("The steps of this build have come before.")
         folders = await self._folders(caller, body)
         recipe = await self._recipe(caller, body, folders)
@@ -124,12 +132,20 @@ class E2bTemplates:
             skip_pre_post=True,
             no_cache=body.force or any(step.force for step in body.steps),
         )
-        commands = [step.args[0] if step.type == "RUN" and step.args else "" for step in body.steps]
-        # Until the build is queued, these are of no account: if this ends here, the client may send them again.
-        await announced_store.set_steps(self._database, announced.build_id, recipe.numbers, commands)
-        await fault_point("control.e2b.steps_recorded")
-        archive = self.files.together(caller.team_id, folders) if folders else None
-        await self._builds.create(caller, request, archive, build_id=announced.build_id, tags=announced.tags)
+        commands = [
+            step.args[0][:_COMMAND_LIMIT] if step.type == "RUN" and step.args else "" for step in body.steps
+        ]
+        async with self.files.together(caller.team_id, folders) as archive:
+            await fault_point("control.e2b.files_packed")
+            await self._builds.create(
+                caller,
+                request,
+                archive,
+                build_id=announced.build_id,
+                tags=announced.tags,
+                # With the build or not at all: if this ends before, the client may send the steps again.
+                also=lambda tx: announced_store.set_steps(tx, announced.build_id, recipe.numbers, commands),
+            )
 
     async def progress(self, caller: Caller, build_id: UUID, *, offset: int) -> BuildProgress:
         """Return a build, and its log from an entry on. Raises NotFound."""
@@ -141,7 +157,7 @@ class E2bTemplates:
                 caller, str(announced.build_id), offset=offset, limit=LOG_PAGE
             )
         except NotFound:
-            # `start` is between its two statements, or was cut off there.
+            # It ended long ago: the platform keeps a limited number of builds.
             return BuildProgress(announced, None, ())
         return BuildProgress(announced, build, entries)
 
@@ -153,10 +169,10 @@ class E2bTemplates:
         return (await self._templates.get(caller, name)).name
 
     async def assign_tags(self, caller: Caller, target: str, tags: Sequence[str]) -> UUID:
-        """Let tags refer to a version; returns its id. Raises NotFound, InvalidRequest, Forbidden."""
+        """Let tags refer to a version, all or none; returns its id. Raises NotFound, InvalidRequest, Forbidden."""
+        own_tags = list(dict.fromkeys(own_tag(tag) for tag in tags))
         template = await self._templates.get(caller, own_reference(target))
-        for tag in tags:
-            await self._templates.set_tag(caller, str(template.template_id), own_tag(tag))
+        await self._templates.set_tags(caller, str(template.template_id), own_tags)
         return version_id(template)
 
     async def remove_tags(self, caller: Caller, name: str, tags: Sequence[str]) -> None:
@@ -188,15 +204,6 @@ class E2bTemplates:
     async def delete(self, caller: Caller, text: str) -> None:
         """Delete a template with all versions, or the version that `name:tag` or an id means. Raises NotFound, Forbidden."""
         await self._templates.delete(caller, own_reference(text))
-
-    async def _is_queued(self, caller: Caller, announced: AnnouncedBuild) -> bool:
-        if announced.step_numbers is None:
-            return False
-        try:
-            await self._builds.get(caller, str(announced.build_id))
-        except NotFound:
-            return False
-        return True
 
     async def _announced(self, caller: Caller, build_id: UUID) -> AnnouncedBuild:
         found = await announced_store.get(self._database, caller.team_id, BuildId(build_id))

@@ -3,6 +3,7 @@
 from wrenn.control.http.answers import refusals
 from wrenn.control.http.browsers import VISIT_COOKIE, BehindProxies, Browsers
 from wrenn.control.http.connection import (
+    UPLOAD_SILENCE_S,
     DownloadResponse,
     Pieces,
     PiecesResponse,
@@ -20,6 +21,7 @@ from wrenn.control.http.sockets import ClientSocket
 from wrenn.control.http.validation import RequestBody, nul_free_text, plain_text, wire_time, without_none
 
 __all__ = [
+    "UPLOAD_SILENCE_S",
     "VISIT_COOKIE",
     "BehindProxies",
     "Browsers",

@@ -13,12 +13,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from wrenn.base.errors import AccessLost, Cancelled, InvalidRequest, TooLarge
+from wrenn.base.errors import AccessLost, Cancelled, DeadlineExceeded, InvalidRequest, TooLarge
 from wrenn.base.tasks import EndedFirst, run_unless
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
 
 T = TypeVar("T")
+UPLOAD_SILENCE_S: Final = 60.0
+"""How long a client may send nothing of an archive, for which there are few places."""
 
 _SEND_TIMEOUT_S: Final = 600.0
 """A client may take this long to read an answer for which memory is held,"""
@@ -55,14 +57,22 @@ async def watching_client(receive: Receive) -> AsyncGenerator[Callable[[], bool]
         await asyncio.wait({gone})
 
 
-async def body_of(request: Request) -> AsyncIterator[bytes]:
+async def body_of(request: Request, *, silence_s: float | None = None) -> AsyncIterator[bytes]:
     """Yield the request's body as it arrives.
 
     Raises:
-        Cancelled: it broke off.
+        Cancelled: it broke off. DeadlineExceeded: nothing arrived for `silence_s`.
     """
+    stream = aiter(request.stream())
     try:
-        async for chunk in request.stream():
+        while True:
+            try:
+                async with asyncio.timeout(silence_s):
+                    chunk = await anext(stream, None)
+            except TimeoutError as error:
+                raise DeadlineExceeded(f"Nothing of the body was received for {silence_s} s.") from error
+            if chunk is None:
+                return
             if chunk:
                 yield chunk
     except ClientDisconnect as error:

@@ -98,23 +98,27 @@ class Templates:
         Raises:
             Forbidden: the template is the platform's. NotFound, InvalidRequest.
         """
-        return await self._set_tag(caller.team_id, Reference.parse(text, field="template"), tag, caller.actor)
+        return await self.set_tags(caller, text, [tag])
 
-    async def _set_tag(self, team_id: TeamId | None, reference: Reference, tag: str, by: Actor) -> Template:
-        if TEMPLATE_NAME_PATTERN.fullmatch(tag) is None:
-            raise InvalidRequest(f"tag: {BAD_NAME}")
+    async def set_tags(self, caller: Caller, text: str, tags: Sequence[str]) -> Template:
+        """Let all these tags refer to the version that a reference means, or none. Else as `set_tag`."""
+        team_id, reference = caller.team_id, Reference.parse(text, field="template")
+        for tag in tags:
+            if TEMPLATE_NAME_PATTERN.fullmatch(tag) is None:
+                raise InvalidRequest(f"tag: {BAD_NAME}")
 
         async def change(tx: Transaction) -> tuple[Template, list[UUID]]:
             template = await store.find_owned(tx, team_id, reference, lock=True)
             if template is None:
                 raise await self._why_not_found(tx, team_id, reference)
-            if tag not in template.tags and len(template.tags) >= _TAGS_LIMIT:
+            if len({*template.tags, *tags}) > max(_TAGS_LIMIT, len(template.tags)):
                 raise InvalidRequest(f"tag: a version may have {_TAGS_LIMIT} tags.")
-            dropped = await store.set_tags(tx, team_id, template.name, [tag], template.template_id)
-            action = AuditAction(
-                Resource.TEMPLATE, "tag", facts={"tag": tag, "id": str(template.template_id)}
-            )
-            await record(tx, team_id or PLATFORM_TEAM, by, action, template.name)
+            dropped = await store.set_tags(tx, team_id, template.name, tags, template.template_id)
+            for tag in tags:
+                action = AuditAction(
+                    Resource.TEMPLATE, "tag", facts={"tag": tag, "id": str(template.template_id)}
+                )
+                await record(tx, team_id, caller.actor, action, template.name)
             changed = await store.get(tx, template.template_id)
             assert changed is not None, "its row is locked by the lock on names"
             return changed, dropped
