@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from wrenn.base.errors import (
     Conflict,
-    DatabaseUnavailable,
     DeadlineExceeded,
     InvalidRequest,
     NotFound,
@@ -169,19 +168,10 @@ class Builds:
 
         try:
             build = await self._database.transaction(insert)
-        except BuildExists:
-            # The archive under the key of this id is that build's.
-            raise
-        except asyncio.CancelledError:
-            # The transaction goes on to its end, so the build will have its archive.
-            raise
-        except DatabaseUnavailable:
-            # The build may be there all the same. If the database does not answer now either, the archive stays.
+        except Exception:
+            # The build may be there all the same: of another request with this id, or if the commit was not answered. Nor is the
+            # archive deleted after a cancellation, with which the transaction goes on, or while the database does not answer.
             if key is not None and await store.get(self._database, caller.team_id, build_id) is None:
-                await self._objects.delete([key])
-            raise
-        except BaseException:
-            if key is not None:
                 await self._objects.delete([key])
             raise
         self._wake()
