@@ -90,7 +90,7 @@ class Jail:
         with tempfile.TemporaryFile(dir=beside) as stdout, tempfile.TemporaryFile(dir=beside) as stderr:
             async with Undo() as undo:
                 start = _Start(self, argv, network, stdout, stderr)
-                process = await threads.run_to_end(start.run, drop=ProcessRef.kill)
+                process = await threads.run_to_end(start.run, drop=ProcessRef.kill_and_reap)
                 undo.push("kill", partial(kill_and_wait, process, timeout_s=_KILL_TIMEOUT_S))
                 try:
                     async with asyncio.timeout(timeout_s):

@@ -55,6 +55,12 @@ class ProcessRef:
         finally:
             os.close(fd)
 
+    def kill_and_reap(self) -> None:
+        """Send SIGKILL to our child, wait until it has ended, and reap it. Blocking; for one that has hardly begun and so ends at once."""
+        self.kill()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
     async def wait_exit(self) -> int | None:
         """Wait until the process has ended, and reap it if it is our child. There is no time limit: set a deadline.
 

@@ -53,7 +53,7 @@ async def wait_ended(future: asyncio.Future[_T]) -> None:
 async def run_to_end(work: Callable[[], _T], *, drop: Callable[[_T], object] = lambda _result: None) -> _T:
     """Run `work` in a thread. A cancellation is raised only after it has ended, so that its resources can be closed then.
 
-    After a cancellation, `drop` is called with the unused result.
+    After a cancellation, `drop` is called in a thread with the unused result, and waited for.
     """
     future = start(work)
     try:
@@ -61,5 +61,7 @@ async def run_to_end(work: Callable[[], _T], *, drop: Callable[[_T], object] = l
     except asyncio.CancelledError:
         await wait_ended(future)
         if future.exception() is None:
-            drop(future.result())
+            dropped = start(drop, future.result())
+            await wait_ended(dropped)
+            dropped.result()
         raise

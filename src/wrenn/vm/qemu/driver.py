@@ -243,7 +243,7 @@ class QemuDriver:
             pass_fds=(*opened.fds, fds.memory),
             log=directory / LOG_NAME,
         )
-        process = await threads.run_to_end(spawning, drop=_discard)
+        process = await threads.run_to_end(spawning, drop=ProcessRef.kill_and_reap)
         return QemuMachine(MachineHandle(process, directory), self._disks)
 
     async def flatten(self, request: FlattenRequest) -> None:
@@ -256,12 +256,6 @@ class QemuDriver:
         """Return the VM that a former agent started, or None if it has ended."""
         # A VMM that is slow to answer, or stopped on a full disk, has not ended: only its process says that.
         return QemuMachine(handle, self._disks) if handle.process.is_alive() else None
-
-
-def _discard(process: ProcessRef) -> None:
-    """Kill a VMM whose start was cancelled or failed."""
-    process.kill()
-    os.waitpid(process.pid, 0)
 
 
 def _fill(machine: QemuMachine, saved: Snapshot, state: bytes, feed: int) -> None:

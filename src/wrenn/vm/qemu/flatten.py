@@ -78,7 +78,7 @@ async def _start(
             pass_fds=tuple(opened.fds),
             log=log,
         )
-        process = await threads.run_to_end(spawning, drop=ProcessRef.kill)
+        process = await threads.run_to_end(spawning, drop=ProcessRef.kill_and_reap)
         on_failure.pop_all()
     return connection, process
 

@@ -37,6 +37,8 @@ _MERGE: Final = "merge"
 _MERGE_B_PER_S: Final = 64 * MIB
 """The guest's own reads and writes go first."""
 _MERGE_POLL_S: Final = 0.2
+_NODE_ATTEMPTS: Final = 20
+_NODE_POLL_S: Final = 0.05
 _MERGE_END_POLL_S: Final = 0.001
 _MERGE_END_TIMEOUT_S: Final = 5.0
 _STATE_FDSET: Final = 100
@@ -131,8 +133,17 @@ class QemuMachine:
 
     async def written_layer(self) -> str:
         """Return the name of the root disk's top block node, which is the layer's id."""
-        devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
-        return next(str(d["inserted"]["node-name"]) for d in devices if "inserted" in d)
+        devices: list[dict[str, Any]] = []
+        for _ in range(_NODE_ATTEMPTS):
+            devices = cast("list[dict[str, Any]]", await self._execute("query-block"))
+            names = [str(device["inserted"]["node-name"]) for device in devices if "inserted" in device]
+            if names:
+                return names[0]
+            # Seen once while a merge was under way: the disk was there, but without a node.
+            await asyncio.sleep(_NODE_POLL_S)
+        raise AgentFailure(
+            "QEMU does not say which layer it writes.", context={"devices": str(devices)[:500]}
+        )
 
     async def grow_disk(self, size_b: int) -> None:
         """Enlarge the overlay; QEMU notifies the guest. Beyond the layers below, the disk reads as zeros."""
