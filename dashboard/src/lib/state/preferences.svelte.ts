@@ -42,13 +42,18 @@ class Preferences {
 		write('wrenn-zone', zone);
 	}
 
-	/** A point in time with its zone, such as `29 Nov 2026, 12:03:10 UTC`. */
-	time(at: number | string): string {
-		return new Intl.DateTimeFormat('en-GB', {
+	// Made once for a zone: making one costs much more than formatting a time.
+	#format = $derived(
+		new Intl.DateTimeFormat('en-GB', {
 			day: 'numeric', month: 'short', year: 'numeric', hour: '2-digit', minute: '2-digit', second: '2-digit',
 			timeZone: this.zone === 'utc' ? 'UTC' : undefined,
 			timeZoneName: 'short'
-		}).format(new Date(at)); // prettier-ignore
+		})
+	); // prettier-ignore
+
+	/** A point in time with its zone, such as `29 Nov 2026, 12:03:10 UTC`. */
+	time(at: number | string): string {
+		return this.#format.format(new Date(at));
 	}
 }
 
