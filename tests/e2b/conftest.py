@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.e2b.node_sdk import NodeSdk
+from tests.e2b.node_sdk import install as install_node
 from tests.e2b.python_sdks import RELEASES, PythonSdk, install
 from tests.integration import conftest as integration
 from wrenn.base.ids import KeyId
@@ -82,6 +84,16 @@ def older_release() -> None:
 async def sdk(request: pytest.FixtureRequest, platform: E2bPlatform) -> AsyncIterator[PythonSdk]:
     """Each release of the Python SDK, as a process of its own."""
     started = PythonSdk(request.param)
+    started.environment = platform.environment
+    yield started
+    await started.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def node(platform: E2bPlatform) -> AsyncIterator[NodeSdk]:
+    """The Node SDK, as a process of its own."""
+    install_node()
+    started = NodeSdk()
     started.environment = platform.environment
     yield started
     await started.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Final, Literal
 
@@ -13,8 +13,8 @@ from mcp_types import ToolAnnotations
 from pydantic import Field
 
 from wrenn.mcp.results import CommandOutput, Directory, Entry, FileText, PortUrl, Process, SandboxSummary
-from wrenn.mcp.session import LimitReached, Session
-from wrenn.sdk import CommandTimeoutError, WrennError
+from wrenn.mcp.session import LimitReached, Limits, Session
+from wrenn.sdk import AsyncSandbox, CommandTimeoutError, WrennError
 
 INSTRUCTIONS: Final = (
     "Sandboxes are small Linux virtual machines in which any code can be run safely. Create one, use it by its id, and remove it with"
@@ -65,15 +65,8 @@ def add_tools(server: MCPServer, session_of: Callable[[], Session]) -> None:
     ) -> CommandOutput:
         """Run a command and return its output when it has ended. For servers use start_process."""
         session = session_of()
-        limit_b = session.limits.output_b
         async with _failures_as_results(), session.open(sandbox_id) as sandbox:
-            try:
-                result = await sandbox.commands.run(
-                    command, cwd=working_directory, timeout_s=min(timeout_sec, session.limits.call_s)
-                )
-            except CommandTimeoutError as error:
-                result = error.result
-            return CommandOutput.of(result, limit_b)
+            return await _output(sandbox, command, working_directory, timeout_sec, session.limits)
 
     @server.tool()
     async def run_code(
@@ -90,14 +83,9 @@ def add_tools(server: MCPServer, session_of: Callable[[], Session]) -> None:
         async with _failures_as_results(), session.open(sandbox_id) as sandbox:
             await sandbox.files.write(path, code)
             try:
-                result = await sandbox.commands.run(
-                    [program, path], cwd=working_directory, timeout_s=min(timeout_sec, session.limits.call_s)
-                )
-            except CommandTimeoutError as error:
-                result = error.result
+                return await _output(sandbox, [program, path], working_directory, timeout_sec, session.limits)
             finally:
                 await sandbox.files.remove(path)
-            return CommandOutput.of(result, session.limits.output_b)
 
     @server.tool()
     async def start_process(
@@ -175,6 +163,17 @@ def add_tools(server: MCPServer, session_of: Callable[[], Session]) -> None:
         async with _failures_as_results(), session_of().open(sandbox_id, resume=False) as sandbox:
             await sandbox.kill()
             return f"{sandbox_id} is removed."
+
+
+async def _output(
+    sandbox: AsyncSandbox, command: str | Sequence[str], cwd: str | None, timeout_sec: int, limits: Limits
+) -> CommandOutput:
+    """Run a command within the limits of a session; one that reaches its time limit has an output too."""
+    try:
+        result = await sandbox.commands.run(command, cwd=cwd, timeout_s=min(timeout_sec, limits.call_s))
+    except CommandTimeoutError as error:
+        result = error.result
+    return CommandOutput.of(result, limits.output_b)
 
 
 @asynccontextmanager
