@@ -1,0 +1,87 @@
+"""Interface to root disks that are block devices of the host: what Firecracker needs beyond `wrenn.vm.disks.DiskChain`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from wrenn.vm.disks import DiskChain, DiskRef
+
+
+class BaseFiles(Protocol):
+    """Where the disks of the stored bases are."""
+
+    def image(self, key: str) -> Path:
+        """Return the path of the template's raw image."""
+        ...
+
+    def written(self, key: str) -> Path:
+        """Return the path of the copy-on-write file with what the boot of the base wrote over the image."""
+        ...
+
+
+class AttachedDisk(Protocol):
+    """The block device of one machine's disk. It stays attached when the agent ends."""
+
+    @property
+    def number(self) -> int:
+        """Device number."""
+        ...
+
+    @property
+    def size_b(self) -> int:
+        """Size of the device."""
+        ...
+
+    def make_node(self, path: Path, *, uid: int, gid: int) -> None:
+        """Make a device node at `path` that only this user and group may open."""
+        ...
+
+    async def written_layer(self) -> str:
+        """Return the id of the layer that is written, as the kernel reports it."""
+        ...
+
+    async def switch_layer(self, layer_id: str) -> None:
+        """Write to the new layer `layer_id` from now on. The machine is suspended. If this fails, the former layer is still written."""
+        ...
+
+    async def grow(self, size_b: int) -> None:
+        """Enlarge the device. The VMM has to be told afterwards."""
+        ...
+
+    async def flush(self) -> None:
+        """Write to the layer's file whatever the kernel still has in memory for this device."""
+        ...
+
+    async def is_whole(self) -> bool:
+        """Return whether the disk can be used. False: the kernel invalidated a layer since the host's disk was full."""
+        ...
+
+    async def detach(self) -> None:
+        """Remove the device. Its VMM has ended. Idempotent."""
+        ...
+
+
+class BlockDisks(DiskChain, Protocol):
+    """The layers of a host's disks, and the block devices made of them."""
+
+    async def attach(self, name: str, disk: DiskRef) -> AttachedDisk:
+        """Make the block device of the machine `name`. A former device of that name, whose VMM has ended, is removed first."""
+        ...
+
+    async def attach_boot(self, name: str, *, image: Path, written: Path, size_b: int = 0) -> AttachedDisk:
+        """Make the block device of a cold boot: the raw `image`, and over it the new copy-on-write file `written`."""
+        ...
+
+    def adopt(self, name: str) -> AttachedDisk | None:
+        """Return the device that a former agent attached, or None if there is none."""
+        ...
+
+    async def detach(self, name: str) -> None:
+        """Remove the device of a machine that has ended. Idempotent; a busy one is tried again within a deadline."""
+        ...
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove the devices of this installation whose machine is not in `keep` and that nobody has open."""
+        ...
