@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.drivers.adapter import LocalAdapter, local_adapter
-from tests.kvm import agent_tests, firecracker_runs
+from tests.kvm import agent_tests, disk_runs, firecracker_runs
 from tests.kvm.wire import PORT, Call, Reply, receive, send
 from wrenn.agent.parts import QemuHost
 from wrenn.agent.settings import Settings
@@ -118,6 +118,10 @@ class Server:
     async def run_firecracker(self, initramfs: bytes) -> dict[str, float]:
         """Boot, save and restore a guest of this initramfs with Firecracker; returns how long it took."""
         return await firecracker_runs.a_jailed_guest_is_saved_and_restored(initramfs)
+
+    async def run_disk_test(self, name: str) -> None:
+        """Run a test of disks on device-mapper."""
+        await disk_runs.TESTS[name]()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection: a caller that goes away cancels its call."""

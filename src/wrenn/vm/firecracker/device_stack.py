@@ -1,0 +1,293 @@
+"""The devices of one machine's disk: each of its layers a `dm-snapshot`, one on top of the other, and a `linear` one that the VMM opens.
+
+The VMM's device keeps its number when layers are switched: only its table is exchanged. The devices belong to one machine alone; what
+machines share are the read-only loop devices of the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.faults import fault_point
+from wrenn.base.undo import Undo
+from wrenn.linux import device_mapper, loop
+from wrenn.linux.device_mapper import SECTOR_B, DeviceMapperError, Target
+from wrenn.linux.threads import run_to_end
+from wrenn.vm.firecracker import cow_file
+
+BASE_PART: Final = "base"
+"""Part of the name of the device with what the boot of a base wrote; others have the id of their layer."""
+_VISIBLE: Final = "disk"
+"""The device that the VMM opens."""
+_IMAGE: Final = "image"
+_CHUNK_SECTORS: Final = cow_file.CHUNK_B // SECTOR_B
+_INNER_SECTORS: Final = 1 << 37
+"""64 TiB: more than any disk. Inner devices are all so large, so that only the visible one needs a new table when a disk grows."""
+_DETACH_TIMEOUT_S: Final = 10.0
+"""A VMM that was killed closes its files before it is reaped; another program may look at the device for a moment."""
+_RETRY_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class StackFiles:
+    """The files of a disk.
+
+    Attributes:
+        image: raw image, under all layers. It may be smaller than the disk, which then ends with zeros.
+        layers: name of the device and copy-on-write file, newest first. The first one is written.
+    """
+
+    image: Path
+    layers: tuple[tuple[str, Path], ...]
+
+
+class DeviceStack:
+    """The devices whose names begin with `prefix`. Implements `wrenn.vm.firecracker.block_disks.AttachedDisk`."""
+
+    def __init__(self, prefix: str, file_of: Callable[[str], Path]) -> None:
+        self._prefix = prefix
+        self._file_of = file_of
+
+    def _name(self, part: str) -> str:
+        return f"{self._prefix}{part}"
+
+    async def build(self, files: StackFiles, *, size_b: int) -> None:
+        """Make all devices. If this fails, `detach` removes those that were made.
+
+        Raises:
+            DamagedSnapshot: a file cannot be a layer. OSError, DeviceMapperError: the kernel refused something.
+        """
+        below = await run_to_end(partial(_add_image, self._name(_IMAGE), files.image))
+        await fault_point("vm.disk.after_image")
+        for part, file in reversed(files.layers[1:]):
+            below = await run_to_end(partial(_add_frozen, self._name(part), below, file))
+            await fault_point("vm.disk.after_frozen")
+        part, file = files.layers[0]
+        below = await run_to_end(partial(_add_written, self._name(part), below, file))
+        await fault_point("vm.disk.after_written")
+        await run_to_end(
+            partial(
+                device_mapper.create, self._name(_VISIBLE), _visible_table(below, size_b), read_only=False
+            )
+        )
+
+    @property
+    def number(self) -> int:
+        """Device number."""
+        return self._status().number
+
+    @property
+    def path(self) -> Path:
+        """Its node on the host."""
+        return self._status().path
+
+    @property
+    def size_b(self) -> int:
+        """Size of the device."""
+        return sum(target.sectors for target in device_mapper.table(self._name(_VISIBLE))) * SECTOR_B
+
+    def _status(self) -> device_mapper.DeviceStatus:
+        status = device_mapper.status(self._name(_VISIBLE))
+        if status is None:
+            raise AgentFailure("The sandbox's disk is not attached.")
+        return status
+
+    def make_node(self, path: Path, *, uid: int, gid: int) -> None:
+        """Make a device node. It has its permissions before it has its name."""
+        draft = path.with_name(f".{path.name}.new")
+        draft.unlink(missing_ok=True)
+        os.mknod(draft, stat.S_IFBLK | 0o600, self.number)
+        os.chown(draft, uid, gid)
+        draft.rename(path)
+
+    async def written_layer(self) -> str:
+        """Return the id of the layer below the visible device."""
+        return await run_to_end(self._written)
+
+    def _written(self) -> str:
+        (target,) = device_mapper.table(self._name(_VISIBLE))
+        number = device_mapper.number_of(target.parameters.split()[0])
+        for name, other in device_mapper.list_names(self._prefix).items():
+            if other == number:
+                return name.removeprefix(self._prefix)
+        raise AgentFailure("The sandbox's disk lies on a device that is not its own.")
+
+    async def switch_layer(self, layer_id: str) -> None:
+        """Put the new layer on top of the written one, and the visible device on top of that."""
+        former = await self.written_layer()
+        visible = self._name(_VISIBLE)
+        size_b = self.size_b
+        async with Undo() as undo:
+            # Runs last: a table that was loaded and is not active has the device open too.
+            undo.push("remove device", partial(run_to_end, partial(self._remove, layer_id)))
+            undo.push("continue with the former layer", partial(run_to_end, partial(_continue, visible)))
+            await run_to_end(partial(device_mapper.suspend, visible))
+            await fault_point("vm.disk.switch.suspended")
+            status = await run_to_end(partial(device_mapper.status, self._name(former)))
+            assert status is not None, "the device that was just found"
+            file = self._file_of(layer_id)
+            below = await run_to_end(partial(_add_written, self._name(layer_id), status.number, file))
+            await fault_point("vm.disk.switch.added")
+            table = _visible_table(below, size_b)
+            await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
+            await fault_point("vm.disk.switch.loaded")
+            await run_to_end(partial(device_mapper.resume, visible))
+            undo.keep()
+
+    async def grow(self, size_b: int) -> None:
+        """Make room in the layer's file, then enlarge the visible device. Never smaller."""
+        if size_b <= self.size_b:
+            return
+        written = await self.written_layer()
+        await run_to_end(partial(self._lengthen_file, written, size_b))
+        await fault_point("vm.disk.grow.room")
+        await run_to_end(partial(self._enlarge, size_b))
+
+    def _lengthen_file(self, layer_id: str, size_b: int) -> None:
+        cow_file.enlarge(self._file_of(layer_id), size_b=size_b)
+        (target,) = device_mapper.table(self._name(layer_id))
+        with loop.existing(device_mapper.number_of(target.parameters.split()[1])) as device:
+            device.update_size()
+
+    def _enlarge(self, size_b: int) -> None:
+        visible = self._name(_VISIBLE)
+        (target,) = device_mapper.table(visible)
+        below = device_mapper.number_of(target.parameters.split()[0])
+        device_mapper.load(visible, _visible_table(below, size_b), read_only=False)
+        device_mapper.suspend(visible)
+        device_mapper.resume(visible)
+
+    async def flush(self) -> None:
+        """Write the page cache of the visible device to the layer's file: the kernel does that when it suspends a device."""
+        await run_to_end(partial(_flush, self._name(_VISIBLE)))
+
+    async def is_whole(self) -> bool:
+        """Return whether the kernel has given up none of the layers, which it does when a write to a file fails."""
+        return await run_to_end(self._is_whole)
+
+    def _is_whole(self) -> bool:
+        for name in device_mapper.list_names(self._prefix):
+            for target in device_mapper.target_status(name):
+                # Else it is one word: `Invalid`, `Overflow`, `Unknown`.
+                if target.kind == "snapshot" and "/" not in target.parameters:
+                    return False
+        return True
+
+    def is_open(self) -> bool:
+        """Return whether a program has the visible device open. Blocking."""
+        status = device_mapper.status(self._name(_VISIBLE))
+        return status is not None and status.open_count > 0
+
+    def settle(self) -> bool:
+        """Undo what a killed agent had begun: devices that are suspended continue, unused ones are removed. Blocking.
+
+        Returns False if the stack is not complete.
+        """
+        visible = self._name(_VISIBLE)
+        if device_mapper.status(visible) is None or not device_mapper.table(visible):
+            return False
+        for name in sorted(device_mapper.list_names(self._prefix), key=visible.__eq__):
+            _continue(name)
+        for name in device_mapper.list_names(self._prefix):
+            status = device_mapper.status(name)
+            if name != visible and status is not None and status.open_count == 0:
+                device_mapper.remove(name, timeout_s=_DETACH_TIMEOUT_S)
+        return True
+
+    def _remove(self, part: str) -> None:
+        device_mapper.remove(self._name(part), timeout_s=_DETACH_TIMEOUT_S)
+
+    async def detach(self) -> None:
+        """Remove all devices, each when nothing uses it any more.
+
+        Raises:
+            AgentFailure: a device is still in use at the end of the deadline.
+        """
+        end = time.monotonic() + _DETACH_TIMEOUT_S
+        while names := await run_to_end(partial(_remove_unused, self._prefix)):
+            if time.monotonic() > end:
+                raise AgentFailure(
+                    "The sandbox's disk is still in use and could not be detached.",
+                    context={"devices": names},
+                )
+            await asyncio.sleep(_RETRY_S)
+
+
+def _add_image(name: str, image: Path) -> int:
+    with loop.shared(image) as device:
+        sectors = image.stat().st_size // SECTOR_B
+        return device_mapper.create(
+            name,
+            [
+                Target(sectors, "linear", f"{device_mapper.text_of(device.number)} 0"),
+                Target(_INNER_SECTORS - sectors, "zero", ""),
+            ],
+            read_only=True,
+        )
+
+
+def _add_frozen(name: str, below: int, file: Path) -> int:
+    # The kernel's tables for a layer are as large as its device, so that ends with what is used.
+    used_b = cow_file.inspect(file).used_chunks * cow_file.CHUNK_B
+    with loop.shared(file, limit_b=used_b) as device:
+        return device_mapper.create(name, _snapshot_table(below, device.number), read_only=True)
+
+
+def _add_written(name: str, below: int, file: Path) -> int:
+    cow_file.inspect(file)
+    with loop.writable(file) as device:
+        return device_mapper.create(name, _snapshot_table(below, device.number), read_only=False)
+
+
+def _snapshot_table(below: int, file: int) -> list[Target]:
+    numbers = f"{device_mapper.text_of(below)} {device_mapper.text_of(file)}"
+    return [Target(_INNER_SECTORS, "snapshot", f"{numbers} P {_CHUNK_SECTORS}")]
+
+
+def _visible_table(below: int, size_b: int) -> list[Target]:
+    return [Target(size_b // SECTOR_B, "linear", f"{device_mapper.text_of(below)} 0")]
+
+
+def _flush(name: str) -> None:
+    try:
+        device_mapper.suspend(name)
+    finally:
+        device_mapper.resume(name)
+
+
+def _continue(name: str) -> None:
+    device_mapper.clear(name)
+    device_mapper.resume(name)
+
+
+def _remove_unused(prefix: str) -> list[str]:
+    """Remove what nothing uses, from the top down; returns the names of what is left."""
+    while True:
+        names = device_mapper.list_names(prefix)
+        removed = False
+        for name in names:
+            status = device_mapper.status(name)
+            if status is not None and status.open_count == 0:
+                removed |= _removed_at_once(name)
+        if not removed:
+            return sorted(names)
+
+
+def _removed_at_once(name: str) -> bool:
+    try:
+        device_mapper.remove(name, timeout_s=0)
+    except DeviceMapperError as error:
+        if error.context["errno"] != errno.EBUSY:
+            raise
+        return False
+    return True

@@ -1,0 +1,186 @@
+"""The layers of root disks as copy-on-write files, and the block devices that are made of them with device-mapper.
+
+docs/design/vm-disks-dm.md explains the devices of one machine and what holds after a failure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.undo import Undo
+from wrenn.linux import device_mapper
+from wrenn.linux.files import copy_file, fsync_path, remove_file
+from wrenn.linux.threads import run_to_end
+from wrenn.storage.errors import DamagedSnapshot
+from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
+from wrenn.vm.disks import DiskRef
+from wrenn.vm.firecracker import cow_file
+from wrenn.vm.firecracker.block_disks import BaseFiles
+from wrenn.vm.firecracker.device_stack import BASE_PART, DeviceStack, StackFiles
+
+_SUFFIX: Final = ".cow"
+_BLOCK_B: Final = 512
+_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class DmDisks:
+    """Implements `wrenn.vm.firecracker.block_disks.BlockDisks`.
+
+    `prefix` begins the names of all its devices, and no other installation on the machine has the same one.
+    """
+
+    def __init__(self, root: Path, bases: BaseFiles, *, prefix: str) -> None:
+        self._root = root
+        self._bases = bases
+        self._prefix = f"{prefix}."
+
+    def path(self, layer_id: str) -> Path:
+        """Return the path of a layer's file."""
+        return self._root / f"{layer_id}{_SUFFIX}"
+
+    def files_of(self, disk: DiskRef) -> StackFiles:
+        """Return the files of a disk."""
+        below = [(layer, self.path(layer)) for layer in disk.layers]
+        return StackFiles(self._bases.image(disk.base), (*below, (BASE_PART, self._bases.written(disk.base))))
+
+    def list_ids(self) -> list[str]:
+        """Ids of all layers."""
+        return sorted(path.stem for path in self._root.glob(f"{LAYER_PREFIX}*{_SUFFIX}"))
+
+    async def create(self, layer_id: str, below: DiskRef, *, size_b: int, copy_of: str = "") -> None:
+        """Make a new layer: an empty file, or a copy of a frozen one."""
+        del below  # a file does not name what it lies on
+        path = self.path(layer_id)
+        if not copy_of:
+            await run_to_end(partial(cow_file.create, path, size_b=size_b))
+        elif self.size_b(copy_of) < size_b:
+            raise DamagedSnapshot(f"A part of the disk, {copy_of}, is smaller than the disk.")
+        else:
+            await run_to_end(partial(copy_file, self.path(copy_of), path))
+
+    def seal(self, layer_id: str) -> LayerSeal:
+        """Return the seal of a frozen layer and make its file read-only."""
+        path = self.path(layer_id)
+        path.chmod(0o400)
+        return LayerSeal(layer_id, path.stat().st_size, cow_file.digest(path))
+
+    def check(self, expected: LayerSeal) -> None:
+        """Compare a layer with its seal."""
+        path = self.path(expected.layer_id)
+        try:
+            same = path.stat().st_size == expected.size_b and cow_file.digest(path) == expected.digest
+            if same:
+                cow_file.inspect(path)
+        except FileNotFoundError as error:
+            raise _missing(expected.layer_id) from error
+        if not same:
+            raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
+
+    def flush(self, layer_ids: Iterable[str]) -> None:
+        """Flush frozen layers to disk."""
+        for layer_id in layer_ids:
+            fsync_path(self.path(layer_id))
+        fsync_path(self._root)
+
+    def allocated_b(self, layer_id: str) -> int:
+        """Bytes that a layer takes on the host's disk."""
+        try:
+            return self.path(layer_id).stat().st_blocks * _BLOCK_B
+        except FileNotFoundError:
+            return 0
+
+    def size_b(self, layer_id: str) -> int:
+        """Return the size of the disk that the layer's file has room for."""
+        return cow_file.disk_size_b(self.path(layer_id))
+
+    def image_size_b(self, base: str) -> int:
+        """Size of the raw image."""
+        return self._bases.image(base).stat().st_size
+
+    async def export(self, layer_id: str, scratch: Path) -> Path:
+        """Return the layer's own file."""
+        del scratch
+        path = self.path(layer_id)
+        if not path.exists():
+            raise _missing(layer_id)
+        return path
+
+    async def restore(self, layer_id: str, file: Path) -> None:
+        """Give the file the layer's name, unless it could not be one."""
+        await run_to_end(partial(cow_file.inspect, file))
+        file.chmod(0o400)
+        file.rename(self.path(layer_id))
+
+    async def remove(self, layer_id: str) -> None:
+        """Remove a layer."""
+        await remove_file(self.path(layer_id))
+
+    def move_out(self, layer_id: str, folder: Path) -> None:
+        """Move a layer into `folder`."""
+        self.path(layer_id).rename(folder / layer_id)
+
+    async def attach(self, name: str, disk: DiskRef) -> DeviceStack:
+        """Make the devices of a disk whose layers all exist."""
+        try:
+            size_b = self.size_b(disk.layers[0])
+        except FileNotFoundError as error:
+            raise _missing(disk.layers[0]) from error
+        return await self._attach(name, self.files_of(disk), size_b)
+
+    async def attach_boot(self, name: str, *, image: Path, written: Path, size_b: int = 0) -> DeviceStack:
+        """Make the devices of a cold boot."""
+        size_b = size_b or image.stat().st_size
+        async with Undo() as undo:
+            cow_file.create(written, size_b=size_b)
+            undo.push("remove file", partial(remove_file, written))
+            stack = await self._attach(name, StackFiles(image, ((BASE_PART, written),)), size_b)
+            undo.keep()
+        return stack
+
+    async def _attach(self, name: str, files: StackFiles, size_b: int) -> DeviceStack:
+        stack = self._stack(name)
+        async with Undo() as undo:
+            await stack.detach()
+            undo.push("remove devices", stack.detach)
+            try:
+                await stack.build(files, size_b=size_b)
+            except FileNotFoundError as error:
+                raise DamagedSnapshot("A part of the disk is missing.") from error
+            except OSError as error:
+                raise AgentFailure("The disk could not be made a block device.") from error
+            undo.keep()
+        return stack
+
+    def adopt(self, name: str) -> DeviceStack | None:
+        """Return the devices that a former agent made, in a state in which requests are served; None if they are not complete."""
+        stack = self._stack(name)
+        return stack if stack.settle() else None
+
+    async def detach(self, name: str) -> None:
+        """Remove the devices of a machine that has ended."""
+        await self._stack(name).detach()
+
+    async def sweep(self, keep: Collection[str]) -> None:
+        """Remove the devices that nobody uses."""
+        for name in await run_to_end(self.attached):
+            stack = self._stack(name)
+            if name not in keep and not await run_to_end(stack.is_open):
+                await stack.detach()
+
+    def attached(self) -> list[str]:
+        """Return the names of all machines that have devices, complete or not. Blocking."""
+        names = device_mapper.list_names(self._prefix)
+        return sorted({name.removeprefix(self._prefix).rpartition(".")[0] for name in names})
+
+    def _stack(self, name: str) -> DeviceStack:
+        assert _NAME.fullmatch(name), "names are made by the agent"
+        return DeviceStack(f"{self._prefix}{name}.", self.path)
+
+
+def _missing(layer_id: str) -> DamagedSnapshot:
+    return DamagedSnapshot(f"A part of the disk, {layer_id}, is missing.")

@@ -1,0 +1,485 @@
+"""Disks on device-mapper, in the host machine: each function here is a test that `test_disks.py` calls by its name.
+
+A disk is 8 MiB, so a test takes parts of a second. What a killed agent leaves is made by this module as a program, with a fault armed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.faults import FaultInjected, arm_faults
+from wrenn.base.units import MIB
+from wrenn.linux import device_mapper, loop
+from wrenn.linux.spawn import Confinement
+from wrenn.storage.errors import DamagedSnapshot
+from wrenn.storage.layers import new_layer_id
+from wrenn.vm.disks import DiskRef
+from wrenn.vm.driver import FlattenRequest
+from wrenn.vm.firecracker import cow_file
+from wrenn.vm.firecracker.device_stack import DeviceStack
+from wrenn.vm.firecracker.disks import DmDisks
+from wrenn.vm.firecracker.flatten import flatten
+
+_PREFIX = "wrenn-disks"
+_ROOT = Path("/data/disks")
+_IMAGE_B = 8 * MIB
+_PIECE_B = 64 * 1024
+_BASE = "base"
+_ONE, _TWO = b"\1" * _PIECE_B, b"\2" * _PIECE_B
+
+
+@dataclass(frozen=True)
+class _OneBase:
+    """Implements `BaseFiles`."""
+
+    folder: Path
+
+    def image(self, key: str) -> Path:
+        assert key == _BASE
+        return self.folder / "rootfs.ext4"
+
+    def written(self, key: str) -> Path:
+        assert key == _BASE
+        return self.folder / "disk.cow"
+
+
+def _disks() -> DmDisks:
+    return DmDisks(_ROOT / "layers", _OneBase(_ROOT), prefix=_PREFIX)
+
+
+@contextmanager
+def _folder() -> Generator[DmDisks]:
+    """A folder with a base; afterwards there are no devices on it."""
+    (_ROOT / "layers").mkdir(parents=True)
+    try:
+        (_ROOT / "rootfs.ext4").write_bytes(b"image" + b"\7" * (_IMAGE_B - 5))
+        cow_file.create(_ROOT / "disk.cow", size_b=_IMAGE_B)
+        yield _disks()
+        assert left_over() == ([], []), "devices are left over"
+    finally:
+        for prefix in (f"{_PREFIX}.", f"{_PREFIX}-other."):
+            while names := device_mapper.list_names(prefix):
+                for name in names:
+                    if device_mapper.status(name).open_count == 0:  # type: ignore[union-attr]
+                        device_mapper.remove(name, timeout_s=1)
+        shutil.rmtree(_ROOT)
+
+
+def left_over() -> tuple[list[str], list[str]]:
+    """Devices of these tests, and files that loop devices have."""
+    files = [file for file in loop.files_of_devices().values() if file.startswith(str(_ROOT))]
+    return sorted(device_mapper.list_names(_PREFIX)), sorted(files)
+
+
+async def _new(disks: DmDisks, below: tuple[str, ...] = (), *, size_b: int = _IMAGE_B) -> tuple[str, ...]:
+    layer = new_layer_id()
+    await disks.create(layer, DiskRef(below, _BASE), size_b=size_b)
+    return (layer, *below)
+
+
+def _write(disk: DeviceStack, content: bytes, offset: int, *, sync: bool = False) -> None:
+    fd = os.open(disk.path, os.O_RDWR)
+    try:
+        os.pwrite(fd, content, offset)
+        if sync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read(disk: DeviceStack, offset: int, size_b: int = _PIECE_B) -> bytes:
+    fd = os.open(disk.path, os.O_RDONLY)
+    try:
+        # Not what the page cache has, but what the layers have.
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(fd, size_b, offset)
+    finally:
+        os.close(fd)
+
+
+async def layers_show_what_lies_below_and_leave_it_as_it_is() -> None:
+    with _folder() as disks:
+        first = await _new(disks)
+        disk = await disks.attach("one", DiskRef(first, _BASE))
+        assert disk.size_b == _IMAGE_B
+        assert _read(disk, 0, 5) == b"image"
+        _write(disk, _ONE, MIB)
+        await disk.detach()
+        seal = disks.seal(first[0])
+        second = await _new(disks, first)
+        disk = await disks.attach("two", DiskRef(second, _BASE))
+        assert await disk.written_layer() == second[0]
+        _write(disk, _TWO, MIB)
+        _write(disk, _TWO, 2 * MIB)
+        assert _read(disk, MIB) == _read(disk, 2 * MIB) == _TWO
+        # Another machine on the first one, at the same time, and one whose layer begins as a copy.
+        third = await _new(disks, first)
+        other = await disks.attach("three", DiskRef(third, _BASE))
+        assert _read(other, MIB) == _ONE
+        assert _read(other, 2 * MIB) == b"\7" * _PIECE_B
+        copy = new_layer_id()
+        await disks.create(copy, DiskRef((), _BASE), size_b=_IMAGE_B, copy_of=first[0])
+        copied = await disks.attach("four", DiskRef((copy,), _BASE))
+        await disks.remove(third[0])
+        assert _read(copied, MIB) == _ONE
+        images = [file for file in left_over()[1] if file.endswith("rootfs.ext4")]
+        assert len(images) == 1, "machines share the device of their image"
+        disks.check(seal)
+        for each in (disk, other, copied):
+            assert await each.is_whole()
+            await each.detach()
+
+
+async def a_disk_that_is_written_whole_is_not_full() -> None:
+    """The kernel makes a snapshot unusable when its file is full."""
+    with _folder() as disks:
+        for size_b in (_IMAGE_B, _IMAGE_B + 37 * cow_file.CHUNK_B):
+            layers = await _new(disks, size_b=size_b)
+            disk = await disks.attach("one", DiskRef(layers, _BASE))
+            assert disk.size_b == size_b
+            _write(disk, os.urandom(size_b), 0, sync=True)
+            with pytest.raises(OSError, match="No space left"):
+                _write(disk, b"beyond", size_b)
+            assert await disk.is_whole()
+            await disk.detach()
+            content = cow_file.inspect(disks.path(layers[0]))
+            assert len(content.chunks) == size_b // cow_file.CHUNK_B
+            disk = await disks.attach("one", DiskRef(await _new(disks, layers, size_b=size_b), _BASE))
+            assert _read(disk, size_b - 4, 4) != b"\0\0\0\0"
+            await disk.detach()
+
+
+async def a_switch_of_layers_freezes_what_was_written() -> None:
+    with _folder() as disks:
+        first = await _new(disks)
+        disk = await disks.attach("one", DiskRef(first, _BASE))
+        number = disk.number
+        vmm = os.open(disk.path, os.O_RDWR)
+        try:
+            os.pwrite(vmm, _ONE, MIB)  # is in the page cache of the device
+            second = await _new(disks, first)
+            await disk.switch_layer(second[0])
+            assert await disk.written_layer() == second[0]
+            seal = disks.seal(first[0])
+            os.pwrite(vmm, _TWO, MIB)
+            await disk.flush()
+            assert os.pread(vmm, _PIECE_B, MIB) == _TWO
+        finally:
+            os.close(vmm)
+        assert disk.number == number
+        disks.check(seal)
+        await disk.detach()
+        disk = await disks.attach("one", DiskRef(await _new(disks, first), _BASE))
+        assert _read(disk, MIB) == _ONE
+        # A layer that is not there: nothing has changed.
+        with pytest.raises(FileNotFoundError):
+            await disk.switch_layer(new_layer_id())
+        assert await disk.written_layer() not in (first[0], second[0])
+        _write(disk, _TWO, MIB, sync=True)
+        await disk.detach()
+
+
+async def a_flattened_disk_has_the_content_of_its_device() -> None:
+    with _folder() as disks:
+        layers: tuple[str, ...] = ()
+        for number in range(3):
+            layers = await _new(disks, layers, size_b=_IMAGE_B + MIB)
+            disk = await disks.attach("one", DiskRef(layers, _BASE))
+            _write(disk, os.urandom(_PIECE_B), number * 32 * 1024)
+            _write(disk, os.urandom(_PIECE_B), _IMAGE_B + number * 4096)
+            await disk.detach()
+        disk = await disks.attach("one", DiskRef(await _new(disks, layers, size_b=_IMAGE_B + MIB), _BASE))
+        content = _read(disk, 0, disk.size_b)
+        await disk.detach()
+        progress: list[tuple[int, int]] = []
+        image = _ROOT / "flat"
+        await flatten(
+            disks,
+            FlattenRequest(
+                DiskRef(layers, _BASE),
+                _IMAGE_B + MIB,
+                image,
+                Confinement(uid=0, cgroup_procs=()),
+                lambda done, total: progress.append((done, total)),
+            ),
+        )
+        assert image.read_bytes() == content
+        assert progress[-1][0] == progress[-1][1] > 0
+
+
+async def a_disk_grows_while_it_is_used() -> None:
+    with _folder() as disks:
+        layers = await _new(disks)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        _write(disk, _ONE, 0)
+        vmm = os.open(disk.path, os.O_RDWR)
+        try:
+            for _ in range(2):
+                await disk.grow(3 * _IMAGE_B)
+                assert disk.size_b == disks.size_b(layers[0]) == 3 * _IMAGE_B
+            assert os.pread(vmm, 1, 3 * _IMAGE_B - 1) == b"\0"
+            os.pwrite(vmm, os.urandom(3 * _IMAGE_B), 0)
+            os.fsync(vmm)
+        finally:
+            os.close(vmm)
+        assert await disk.is_whole()
+        await disk.grow(_IMAGE_B)
+        assert disk.size_b == 3 * _IMAGE_B
+        await disk.detach()
+
+
+async def a_boot_writes_over_its_image() -> None:
+    with _folder() as disks:
+        written = _ROOT / "draft.cow"
+        disk = await disks.attach_boot("boot", image=_ROOT / "rootfs.ext4", written=written)
+        _write(disk, _ONE, 0)
+        node = _ROOT / "node"
+        disk.make_node(node, uid=1234, gid=1235)
+        state = node.stat()
+        assert (state.st_uid, state.st_gid, stat.S_IMODE(state.st_mode)) == (1234, 1235, 0o600)
+        assert state.st_rdev == disk.number
+        node.unlink()
+        await disk.detach()
+        written.rename(_ROOT / "disk.cow")
+        disk = await disks.attach("one", DiskRef(await _new(disks), _BASE))
+        assert _read(disk, 0) == _ONE
+        await disk.detach()
+        assert (_ROOT / "rootfs.ext4").read_bytes()[:5] == b"image"
+
+
+async def a_device_that_is_in_use_is_tried_again() -> None:
+    with _folder() as disks:
+        disk = await disks.attach("one", DiskRef(await _new(disks), _BASE))
+        vmm = os.open(disk.path, os.O_RDWR)
+        asyncio.get_running_loop().call_later(0.5, os.close, vmm)
+        await disk.detach()
+        await disk.detach()
+        with pytest.raises(AgentFailure, match="not attached"):
+            _ = disk.number
+
+
+async def a_sweep_removes_what_nobody_uses_and_nothing_of_others() -> None:
+    with _folder() as disks:
+        others = DmDisks(_ROOT / "layers", _OneBase(_ROOT), prefix=f"{_PREFIX}-other")
+        for name in ("kept", "used", "gone"):
+            await disks.attach(name, DiskRef(await _new(disks), _BASE))
+        foreign = await others.attach("gone", DiskRef(await _new(disks), _BASE))
+        used = disks.adopt("used")
+        assert used is not None
+        vmm = os.open(used.path, os.O_RDWR)
+        try:
+            await disks.sweep({"kept"})
+        finally:
+            os.close(vmm)
+        assert disks.attached() == ["kept", "used"]
+        assert foreign.number
+        assert disks.adopt("gone") is None
+        await disks.sweep(())
+        assert disks.attached() == []
+        await foreign.detach()
+
+
+async def the_devices_of_some_machines_leave_nothing() -> None:
+    await _come_and_go(machines=4, turns=2)
+
+
+async def the_devices_of_many_machines_leave_nothing() -> None:
+    await _come_and_go(machines=32, turns=3)
+
+
+async def _come_and_go(*, machines: int, turns: int) -> None:
+    with _folder() as disks:
+        before = left_over()
+        for _ in range(turns):
+            layers = [await _new(disks) for _ in range(machines)]
+            await asyncio.gather(
+                *(disks.attach(f"m{i}", DiskRef(layer, _BASE)) for i, layer in enumerate(layers))
+            )
+            assert len(disks.attached()) == machines
+            await asyncio.gather(*(disks.detach(f"m{i}") for i in range(machines)))
+            for (layer,) in layers:
+                await disks.remove(layer)
+            assert left_over() == before
+
+
+async def a_full_host_is_noticed() -> None:
+    with _folder() as disks:
+        small = _ROOT / "layers"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+        try:
+            disk = await disks.attach("one", DiskRef(await _new(disks), _BASE))
+            assert await disk.is_whole()
+            with pytest.raises(OSError, match="Input/output"):
+                _write(disk, os.urandom(4 * MIB), 0, sync=True)
+            assert not await disk.is_whole()
+            await disk.detach()
+        finally:
+            subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+async def damaged_layers_are_refused_before_the_kernel_reads_them() -> None:
+    with _folder() as disks:
+        first = await _new(disks)
+        with disks.path(first[0]).open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xff" * 16)
+        second = await _new(disks, first)
+        for layers in (first, second, await _new(disks, (new_layer_id(),))):
+            with pytest.raises(DamagedSnapshot):
+                await disks.attach("one", DiskRef(layers, _BASE))
+            assert disks.attached() == []
+
+
+_FAULTS = {
+    "attach": ("vm.disk.after_image", "vm.disk.after_frozen", "vm.disk.after_written"),
+    "switch": ("vm.disk.switch.suspended", "vm.disk.switch.added", "vm.disk.switch.loaded"),
+    "grow": ("vm.disk.grow.room",),
+}
+
+
+async def an_agent_that_is_killed_at_any_step_leaves_a_disk_that_can_be_used() -> None:
+    # One program for all: Python takes seconds to start here.
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.kvm.disk_runs"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as agents:
+        for action, points in _FAULTS.items():
+            for point in points:
+                with _folder() as disks:
+                    await _killed(disks, action, point, agents)
+        agents.terminate()
+
+
+async def _killed(disks: DmDisks, action: str, point: str, agents: subprocess.Popen[str]) -> None:
+    first = await _new(disks)
+    second = await _new(disks, first)
+    if action == "attach":
+        _kill(agents, point, action, second)
+        assert disks.attached() == ["one"]
+        assert disks.adopt("one") is None
+        await disks.sweep(())
+        return
+    disk = await disks.attach("one", DiskRef(first, _BASE))
+    _write(disk, _ONE, MIB)
+    vmm = os.open(disk.path, os.O_RDWR)
+    try:
+        _kill(agents, point, action, second)
+        adopted = disks.adopt("one")
+        assert adopted is not None
+        assert await adopted.written_layer() == first[0]
+        os.pwrite(vmm, _TWO, 2 * MIB)
+        await adopted.flush()
+        if action == "switch":
+            await adopted.switch_layer(second[0])
+            assert await adopted.written_layer() == second[0]
+        else:
+            await adopted.grow(2 * _IMAGE_B)
+            assert adopted.size_b == 2 * _IMAGE_B
+        assert os.pread(vmm, _PIECE_B, MIB) == _ONE
+        assert os.pread(vmm, _PIECE_B, 2 * MIB) == _TWO
+    finally:
+        os.close(vmm)
+    await adopted.detach()
+
+
+def _kill(agents: subprocess.Popen[str], point: str, action: str, layers: tuple[str, ...]) -> None:
+    """Let an agent do this, and be killed at the point."""
+    assert agents.stdin is not None
+    assert agents.stdout is not None
+    print(f"{point}=kill", action, *layers, file=agents.stdin, flush=True)
+    assert int(agents.stdout.readline()) == -signal.SIGKILL, (point, action)
+
+
+@contextmanager
+def _failing(point: str) -> Generator[None]:
+    arm_faults(f"{point}=error")
+    try:
+        yield
+    finally:
+        arm_faults("")
+
+
+async def steps_that_fail_leave_the_disk_as_it_was() -> None:
+    """Without a kill: the undo of each step."""
+    for point in _FAULTS["attach"]:
+        with _folder() as disks:
+            layers = await _new(disks, await _new(disks))
+            with _failing(point), pytest.raises(FaultInjected):
+                await disks.attach("one", DiskRef(layers, _BASE))
+            assert left_over() == ([], [])
+    for point in _FAULTS["switch"]:
+        with _folder() as disks:
+            first = await _new(disks)
+            disk = await disks.attach("one", DiskRef(first, _BASE))
+            second = await _new(disks, first)
+            with _failing(point), pytest.raises(FaultInjected):
+                await disk.switch_layer(second[0])
+            assert await disk.written_layer() == first[0]
+            _write(disk, _ONE, 0, sync=True)
+            await disk.switch_layer(second[0])
+            await disk.detach()
+
+
+TESTS: dict[str, Callable[[], Awaitable[None]]] = {
+    test.__name__: test
+    for test in (
+        layers_show_what_lies_below_and_leave_it_as_it_is,
+        a_disk_that_is_written_whole_is_not_full,
+        a_switch_of_layers_freezes_what_was_written,
+        a_flattened_disk_has_the_content_of_its_device,
+        a_disk_grows_while_it_is_used,
+        a_boot_writes_over_its_image,
+        a_device_that_is_in_use_is_tried_again,
+        a_sweep_removes_what_nobody_uses_and_nothing_of_others,
+        the_devices_of_some_machines_leave_nothing,
+        the_devices_of_many_machines_leave_nothing,
+        a_full_host_is_noticed,
+        damaged_layers_are_refused_before_the_kernel_reads_them,
+        an_agent_that_is_killed_at_any_step_leaves_a_disk_that_can_be_used,
+        steps_that_fail_leave_the_disk_as_it_was,
+    )
+}
+
+
+async def _act(action: str, layers: tuple[str, ...]) -> None:
+    disks = _disks()
+    if action == "attach":
+        await disks.attach("one", DiskRef(layers, _BASE))
+        return
+    disk = disks.adopt("one")
+    assert disk is not None
+    if action == "switch":
+        await disk.switch_layer(layers[0])
+    else:
+        await disk.grow(2 * _IMAGE_B)
+
+
+def _main() -> None:
+    """For each line make a process that does what it says, with a fault armed; answer how it ended."""
+    for line in sys.stdin:
+        faults, action, *layers = line.split()
+        child = os.fork()
+        if child == 0:
+            arm_faults(faults)
+            asyncio.run(_act(action, tuple(layers)))
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
