@@ -171,6 +171,28 @@ async def test_a_vm_that_ends_by_itself_and_a_failed_pause_lose_no_samples(quick
     assert (str(spec.sandbox_id), "10m") in outbox(quick)
 
 
+async def test_a_reading_that_fails_loses_no_samples_of_a_sandbox_that_ended(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    class Broken(Exception):
+        """An error that no code expects."""
+
+    async with running_agent(settings, ProcessHost()) as agent:
+        ending, _ = await created(agent.sandboxes)
+        staying, _ = await created(agent.sandboxes)
+        taken = await sampled(agent, ending.sandbox_id, 3)
+        await sampled(agent, staying.sandbox_id, 1)
+
+        def fails(*_arguments: object) -> None:
+            raise Broken
+
+        monkeypatch.setattr(agent.sampler, "_read", fails)
+        await agent.sandboxes.pause(ending.sandbox_id)
+        await until(lambda: (str(ending.sandbox_id), "10m") in outbox(agent))
+        stored = outbox(agent)[str(ending.sandbox_id), "10m"]
+        assert stored[: len(taken)] == taken
+
+
 async def test_a_pause_that_fails_interrupts_nothing(quick: Agent):
     spec, _ = await created(quick.sandboxes)
     before = len(await sampled(quick, spec.sandbox_id, 5))

@@ -67,6 +67,13 @@ async def test_a_sample_counts_what_runs_and_half_of_the_memory_of_what_is_pause
         assert set(others["series"]["vcpus"]) == {0}
 
 
+async def test_a_sample_covers_no_negative_time_after_the_clock_was_set_back(database: Database):
+    await add_samples(database, [-120.0], vcpus=1)
+    await team_store.take_samples(database, longest_s=60.0)
+    found = [row.covers_ms for row in await rows(database, "team_samples", PLATFORM)]
+    assert sorted(found) == [0, 10_000]
+
+
 async def test_the_running_platform_takes_samples_by_itself(platform: Platform):
     async with asyncio.timeout(DEADLINE_S):
         while not await rows(platform.control.database, "team_samples", PLATFORM):

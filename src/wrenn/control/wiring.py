@@ -975,7 +975,9 @@ def _build_accounts(
 ) -> _Accounts:
     settings, database = base.settings, base.database
     mails = AccountMails(throttle, None if settings.mail is None else settings.mail.public_url)
-    sessions = Sessions(database=database, tokens=auth.tokens, life_s=settings.accounts.session_life_s)
+    sessions = Sessions(
+        database=database, tokens=auth.tokens, secret=auth.secret, life_s=settings.accounts.session_life_s
+    )
     # What a team has belongs to features that `teams` does not know.
     team_deletion = TeamDeletion(
         removals=(

@@ -170,6 +170,15 @@ class Sampler:
         known = self._sandboxes()
         present = {record.spec.sandbox_id: (record, running) for record, running in known}
         batches = self._end_those_that_stopped(present)
+        try:
+            batches += await self._sample(present)
+        finally:
+            # What has ended is in no series any more, so it must not be lost with a reading that fails or is cancelled.
+            await self._put_into_outbox(batches)
+
+    async def _sample(self, present: dict[SandboxId, tuple[Record, RunningSandbox | None]]) -> list[Batch]:
+        """Take a sample of each sandbox that runs; return what the control plane lacks by now."""
+        batches: list[Batch] = []
         for sandbox_id, (record, running) in present.items():
             if running is None:
                 continue
@@ -193,7 +202,7 @@ class Sampler:
         if self._ticks % _SENT_TICKS == 0:
             for tracked in sampled:
                 batches += tracked.series.take_unsent(Tier.MEDIUM, Tier.COARSE)
-        await self._put_into_outbox(batches)
+        return batches
 
     def _end_those_that_stopped(
         self, present: dict[SandboxId, tuple[Record, RunningSandbox | None]]
@@ -234,7 +243,7 @@ class Sampler:
         due = [tracked for tracked in sampled if is_due or tracked.disk_b is None]
         if due and (self._slow is None or self._slow.done()):
             self._slow = self._tasks.start(
-                "slow samples", run_to_end(partial(self._read_disks_and_shares, due))
+                "slow samples", run_to_end(partial(self._read_disks_and_shares, due, sampled))
             )
         # Each by itself: one that takes its time holds up neither the disks nor, for long, other guests.
         for tracked in due:
@@ -246,7 +255,8 @@ class Sampler:
             tracked.asking = True
             self._tasks.start("figures of a guest", self._ask_guest(tracked))
 
-    def _read_disks_and_shares(self, due: Sequence[_Tracked]) -> None:
+    def _read_disks_and_shares(self, due: Sequence[_Tracked], running: Sequence[_Tracked]) -> None:
+        self._disk_usage.forget_all_but([tracked.record for tracked in running])
         disks = self._disk_usage.measure_layers([tracked.record for tracked in due])
         for tracked in due:
             tracked.disk_b = disks[tracked.record.spec.sandbox_id]

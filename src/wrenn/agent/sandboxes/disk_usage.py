@@ -25,12 +25,10 @@ class DiskUsage:
 
     def measure(self, records: Sequence[Record]) -> dict[SandboxId, int]:
         """Return the disk use of each of these running sandboxes. Blocks on the disk; must not run concurrently."""
-        self._forget_all_but(records)
         return {record.spec.sandbox_id: self._of(record) for record in records}
 
     def measure_layers(self, records: Sequence[Record]) -> dict[SandboxId, int]:
         """Return what the layers take that each of these running sandboxes wrote. Blocks on the disk; must not run concurrently."""
-        self._forget_all_but(records)
         return {record.spec.sandbox_id: self._of_layers(record) for record in records}
 
     def _of_layers(self, record: Record) -> int:
@@ -46,7 +44,8 @@ class DiskUsage:
             + _allocated_in_b(self._layout.sandbox(record.spec.sandbox_id))
         )
 
-    def _forget_all_but(self, records: Sequence[Record]) -> None:
+    def forget_all_but(self, records: Sequence[Record]) -> None:
+        """Forget the sizes of layers that none of these sandboxes has."""
         named = {name for r in records for name in (*r.layers, r.snapshot, r.former_snapshot)}
         self._frozen = {name: size_b for name, size_b in self._frozen.items() if name in named}
 

@@ -66,7 +66,9 @@ class DiskWatch:
     async def _suspend_by_use(self, free: int) -> None:
         entries = [entry for entry in self._entries() if entry.running is not None and entry.removing is None]
         # In a thread: on a busy disk, each file takes time.
-        sizes = await run_to_end(partial(self._usage.measure, [entry.record for entry in entries]))
+        records = [entry.record for entry in entries]
+        self._usage.forget_all_but(records)
+        sizes = await run_to_end(partial(self._usage.measure, records))
         if free >= self._limits.reserve_b:
             self._sizes_b = sizes
         changes: list[Coroutine[Any, Any, None]] = []

@@ -65,7 +65,7 @@ _SAMPLE: Final = text(
     WITH former AS (
         SELECT at FROM team_samples WHERE team_id = :platform ORDER BY at DESC LIMIT 1
     ), covered AS (
-        SELECT coalesce((SELECT (least(CAST(:longest_s AS double precision), extract(epoch FROM now() - at)) * 1000)::int FROM former), 0) AS ms
+        SELECT coalesce((SELECT (greatest(0, least(CAST(:longest_s AS double precision), extract(epoch FROM now() - at))) * 1000)::int FROM former), 0) AS ms
     ), teams AS (
         SELECT team_id, {_TOTALS}, coalesce(sum(disk_size_mb), 0) AS disk_mb
         FROM sandboxes WHERE {_LIVE} GROUP BY team_id

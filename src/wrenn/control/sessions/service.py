@@ -2,10 +2,14 @@
 
 A refresh token names its session and holds two secrets: the family's, which stays, and its own. A token of the family that is
 not the valid one was used before: somebody has a copy, nobody knows who, so the session ends for both.
+
+The next token of a family is derived from the one before. A browser that did not receive the answer to a refresh shows the same
+token again, and for a few seconds gets the same answer.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
 import re
 from dataclasses import dataclass
@@ -50,9 +54,14 @@ class RefreshToken:
         return cls(SessionId(UUID(match[1])), Secret(match[2]), Secret(match[3]))
 
     @classmethod
-    def new(cls, session_id: SessionId, family: Secret | None = None) -> RefreshToken:
-        """Create the next token of a family, or the first of a new one."""
-        return cls(session_id, family or Secret(random_hex(16)), Secret(random_hex(32)))
+    def new(cls, session_id: SessionId) -> RefreshToken:
+        """Create the first token of a new family."""
+        return cls(session_id, Secret(random_hex(16)), Secret(random_hex(32)))
+
+    def following(self, key: bytes) -> RefreshToken:
+        """Return the next token of the family, always the same. Without the key nobody can tell it from this one."""
+        once = hmac.digest(key, self.reveal().encode(), "sha256").hex()
+        return RefreshToken(self.session_id, self.family, Secret(once))
 
     def reveal(self) -> str:
         """Return the text for the cookie."""
@@ -73,9 +82,12 @@ class SignedIn:
 class Sessions:
     """Opens, refreshes, switches and ends the sessions of users."""
 
-    def __init__(self, *, database: Database, tokens: Tokens, life_s: int) -> None:
+    def __init__(self, *, database: Database, tokens: Tokens, secret: Secret, life_s: int) -> None:
+        """`secret`: the one that all replicas share."""
         self._database = database
         self._tokens = tokens
+        # A key of its own, so that no other use of the secret yields a refresh token.
+        self._key = hmac.digest(secret.reveal().encode(), b"wrenn refresh tokens", "sha256")
         self._life_s = life_s
 
     async def open(self, tx: Transaction, user: User) -> SignedIn:
@@ -106,12 +118,13 @@ class Sessions:
         was shown stays valid.
 
         Raises:
-            Unauthorized: not a refresh token of a session that lasts. If it was used before, the session ends.
+            Unauthorized: not a refresh token of a session that lasts. If it was used more than `REPEAT_S` ago, or a later one was
+                used since, the session ends.
             AccountDeactivated, NoTeam. InvalidRequest, NotFound: no such team. Forbidden: the user is not a member.
         """
         shown = RefreshToken.parse(cookie or "")
         wanted = None if team_id is None else TeamId.parse(team_id)
-        following = RefreshToken.new(shown.session_id, shown.family)
+        following = shown.following(self._key)
 
         async def rotate(tx: Transaction) -> SignedIn | None:
             rotated = await session_store.rotate(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import delete, func, insert, or_, update
+from sqlalchemy import and_, case, delete, func, insert, or_, update
 
 from wrenn.base.ids import SessionId, TeamId, UserId
 from wrenn.control.db import Database, Transaction, in_s, span_s
 from wrenn.control.identity import sessions
 
 _c = sessions.c
+REPEAT_S: Final = 10.0
+"""How long after a refresh its token may be shown again: by a browser that lost the answer, or by another of its tabs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +51,22 @@ async def insert_session(
 async def rotate(
     tx: Transaction, session_id: SessionId, *, family_hash: str, old_hash: str, new_hash: str
 ) -> Rotated | None:
-    """Replace the refresh token; None: the old one is not the current token of a valid session."""
+    """Replace the refresh token; None: the old one is not the current token of a valid session.
+
+    If the new one has replaced it within the last `REPEAT_S`, nothing changes.
+    """
+    is_current = _c.refresh_hash == old_hash
+    is_repeated = and_(_c.refresh_hash == new_hash, _c.refreshed_at > func.now() - span_s(REPEAT_S))
     found = await tx.execute(
         update(sessions)
         .where(
             _c.id == session_id.value,
             _c.family_hash == family_hash,
-            _c.refresh_hash == old_hash,
+            or_(is_current, is_repeated),
             _c.ended_at.is_(None),
             _c.expires_at > func.now(),
         )
-        .values(refresh_hash=new_hash, refreshed_at=func.now())
+        .values(refresh_hash=new_hash, refreshed_at=case((is_current, func.now()), else_=_c.refreshed_at))
         .returning(_c.user_id, _c.team_id, func.extract("epoch", _c.expires_at - func.now()).label("life_s"))
     )
     row = found.one_or_none()
