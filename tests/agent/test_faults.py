@@ -26,24 +26,29 @@ from wrenn.testing.simulated_agent import AgentProcess, ProcessHost
 POINTS = [
     "create.after_journal", "create.after_slot", "create.after_disk", "create.after_spawn", "create.after_ready", "create.after_running",
     "delete.after_journal", "delete.after_kill", "delete.after_network",
-    "pause.after_journal", "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
+    "pause.after_journal", "pause.after_hold", "pause.after_settle", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
     "resume.after_journal", "resume.after_slot", "resume.after_disk", "resume.after_spawn", "resume.after_ready", "resume.after_running",
-    "snapshot.after_draft", "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_state", "snapshot.after_overlay", "snapshot.after_thaw", "snapshot.after_manifest",
+    "snapshot.after_draft", "snapshot.after_hold", "snapshot.after_settle", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_state", "snapshot.after_overlay", "snapshot.after_thaw", "snapshot.after_manifest",
 ]  # fmt: skip
 
 
-async def call(agent: Agent, verb: str, spec: SandboxSpec) -> None:
+def keeps_memory(point: str) -> bool:
+    """Whether the operation in which the point is saves the memory."""
+    return not point.endswith("after_settle")
+
+
+async def call(agent: Agent, verb: str, spec: SandboxSpec, *, keep_memory: bool) -> None:
     match verb:
         case "create":
             await agent.sandboxes.ensure(spec)
         case "delete":
             await agent.sandboxes.remove(spec.sandbox_id)
         case "pause":
-            await agent.sandboxes.pause(spec.sandbox_id)
+            await agent.sandboxes.pause(spec.sandbox_id, keep_memory=keep_memory)
         case "resume":
             await agent.sandboxes.resume(spec.sandbox_id)
         case _:
-            await agent.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new())
+            await agent.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new(), keep_memory=keep_memory)
 
 
 async def assert_usable(agent: Agent, sandbox_id: SandboxId) -> None:
@@ -68,7 +73,7 @@ async def test_a_step_that_fails_is_undone_or_completed(agent: Agent, point: str
         await agent.sandboxes.pause(spec.sandbox_id)
     arm_faults(f"agent.{point}=error")
     with pytest.raises(FaultInjected):
-        await call(agent, verb, spec)
+        await call(agent, verb, spec, keep_memory=keeps_memory(point))
     arm_faults("")
     if verb in ("create", "delete"):
         await agent.sandboxes.remove(spec.sandbox_id)
@@ -83,7 +88,7 @@ async def test_a_step_that_fails_is_undone_or_completed(agent: Agent, point: str
     await assert_nothing_left(agent)
 
 
-async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec) -> None:
+async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec, *, drop_memory: bool) -> None:
     sandbox_id = str(spec.sandbox_id)
     match verb:
         case "create":
@@ -97,11 +102,13 @@ async def call_over_rpc(host: HostAgentClient, verb: str, spec: SandboxSpec) -> 
         case "delete":
             await host.remove_sandbox(pb.RemoveSandboxRequest(sandbox_id=sandbox_id))
         case "pause":
-            await host.pause_sandbox(pb.PauseSandboxRequest(sandbox_id=sandbox_id))
+            await host.pause_sandbox(pb.PauseSandboxRequest(sandbox_id=sandbox_id, drop_memory=drop_memory))
         case "resume":
             await host.resume_sandbox(pb.ResumeSandboxRequest(sandbox_id=sandbox_id))
         case _:
-            request = pb.EnsureSnapshotRequest(sandbox_id=sandbox_id, snapshot_id=str(SnapshotId.new()))
+            request = pb.EnsureSnapshotRequest(
+                sandbox_id=sandbox_id, snapshot_id=str(SnapshotId.new()), drop_memory=drop_memory
+            )
             await host.ensure_snapshot(request)
 
 
@@ -129,7 +136,7 @@ async def test_an_agent_killed_at_any_step_loses_nothing(
     await process.start(faults=f"agent.{point}=kill")
     host = client_of(process.url, pki)
     with pytest.raises(ConnectError):
-        await call_over_rpc(host, verb, spec)
+        await call_over_rpc(host, verb, spec, drop_memory=not keeps_memory(point))
     await process.wait_killed()
     async with running_agent(settings, ProcessHost()) as agent:
         if verb in ("create", "delete"):

@@ -23,8 +23,8 @@ from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
 from wrenn.network import SlotPool
-from wrenn.storage.images import ImageFolder, Images, Service, load_images
-from wrenn.vm import BootRequest, Driver, Facts, Machine, Shape
+from wrenn.storage.images import ImageFolder, Images, Service, load_boot_files, load_images
+from wrenn.vm import BootRequest, BootSource, Driver, Facts, Machine, Shape
 
 _WARM_UP_TIMEOUT_S: Final = 20.0
 _SERVICE_TIMEOUT_S: Final = 300.0
@@ -84,6 +84,11 @@ class BootedBases:
         """Return the versions of the kernel and the guest agent."""
         images = self._load(template)
         return {"kernel_version": images.kernel_version, "envd_version": images.envd_digest[:12]}
+
+    def boot_source(self) -> BootSource:
+        """Return the kernel and initramfs of this host, with the arguments that bases are booted with."""
+        files = load_boot_files(self.images_dir)
+        return BootSource(files.kernel, files.initramfs, _kernel_args(self.guest_dns))
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
         """Boot the template in `draft`, run the warm-up commands in it, and save memory and device state."""

@@ -21,7 +21,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux.files import remove_tree, translated
 from wrenn.storage.errors import DamagedBase
-from wrenn.vm import Driver, Facts, ImageRef, Shape
+from wrenn.vm import BootSource, Driver, Facts, ImageRef, Shape
 from wrenn.vm.bases import base_key
 
 _log = logging.getLogger(__name__)
@@ -49,6 +49,14 @@ class BaseMaker(Protocol):
 
     def metadata(self, template: str) -> Mapping[str, str]:
         """Return the versions that a base made now would contain, for display. Raises as `facts`."""
+        ...
+
+    def boot_source(self) -> BootSource:
+        """Return what a sandbox whose memory was not saved boots from, besides its disk.
+
+        Raises:
+            NotFound: it is not built. InvalidState: it is damaged.
+        """
         ...
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:

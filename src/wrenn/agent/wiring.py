@@ -227,6 +227,7 @@ def _operations(
         confiner,
         tokens,
         clock,
+        parts.bases.boot_source,
         settings.start_limit_s,
         settings.sandbox_io_b_per_s,
         settings.sandbox_disk_b,

@@ -34,6 +34,9 @@ OnExpiryOption = Annotated[
 def pause(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Sandboxes to pause.")],
     *,
+    disk_only: Annotated[
+        bool, typer.Option("--disk-only", help="Save only the files; they boot when they are resumed.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Pause sandboxes and save their memory, processes and files.
@@ -45,7 +48,7 @@ def pause(
 
     def act(sandbox_id: str) -> None:
         with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
-            sandbox.pause()
+            sandbox.pause(keep_memory=not disk_only)
 
     use_credentials()
     do_each(ids, act, done="paused", json=json)
@@ -54,6 +57,9 @@ def pause(
 def resume(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="Sandboxes to resume.")],
     *,
+    disk_only: Annotated[
+        bool, typer.Option("--disk-only", help="Boot them from their files, without what was in memory.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Resume paused sandboxes; their processes continue.
@@ -64,7 +70,7 @@ def resume(
 
     def act(sandbox_id: str) -> None:
         with closing(Sandbox.connect(sandbox_id, resume=False)) as sandbox:
-            sandbox.resume()
+            sandbox.resume(keep_memory=not disk_only)
 
     use_credentials()
     do_each(ids, act, done="running", json=json)

@@ -27,7 +27,12 @@ from wrenn.storage.layers import LayerSeal
 FORMAT: Final = 1
 ARCH: Final = "arch"
 CPU: Final = "cpu"
+SAVED: Final = "saved"
 """Keys of a manifest's metadata."""
+_DISK_ONLY: Final = "disk"
+"""Value of `SAVED` if the memory was not saved."""
+_DISK_ONLY_FILE: Final = "disk-only"
+"""File in place of memory and state, so that the folder of every snapshot has one."""
 _MANIFEST: Final = "manifest.json"
 _PIN_FILE: Final = "kept"
 """Empty file in the folder of a pinned snapshot: the garbage collector does not remove it."""
@@ -52,7 +57,8 @@ class Manifest:
 
     Attributes:
         sandbox_id: whose access token the guest expects.
-        metadata: versions that it ran with, and in `ARCH` and `CPU` what it was saved on: former versions read no other fields.
+        metadata: versions that it ran with, in `ARCH` and `CPU` what it was saved on, and `SAVED` if its memory was not saved: former
+            versions read no other fields.
         base: key of the base under it all.
         base_digest: what that base held, see `BaseStore.content_digest`: one made again under the same key is another one.
         parent: snapshot whose memory image its memory lies on; empty: the base's.
@@ -95,7 +101,12 @@ class Manifest:
     @property
     def versions(self) -> dict[str, str]:
         """The versions that it ran with, for people."""
-        return {name: value for name, value in self.metadata.items() if name not in (ARCH, CPU)}
+        return {name: value for name, value in self.metadata.items() if name not in (ARCH, CPU, SAVED)}
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the memory was saved. Otherwise what is restored boots from the disk."""
+        return self.metadata.get(SAVED) != _DISK_ONLY
 
     @property
     def layer_ids(self) -> tuple[str, ...]:
@@ -215,6 +226,15 @@ def _vm_files(directory: Path) -> list[Path]:
         return [p for p in directory.iterdir() if p.name not in (_MANIFEST, _PIN_FILE) and p.name[0] != "."]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def write_disk_only(draft: Path) -> dict[str, str]:
+    """Make the folder that of a snapshot without memory; returns what its manifest's metadata says of that. Raises StorageFull."""
+    try:
+        (draft / _DISK_ONLY_FILE).write_text("The memory of this sandbox was not saved.\n")
+    except OSError as error:
+        raise translated(error, doing="create the snapshot's folder") from error
+    return {SAVED: _DISK_ONLY}
 
 
 def draft_path(root: Path, snapshot_id: str) -> Path:

@@ -4,6 +4,7 @@ from wrenn.vm.bases import BaseStore, Facts
 from wrenn.vm.disks import DiskChain, DiskRef
 from wrenn.vm.driver import (
     BootRequest,
+    BootSource,
     Capabilities,
     Confinement,
     Driver,
@@ -18,6 +19,7 @@ from wrenn.vm.memory import ImageRef, MemoryImages, OnPartSaved, SavedMemory
 __all__ = [
     "BaseStore",
     "BootRequest",
+    "BootSource",
     "Capabilities",
     "Confinement",
     "DiskChain",

@@ -2,7 +2,8 @@
 
 A driver starts machines (`machine.py`) and stores the layers of their disks (`disks.py`), their memory
 (`memory.py`), and the bases that they are restored from (`bases.py`). A machine is started by `boot` (cold, once
-per template and shape, into the folder of a base) or by `restore` (every sandbox). It survives the agent; `adopt` finds it again.
+per template and shape, into the folder of a base) or by `restore` (every sandbox, also one that boots from its own
+disk because its memory was not saved). It survives the agent; `adopt` finds it again.
 docs/design/drivers.md says who owns which file, and what holds after each failure.
 """
 
@@ -59,6 +60,15 @@ class Link(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class BootSource:
+    """What a machine boots from, besides its disk."""
+
+    kernel: Path
+    initramfs: Path
+    kernel_args: str
+
+
+@dataclass(frozen=True, slots=True)
 class BootRequest:
     """Parameters of a cold boot. All files of the new base are made in `directory`."""
 
@@ -79,6 +89,8 @@ class RestoreRequest:
         disk: its layers, all of them created.
         image: memory image that it runs on.
         saved: snapshot on top of `image` whose memory and state it continues with; empty for those of `image` itself.
+        boot: it boots from its disk instead of continuing. `image` is then a base, over which its memory is saved later;
+            `saved` is empty.
     """
 
     directory: Path
@@ -88,6 +100,7 @@ class RestoreRequest:
     link: Link
     confinement: Confinement
     saved: str = ""
+    boot: BootSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +174,7 @@ class Driver(Protocol):
         ...
 
     async def restore(self, request: RestoreRequest) -> Machine:
-        """Start a VM from saved memory; returns when the memory is filled, before the guest has answered.
+        """Start a VM from saved memory, or boot it; returns when the memory is filled, before the guest has answered.
 
         Raises:
             DamagedBase, DamagedSnapshot: what it starts from is not what was saved. AgentFailure: it did not start.

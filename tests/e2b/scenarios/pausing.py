@@ -31,6 +31,40 @@ def pause_and_connect() -> None:
         sandbox.kill()
 
 
+def pause_without_memory() -> None:
+    sandbox = Sandbox.create(TEMPLATE, timeout=120)
+    copy = None
+    try:
+        sandbox.files.write("/root/kept", "on disk", user="root")
+        assert sandbox.pause(keep_memory=False)
+        assert sandbox.pause(keep_memory=False) is False
+        sandbox.connect(timeout=120)
+        assert sandbox.files.read("/root/kept", user="root") == "on disk"
+        sandbox.pause()
+        # As `on_resume="reboot"` of newer releases.
+        sandbox.connect(timeout=120)
+        snapshot = sandbox.create_snapshot()
+        copy = Sandbox.create(snapshot.snapshot_id, timeout=60)
+        assert copy.files.read("/root/kept", user="root") == "on disk"
+        assert Sandbox.delete_snapshot(snapshot.snapshot_id)
+    finally:
+        sandbox.kill()
+        if copy is not None:
+            copy.kill()
+
+
+def pause_at_the_end_without_memory() -> None:
+    lifecycle = {"on_timeout": {"action": "pause", "keep_memory": False}}
+    sandbox = Sandbox.create(TEMPLATE, timeout=2, lifecycle=lifecycle)
+    try:
+        sandbox.files.write("/root/kept", "on disk", user="root")
+        _wait_for(sandbox, SandboxState.PAUSED)
+        sandbox.connect(timeout=60)
+        assert sandbox.files.read("/root/kept", user="root") == "on disk"
+    finally:
+        sandbox.kill()
+
+
 def connect_never_shortens() -> None:
     sandbox = Sandbox.create(TEMPLATE, timeout=600)
     try:

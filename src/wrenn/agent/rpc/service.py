@@ -124,15 +124,22 @@ class HostAgentService(HostAgent):
         return pb.ListSandboxesResponse(sandboxes=[_sandbox(*entry) for entry in self._sandboxes.list()])
 
     async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
-        """Save a sandbox's memory and stop its VM."""
+        """Save a sandbox and stop its VM."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
-        await self._sandboxes.pause(sandbox_id, idle_s=request.idle_ms / 1000, generation=request.generation)
+        await self._sandboxes.pause(
+            sandbox_id,
+            idle_s=request.idle_ms / 1000,
+            generation=request.generation,
+            keep_memory=not request.drop_memory,
+        )
         return self._described(sandbox_id)
 
     async def resume_sandbox(self, request: pb.ResumeSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Restore a paused sandbox."""
         sandbox_id = SandboxId.parse(request.sandbox_id)
-        await self._sandboxes.resume(sandbox_id, generation=request.generation)
+        await self._sandboxes.resume(
+            sandbox_id, generation=request.generation, keep_memory=not request.drop_memory
+        )
         return self._described(sandbox_id)
 
     async def store_sandbox(self, request: pb.StoreSandboxRequest, ctx: Any, /) -> pb.Transfer:
@@ -176,7 +183,9 @@ class HostAgentService(HostAgent):
     async def ensure_snapshot(self, request: pb.EnsureSnapshotRequest, ctx: Any, /) -> pb.Snapshot:
         """Take a snapshot of a sandbox unless it exists."""
         sandbox_id, snapshot_id = SandboxId.parse(request.sandbox_id), SnapshotId.parse(request.snapshot_id)
-        snapshot = await self._sandboxes.ensure_snapshot(sandbox_id, snapshot_id)
+        snapshot = await self._sandboxes.ensure_snapshot(
+            sandbox_id, snapshot_id, keep_memory=not request.drop_memory
+        )
         return _snapshot(snapshot, await self._sandboxes.layers_of(snapshot))
 
     async def store_snapshot(self, request: pb.StoreSnapshotRequest, ctx: Any, /) -> pb.Transfer:

@@ -98,11 +98,12 @@ class BringUp:
         record = replace(
             new,
             base=manifest.base,
-            parent=manifest.snapshot_id,
+            parent=manifest.snapshot_id if manifest.has_memory else "",
             layers=(*new.layers, *manifest.layer_ids),
             origin_layers=manifest.layer_ids,
             metadata=manifest.versions,
             disk_mb=manifest.disk_mb,
         )
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
-        return record, Origin(token=self.launch.token_of(snapshot), disk_mb=disk_mb)
+        token = self.launch.token_of(snapshot) if manifest.has_memory else None
+        return record, Origin(token=token, disk_mb=disk_mb)

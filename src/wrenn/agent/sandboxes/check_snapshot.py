@@ -18,7 +18,8 @@ def check_intact(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
         NotFound: there is none. DamagedSnapshot: it, or what it lies on, is not what was saved.
     """
     snapshot = snapshots.find(layout.snapshots, snapshot_id)
-    driver.memory.check(snapshot)
+    if snapshot.manifest.has_memory:
+        driver.memory.check(snapshot)
     for layer in snapshot.manifest.layers:
         driver.disks.check(layer)
     try:

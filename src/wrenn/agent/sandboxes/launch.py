@@ -28,7 +28,7 @@ from wrenn.network import EgressPolicy, LeasedSlot, SlotPool
 from wrenn.protocol.disk_share import disk_share_b
 from wrenn.storage import snapshots
 from wrenn.storage.snapshots import Snapshot
-from wrenn.vm import DiskRef, Driver, ImageRef, Machine, RestoreRequest
+from wrenn.vm import BootSource, DiskRef, Driver, ImageRef, Machine, RestoreRequest
 
 GROW_TIMEOUT_S: Final = 30.0
 """Some milliseconds for each GB; under load on a small machine many times that."""
@@ -42,16 +42,21 @@ class Origin:
     """What a VM is started from.
 
     Attributes:
-        token: access token that the guest expects.
+        token: access token that the guest expects; None: it boots, and expects none yet.
         disk_mb: size of the disk as the guest knows it.
         copy_of: frozen layer that the new layer starts as a copy of; empty for an empty layer.
         saved: snapshot whose memory the VM continues with; empty for the memory of its image.
     """
 
-    token: Secret
+    token: Secret | None
     disk_mb: int
     copy_of: str = ""
     saved: str = ""
+
+    @property
+    def boots(self) -> bool:
+        """Whether the VM boots from its disk."""
+        return self.token is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,10 @@ class Launch:
     confiner: Confiner
     tokens: Tokens
     clock: Clock
+    boot_source: Callable[[], BootSource]
     start_limit_s: float
-    """Within this time a guest must answer. A restore takes a tenth of a second; under load on a small machine many times that."""
+    """Within this time a guest must answer. A restore takes a tenth of a second, a boot under emulation 3 s; under load on a small machine
+    many times that."""
     io_b_per_s: int = 0
     """What each VM may read from the disk, and write to it, in a second; 0: no limit."""
     usual_share_b: int = 0
@@ -142,6 +149,7 @@ class Launch:
                 disk=DiskRef(record.layers, record.base),
                 image=ImageRef(record.base, record.parent),
                 saved=origin.saved,
+                boot=self.boot_source() if origin.boots else None,
                 link=slot,
                 confinement=self.confiner.confine(
                     str(record.spec.sandbox_id),

@@ -1,5 +1,7 @@
 """Pause: drain calls, freeze the guest's processes, suspend the VM, save it, kill the VMM, release the network.
 
+Without memory the guest writes its disk between the freeze and the suspension, and nothing but the disk is saved.
+
 A failure before the manifest is published leaves the VM running; after that the sandbox is paused in any case.
 Order and failure table: docs/design/snapshots.md.
 """
@@ -24,7 +26,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
-from wrenn.guest import freeze_processes, thaw_processes
+from wrenn.guest import freeze_processes, settle_disk, thaw_processes
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
@@ -37,6 +39,8 @@ _log = logging.getLogger(__name__)
 GRACE_S: Final = 2.0
 """How long a pause waits for calls that are under way."""
 FREEZE_TIMEOUT_S: Final = 2.0
+SETTLE_TIMEOUT_S: Final = 30.0
+"""How long a guest may take to write to its disk what it has in memory."""
 _KILL_TIMEOUT_S: Final = 10.0
 
 
@@ -88,12 +92,22 @@ class Pause:
     saver: Saver
 
     async def run(
-        self, record: Record, running: RunningSandbox, save: Save, *, reason: str = "", cause: str = ""
+        self,
+        record: Record,
+        running: RunningSandbox,
+        save: Save,
+        *,
+        keep_memory: bool = True,
+        reason: str = "",
+        cause: str = "",
     ) -> Record:
         """Pause a running sandbox. After a failure or cancellation it keeps running. `reason`, `cause`: as in `Record`.
 
+        Without `keep_memory` only its disk is saved, and it boots when it is resumed.
+
         Raises:
-            StorageFull: no room for its memory. AgentFailure: its VM ended.
+            StorageFull: no room for its memory. AgentFailure: its VM ended. Unavailable, AgentFailure: without `keep_memory` its guest
+            did not write its disk.
         """
         before = record
         sandbox_id = record.spec.sandbox_id
@@ -118,7 +132,13 @@ class Pause:
                 "thaw the guest's processes",
                 running.unless_being_removed(partial(self._reopen_and_thaw, running)),
             )
-            record = replace(record, held=await freeze_guest(self.saver.driver, running, record))
+            is_frozen = await freeze_guest(self.saver.driver, running, record)
+            if not keep_memory:
+                await settle_disk(running.guest, timeout_s=SETTLE_TIMEOUT_S)
+                step_done("settle")
+                await fault_point("agent.pause.after_settle")
+            # Processes that are not saved do not continue in copies either.
+            record = replace(record, held=is_frozen or not keep_memory)
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 
@@ -129,7 +149,9 @@ class Pause:
 
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
-            saved = await self.saver.save(running.vm, record, draft, step="agent.pause")
+            saved = await self.saver.save(
+                running.vm, record, draft, step="agent.pause", keep_memory=keep_memory
+            )
             step_done("memory")
             snapshot = await self.saver.publish(saved, record, snapshot_id, record.layers)
             step_done("snapshot")

@@ -258,12 +258,13 @@ class Sandboxes:
         *,
         idle_s: float = 0.0,
         generation: int = 0,
+        keep_memory: bool = True,
         reason: str = "",
         cause: str = "",
     ) -> Record:
-        """Save the sandbox's memory and stop its VM. With `idle_s`, only if it has been idle for that long.
+        """Save the sandbox and stop its VM. With `idle_s`, only if it has been idle for that long.
 
-        `reason` and `cause` are recorded if the control plane did not ask for it.
+        Without `keep_memory` only its disk is saved; of one that is paused already nothing changes. `reason` and `cause` are recorded if the control plane did not ask for it.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. StaleGeneration: this host has another generation than
@@ -271,11 +272,12 @@ class Sandboxes:
         """
         entry = self._known(sandbox_id)
         entry.require_generation(generation)
-        return await self._wait_outcome(
-            entry, self._start_work(f"pause {sandbox_id}", self._pause(entry, idle_s, reason, cause))
-        )
+        pause = self._pause(entry, idle_s, keep_memory=keep_memory, reason=reason, cause=cause)
+        return await self._wait_outcome(entry, self._start_work(f"pause {sandbox_id}", pause))
 
-    async def _pause(self, entry: Entry, idle_s: float, reason: str, cause: str) -> Record:
+    async def _pause(
+        self, entry: Entry, idle_s: float, *, keep_memory: bool, reason: str, cause: str
+    ) -> Record:
         async with entry.locked():
             if entry.record.state is State.PAUSED:
                 return entry.record
@@ -294,14 +296,19 @@ class Sandboxes:
                     entry.recording("pause"),
                 ):
                     entry.record = await self._operations.pause.run(
-                        entry.record, entry.running, save, reason=reason, cause=cause
+                        entry.record,
+                        entry.running,
+                        save,
+                        keep_memory=keep_memory,
+                        reason=reason,
+                        cause=cause,
                     )
             entry.running = None
         self._make_durable(entry, entry.record.snapshot)
         return entry.record
 
-    async def resume(self, sandbox_id: SandboxId, *, generation: int = 0) -> Record:
-        """Restore a paused sandbox; returns when it runs.
+    async def resume(self, sandbox_id: SandboxId, *, generation: int = 0, keep_memory: bool = True) -> Record:
+        """Restore a paused sandbox; returns when it runs. Without `keep_memory` it boots from its disk, also if its memory was saved.
 
         Raises:
             NotFound: unknown. InvalidState: neither paused nor running. StaleGeneration: as `pause`. Otherwise as `Resume.run`.
@@ -313,10 +320,12 @@ class Sandboxes:
             # An upload must not hold up a resume, and nothing is lost: the next one sends what is lacking.
             await self._stop_transfer(entry)
         if entry.starting is None and entry.record.state is not State.RUNNING:
-            entry.starting = self._start_work(f"resume {sandbox_id}", self._resume(entry))
+            entry.starting = self._start_work(
+                f"resume {sandbox_id}", self._resume(entry, keep_memory=keep_memory)
+            )
         return await self._started(entry)
 
-    async def _resume(self, entry: Entry) -> None:
+    async def _resume(self, entry: Entry, *, keep_memory: bool) -> None:
         with on_failure(self._garbage.wake), entry.logging_failure("sandbox not resumed"):
             try:
                 async with entry.locked():
@@ -326,7 +335,9 @@ class Sandboxes:
                         raise entry.not_running()
                     save = partial(self._save, entry)
                     with entry.recording("resume"):
-                        entry.record, entry.running = await self._operations.resume.run(entry.record, save)
+                        entry.record, entry.running = await self._operations.resume.run(
+                            entry.record, save, keep_memory=keep_memory
+                        )
             finally:
                 entry.starting = None
         self._watch(entry)
@@ -505,8 +516,12 @@ class Sandboxes:
                 await self._operations.set_disk.apply(entry.record, running)
             return entry.record
 
-    async def ensure_snapshot(self, sandbox_id: SandboxId, snapshot_id: SnapshotId) -> Snapshot:
+    async def ensure_snapshot(
+        self, sandbox_id: SandboxId, snapshot_id: SnapshotId, *, keep_memory: bool = True
+    ) -> Snapshot:
         """Take and pin a snapshot of a running or paused sandbox, whose state does not change. Idempotent.
+
+        Without `keep_memory` only the disk of a running one is saved; that of a paused one is what the pause has saved.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. Otherwise as `TakeSnapshot`.
@@ -514,11 +529,10 @@ class Sandboxes:
         if (found := self._find_and_pin(sandbox_id, str(snapshot_id))) is not None:
             return found
         entry = self._known(sandbox_id)
-        return await self._wait_outcome(
-            entry, self._start_work(f"snapshot {sandbox_id}", self._take_snapshot(entry, str(snapshot_id)))
-        )
+        taking = self._take_snapshot(entry, str(snapshot_id), keep_memory=keep_memory)
+        return await self._wait_outcome(entry, self._start_work(f"snapshot {sandbox_id}", taking))
 
-    async def _take_snapshot(self, entry: Entry, snapshot_id: str) -> Snapshot:
+    async def _take_snapshot(self, entry: Entry, snapshot_id: str, *, keep_memory: bool) -> Snapshot:
         self._require_free_disk()
         async with entry.locked():
             if (found := self._find_and_pin(entry.sandbox_id, snapshot_id)) is not None:
@@ -531,7 +545,9 @@ class Sandboxes:
                         running = entry.require_running()
                         await self._stop_merge(entry)
                         save = partial(self._save, entry)
-                        await self._operations.snapshot.of_running(entry.record, running, snapshot_id, save)
+                        await self._operations.snapshot.of_running(
+                            entry.record, running, snapshot_id, save, keep_memory=keep_memory
+                        )
                         self._merge_if_deep(entry)
             finally:
                 self._garbage.wake()  # removes an unused layer that an interrupted snapshot left

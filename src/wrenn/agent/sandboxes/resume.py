@@ -1,4 +1,4 @@
-"""Resume: check the snapshot, write the journal, start a VM with the saved memory.
+"""Resume: check the snapshot, write the journal, start a VM with the saved memory, or boot it from the saved disk.
 
 Until the journal says RUNNING the snapshot is untouched, and every failure leaves the sandbox paused.
 """
@@ -37,8 +37,13 @@ class Resume:
     launch: Launch
     clock: Clock
 
-    async def run(self, record: Record, save: Save) -> tuple[Record, RunningSandbox]:
+    async def run(
+        self, record: Record, save: Save, *, keep_memory: bool = True
+    ) -> tuple[Record, RunningSandbox]:
         """Resume a paused sandbox. After a failure or cancellation it is still paused.
+
+        It boots from its disk if its memory was not saved, or without `keep_memory`. What it had written and not yet flushed to its disk
+        is lost then, as after a power cut, unless it was paused without its memory.
 
         Raises:
             DamagedSnapshot: what was saved is not whole. InvalidState: it needs another VMM. NoCapacity, StorageFull.
@@ -49,6 +54,7 @@ class Resume:
         manifest = snapshot.manifest
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
         copy_of, frozen = self._disk(manifest, disk_mb)
+        boots = not (keep_memory and manifest.has_memory)
         step_done("check")
         async with Undo() as undo:
 
@@ -61,16 +67,16 @@ class Resume:
                 record,
                 started_at=self.clock.now().timestamp(),
                 base=manifest.base,
-                parent=manifest.parent,
+                parent="" if boots else manifest.parent,
                 layers=(new_layer_id(), *frozen),
             ).with_state(State.RESUMING)
             save(record)
             await fault_point("agent.resume.after_journal")
             origin = Origin(
-                token=self.launch.token_of(snapshot),
+                token=None if boots else self.launch.token_of(snapshot),
                 disk_mb=disk_mb,
                 copy_of=copy_of,
-                saved=manifest.snapshot_id,
+                saved="" if boots else manifest.snapshot_id,
             )
             record, running = await self.launch.run(undo, record, origin, save, step="agent.resume")
             record = record.with_state(State.RUNNING)

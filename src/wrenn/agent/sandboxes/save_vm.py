@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,16 +19,21 @@ from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
-from wrenn.storage.snapshots import Manifest, Snapshot
+from wrenn.storage.snapshots import Manifest, MemorySeal, Snapshot
 from wrenn.vm import DiskChain, Driver, ImageRef, Machine, SavedMemory
 
 
 @dataclass(frozen=True, slots=True)
 class SavedVm:
-    """Memory and device state of a suspended VM, saved in a draft."""
+    """What is saved of a suspended VM in a draft: memory and device state, or without memory nothing. Its disk is saved as layers.
+
+    Attributes:
+        metadata: for the manifest.
+    """
 
     draft: Path
     memory: SavedMemory
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +53,12 @@ class Saver:
             raise translated(error, doing="create the snapshot's folder") from error
         return draft
 
-    async def save(self, vm: Machine, record: Record, draft: Path, *, step: str) -> SavedVm:
+    async def save(
+        self, vm: Machine, record: Record, draft: Path, *, step: str, keep_memory: bool = True
+    ) -> SavedVm:
         """Write memory and device state of the suspended VM to `draft`; `step` prefixes the names of the fault points.
+
+        Without `keep_memory` only that there are none is written; the guest must have settled its disk before.
 
         Raises:
             StorageFull: no space. AgentFailure: the VM ended.
@@ -57,6 +67,8 @@ class Saver:
         async def on_part_saved(part: str) -> None:
             await fault_point(f"{step}.after_{part}")
 
+        if not keep_memory:
+            return SavedVm(draft, SavedMemory("", MemorySeal()), snapshots.write_disk_only(draft))
         image = ImageRef(record.base, record.parent)
         return SavedVm(draft, await self.driver.memory.save(vm, image, draft, on_part_saved=on_part_saved))
 
@@ -93,7 +105,12 @@ class Saver:
             parent=saved.memory.parent,
             layers=seals,
             created_at=self.clock.now().timestamp(),
-            metadata={**record.metadata, snapshots.ARCH: platform.arch, snapshots.CPU: platform.cpu},
+            metadata={
+                **record.metadata,
+                **saved.metadata,
+                snapshots.ARCH: platform.arch,
+                snapshots.CPU: platform.cpu,
+            },
             disk_mb=record.disk_mb,
             **asdict(saved.memory.seal),
         )

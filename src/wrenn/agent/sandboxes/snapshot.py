@@ -17,7 +17,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.journal import Record
 from wrenn.agent.sandboxes.launch import Save
-from wrenn.agent.sandboxes.pause import freeze_guest, thaw_guest, with_actual_layers
+from wrenn.agent.sandboxes.pause import SETTLE_TIMEOUT_S, freeze_guest, thaw_guest, with_actual_layers
 from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.agent.sandboxes.save_vm import Saver
 from wrenn.base.clock import Clock
@@ -25,6 +25,7 @@ from wrenn.base.errors import InvalidState, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
+from wrenn.guest import settle_disk
 from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
@@ -47,14 +48,21 @@ class TakeSnapshot:
     clock: Clock
 
     async def of_running(
-        self, record: Record, running: RunningSandbox, snapshot_id: str, save: Save
+        self,
+        record: Record,
+        running: RunningSandbox,
+        snapshot_id: str,
+        save: Save,
+        *,
+        keep_memory: bool = True,
     ) -> Record:
         """Take a snapshot of a running sandbox, which keeps running. After a failure or cancellation there is none.
 
-        Returns its record with the new layer that it writes to.
+        Returns its record with the new layer that it writes to. Without `keep_memory` only the disk is saved, and copies boot.
 
         Raises:
-            StorageFull: no room. AgentFailure: its VM ended. InvalidState: too many snapshots without a pause.
+            StorageFull: no room. AgentFailure: its VM ended. InvalidState: too many snapshots without a pause. Unavailable: its
+            processes did not stop, or without `keep_memory` its guest did not write its disk.
         """
         if len(record.layers) >= _DEPTH_LIMIT:
             raise InvalidState(
@@ -88,7 +96,11 @@ class TakeSnapshot:
                 continue_guest.push(
                     "thaw the guest's processes", running.unless_being_removed(partial(thaw_guest, running))
                 )
-                if not await freeze_guest(self.driver, running, record):
+                is_frozen = await freeze_guest(self.driver, running, record)
+                if not keep_memory:
+                    await settle_disk(running.guest, timeout_s=SETTLE_TIMEOUT_S)
+                    await fault_point("agent.snapshot.after_settle")
+                elif not is_frozen:
                     raise Unavailable(
                         f"The programs in {record.spec.sandbox_id} could not be stopped for a snapshot. Try again."
                     )
@@ -96,7 +108,9 @@ class TakeSnapshot:
                 continue_guest.push("unsuspend the VM", running.unsuspend_vm)
                 await running.vm.suspend()
                 await fault_point("agent.snapshot.after_freeze")
-                saved = await self.saver.save(running.vm, record, draft, step="agent.snapshot")
+                saved = await self.saver.save(
+                    running.vm, record, draft, step="agent.snapshot", keep_memory=keep_memory
+                )
                 await running.vm.switch_layer(layer_id)
                 record = replace(record, layers=(layer_id, *frozen), next_layer="")
                 with suppress(StorageFull):  # recovery asks the VM what it writes to
@@ -119,7 +133,7 @@ class TakeSnapshot:
         return record
 
     async def of_paused(self, record: Record, snapshot_id: str) -> None:
-        """Take a snapshot of a paused sandbox by linking its files under the new id.
+        """Take a snapshot of a paused sandbox by linking its files under the new id. It has memory if the pause kept that.
 
         Raises:
             DamagedSnapshot, NotFound: it is not whole. StorageFull: no room.

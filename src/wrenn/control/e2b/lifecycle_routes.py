@@ -54,7 +54,7 @@ async def refresh_sandbox(
 async def pause_sandbox(
     sandbox_id: str, credential: CredentialOf, sandboxes: SandboxesOf, body: PauseRequest | None = None
 ) -> Response:
-    """Pause a running sandbox, with its memory; answers when it is paused."""
+    """Pause a running sandbox, with its memory unless `memory` is false; answers when it is paused."""
     await sandboxes.pause(credential, sandbox_id, memory=body is None or body.memory)
     return Response(status_code=204)
 

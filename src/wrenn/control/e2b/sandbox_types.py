@@ -103,7 +103,7 @@ class RefreshRequest(E2bBody):
 class PauseRequest(E2bBody):
     """How to pause a sandbox."""
 
-    memory: StrictBool = Field(default=True, description="Only true is supported")
+    memory: StrictBool = Field(default=True, description="False: only the disk is kept")
     require_healthy_guest: StrictBool = Field(
         default=False, description="A sandbox whose guest agent does not answer is never paused here"
     )
@@ -113,7 +113,7 @@ class ConnectSandboxV2(E2bBody):
     """For how long to use a sandbox."""
 
     timeout: Timeout = Field(default=DEFAULT_TIMEOUT_S, description="Seconds from now that it lives at least")
-    memory: StrictBool = Field(default=True, description="Only true is supported")
+    memory: StrictBool = Field(default=True, description="False: one that is resumed boots from its disk")
 
 
 class ConnectSandbox(E2bBody):
@@ -129,7 +129,7 @@ class ResumedSandbox(E2bBody):
     auto_pause: StrictBool | None = Field(
         default=None, description="Pause it at the end of its time; absent: as before"
     )
-    memory: StrictBool = Field(default=True, description="Only true is supported")
+    memory: StrictBool = Field(default=True, description="False: one that is resumed boots from its disk")
 
 
 class ForkRequest(E2bBody):
@@ -145,7 +145,7 @@ class SnapshotRequest(E2bBody):
     name: str | None = Field(
         default=None, description="Name of the template that it becomes; absent: one is made up"
     )
-    memory: StrictBool = Field(default=True, description="Only true is supported")
+    memory: StrictBool = Field(default=True, description="False: only the disk; sandboxes made of it boot")
 
 
 class _View(BaseModel):

@@ -174,7 +174,7 @@ class E2bSandboxes:
         elif sandbox.on_expiry == "kill":
             await self._deletions.delete(credential, own_id)
         else:
-            await self._pauses.pause(credential, own_id)
+            await self._pauses.pause(credential, own_id, keep_memory=sandbox.keep_memory_on_pause)
 
     async def refresh(self, credential: Credential, text_id: str, duration_s: int) -> None:
         """Have a running sandbox live so many seconds from now at least.
@@ -198,28 +198,30 @@ class E2bSandboxes:
         return await self._time_limit_changes.set_timeout(credential, str(sandbox.sandbox_id), change)
 
     async def pause(self, credential: Credential, text_id: str, *, memory: bool) -> None:
-        """Pause a running sandbox; returns when it is paused.
+        """Pause a running sandbox; returns when it is paused. Without `memory` only its disk is kept.
 
         Raises:
-            NotFound. NotSupported: without its memory. InvalidState: it does not run. Else the host's reason; it runs on.
+            NotFound. InvalidState: it does not run. Else the host's reason; it runs on.
         """
         found = await self.find(credential, text_id)
-        _require_memory(memory=memory)
-        await self._pauses.pause(credential, str(found.sandbox.sandbox_id))
+        await self._pauses.pause(credential, str(found.sandbox.sandbox_id), keep_memory=memory)
 
     async def connect(
         self, credential: Credential, text_id: str, timeout_s: int, *, memory: bool = True
     ) -> tuple[Sandbox, bool]:
         """Resume a sandbox if it is paused, and have it live so many seconds from now at least; returns whether it was resumed.
 
+        Without `memory` one that is resumed boots from its disk.
+
         Raises:
-            NotFound. InvalidRequest: the time. NotSupported: without its memory. Else as `Resumes.ensure_running`.
+            NotFound. InvalidRequest: the time. Else as `Resumes.ensure_running`.
         """
         _require_time(timeout_s)
         found = await self.find(credential, text_id)
-        _require_memory(memory=memory)
         own_id = str(found.sandbox.sandbox_id)
-        was_resumed = await self._resumes.ensure_running(credential, own_id, lifetime_sec=timeout_s)
+        was_resumed = await self._resumes.ensure_running(
+            credential, own_id, lifetime_sec=timeout_s, keep_memory=memory
+        )
         # From when it runs, not from when it began to be resumed.
         return await self._extend(credential, found.sandbox, timeout_s), was_resumed
 
@@ -233,12 +235,13 @@ class E2bSandboxes:
         """
         _require_time(timeout_s)
         found = await self.find(credential, text_id)
-        _require_memory(memory=memory)
         if found.sandbox.status is not State.PAUSED:
             raise InvalidState(f"Sandbox {found.sandbox.sandbox_id.without_prefix} is not paused.")
         on_expiry = None if auto_pause is None else "pause" if auto_pause else "kill"
         own_id = str(found.sandbox.sandbox_id)
-        await self._resumes.ensure_running(credential, own_id, lifetime_sec=timeout_s, on_expiry=on_expiry)
+        await self._resumes.ensure_running(
+            credential, own_id, lifetime_sec=timeout_s, on_expiry=on_expiry, keep_memory=memory
+        )
         return await self._extend(credential, found.sandbox, timeout_s)
 
     async def fork(
@@ -271,11 +274,6 @@ def _require_time(timeout_s: int) -> None:
         raise InvalidRequest("timeout: must be greater than 0.")
 
 
-def _require_memory(*, memory: bool) -> None:
-    if not memory:
-        raise NotSupported("memory: false is not supported on this platform: sandboxes keep their memory.")
-
-
 def _without_client_id(text_id: str) -> str:
     """Cut off what old clients append to an id: `<id>-<client>`."""
     return text_id.removeprefix("cl-").partition("-")[0]
@@ -295,12 +293,12 @@ def _own_create(body: NewSandboxV2, template: str) -> CreateSandbox:
             raise InvalidRequest("autoPauseMemory: false is of use with autoPause only.")
         if body.auto_resume and body.auto_resume.enabled:
             raise InvalidRequest("autoPauseMemory: false cannot be combined with autoResume.")
-        raise NotSupported("autoPauseMemory: a pause without memory is not supported on this platform.")
     return own_request(
         CreateSandbox,
         template=template,
         lifetime_sec=body.timeout,
         on_expiry="pause" if body.auto_pause else "kill",
+        keep_memory_on_pause=body.auto_pause_memory,
         auto_resume=body.auto_resume is not None and body.auto_resume.enabled,
         # A paused sandbox has no end, whatever it was when it ran.
         lift_on_pause=True,

@@ -28,16 +28,14 @@ class E2bSnapshots:
         """Take a snapshot of a sandbox. One of the same name is replaced when the new one is there; a template that was built is not.
 
         Raises:
-            NotFound: of the sandbox, or the name has a namespace. NotSupported: without its memory, or under a tag.
+            NotFound: of the sandbox, or the name has a namespace. NotSupported: under a tag.
             TemplateNameTaken: a template of this name was built. Else as `Snapshots.create`.
         """
         found = await self._sandboxes.find(credential, text_id)
-        if not memory:
-            raise NotSupported("memory: false is not supported on this platform: a snapshot has its memory.")
         own_name = _own_name(name)
         if own_name is not None and await self._is_built(found.caller, own_name):
             raise TemplateNameTaken(f"The template {own_name} was built: a snapshot needs another name.")
-        body = CreateSnapshot(sandbox_id=str(found.sandbox.sandbox_id), name=own_name)
+        body = CreateSnapshot(sandbox_id=str(found.sandbox.sandbox_id), name=own_name, keep_memory=memory)
         return await self._snapshots.create(credential, body, overwrite=True)
 
     async def _is_built(self, caller: Caller, name: str) -> bool:

@@ -137,17 +137,24 @@ class HostClient:
         return sandboxes_of(answer)
 
     async def pause_sandbox(
-        self, sandbox_id: SandboxId, *, generation: int, idle_ms: int, timeout_s: float
+        self, sandbox_id: SandboxId, *, generation: int, idle_ms: int, keep_memory: bool, timeout_s: float
     ) -> HostSandbox:
-        """Pause the sandbox; with `idle_ms` only if it was not in use for so long, otherwise it stays running."""
-        request = pb.PauseSandboxRequest(sandbox_id=str(sandbox_id), idle_ms=idle_ms, generation=generation)
+        """Pause the sandbox; with `idle_ms` only if it was not in use for so long, otherwise it stays running.
+
+        Without `keep_memory` only its disk is saved.
+        """
+        request = pb.PauseSandboxRequest(
+            sandbox_id=str(sandbox_id), idle_ms=idle_ms, generation=generation, drop_memory=not keep_memory
+        )
         return sandbox_of(await self._rpc.call("PauseSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
     async def resume_sandbox(
-        self, sandbox_id: SandboxId, *, generation: int, timeout_s: float
+        self, sandbox_id: SandboxId, *, generation: int, keep_memory: bool, timeout_s: float
     ) -> HostSandbox:
-        """Resume the sandbox; returns when its guest agent answers."""
-        request = pb.ResumeSandboxRequest(sandbox_id=str(sandbox_id), generation=generation)
+        """Resume the sandbox; returns when its guest agent answers. Without `keep_memory` it boots from its disk in any case."""
+        request = pb.ResumeSandboxRequest(
+            sandbox_id=str(sandbox_id), generation=generation, drop_memory=not keep_memory
+        )
         return sandbox_of(await self._rpc.call("ResumeSandbox", request, pb.Sandbox, timeout_s=timeout_s))
 
     async def store_sandbox(
@@ -248,10 +255,17 @@ class HostClient:
         await self._rpc.call("PingSandbox", request, pb.PingSandboxResponse, timeout_s=timeout_s)
 
     async def ensure_snapshot(
-        self, snapshot_id: SnapshotId, sandbox_id: SandboxId, *, timeout_s: float
+        self,
+        snapshot_id: SnapshotId,
+        sandbox_id: SandboxId,
+        *,
+        keep_memory: bool = True,
+        timeout_s: float,
     ) -> HostSnapshot:
         """Take a snapshot of the sandbox under this id, unless there is one."""
-        request = pb.EnsureSnapshotRequest(snapshot_id=str(snapshot_id), sandbox_id=str(sandbox_id))
+        request = pb.EnsureSnapshotRequest(
+            snapshot_id=str(snapshot_id), sandbox_id=str(sandbox_id), drop_memory=not keep_memory
+        )
         return snapshot_of(await self._rpc.call("EnsureSnapshot", request, pb.Snapshot, timeout_s=timeout_s))
 
     async def remove_snapshot(self, snapshot_id: SnapshotId, *, timeout_s: float) -> None:

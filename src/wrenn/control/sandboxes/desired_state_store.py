@@ -75,6 +75,7 @@ def update_desired(desired: Any, *conditions: Any, by: Actor) -> Update:
             desired_at=func.now(),
             desired_by=actor_json(by) or null(),
             idle_ms=0,
+            keeps_memory=True,
             failure="",
             reason="",
             version=_c.version + 1,
@@ -165,10 +166,13 @@ async def set_desired_stopped_for_copies(tx: Transaction, hints: Hints, snapshot
     await tx.execute(_stop_statement(hints, copies, SYSTEM, {"cause": "fork_abandoned"}))
 
 
-async def set_desired_paused(database: Database, hints: Hints, sandbox_id: SandboxId, *, by: Actor) -> bool:
+async def set_desired_paused(
+    database: Database, hints: Hints, sandbox_id: SandboxId, *, by: Actor, keep_memory: bool = True
+) -> bool:
     """Set the desired state of a running sandbox to `paused`; False: it is not running, or is being changed already."""
     wanted = (
         update_desired(Desired.PAUSED, _c.id == sandbox_id.value, _can_pause(), by=by)
+        .values(keeps_memory=keep_memory)
         .returning(_c.id)
         .cte("wanted")
     )
@@ -191,6 +195,7 @@ async def set_desired_running(
     by: Actor,
     lifetime_sec: int | None = None,
     on_expiry: OnExpiry | None = None,
+    keep_memory: bool = True,
 ) -> bool:
     """Set the desired state of a paused sandbox to `running`; False: it is not paused, or is being changed already.
 
@@ -207,7 +212,12 @@ async def set_desired_running(
     then = _c.on_expiry if on_expiry is None else literal(on_expiry)
     wanted = (
         update_desired(Desired.RUNNING, _c.id == sandbox_id.value, is_paused, by=by)
-        .values(expires_at=expires_at, on_expiry=then, due_at=due_when_paused(then, expires_at))
+        .values(
+            expires_at=expires_at,
+            on_expiry=then,
+            due_at=due_when_paused(then, expires_at),
+            keeps_memory=keep_memory,
+        )
         .returning(_c.id)
         .cte("wanted")
     )

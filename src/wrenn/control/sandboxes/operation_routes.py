@@ -26,7 +26,9 @@ from wrenn.control.sandboxes.types import (
     ChangeSandbox,
     Fork,
     Move,
+    Pause,
     RecoveredSandbox,
+    Resume,
     SandboxList,
     SandboxView,
     SetDisk,
@@ -65,21 +67,42 @@ async def delete_sandbox(sandbox_id: str, credential: CredentialOf, deletions: D
 
 @router.post("/pause", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
 async def pause_sandbox(
-    sandbox_id: str, credential: CredentialOf, pauses: PausesOf, domain: DomainOf
+    sandbox_id: str,
+    credential: CredentialOf,
+    pauses: PausesOf,
+    domain: DomainOf,
+    body: Pause | None = None,
 ) -> Response:
     """Pause a running sandbox, with its memory, processes and files; responds when it is paused.
 
+    With `keep_memory` false only its files are kept, and it boots when it is resumed.
+
     Calls in progress get two seconds to end. If the sandbox cannot be paused, it continues to run.
     """
-    return JSONResponse(sandbox_json(await pauses.pause(credential, sandbox_id), domain))
+    return JSONResponse(
+        sandbox_json(
+            await pauses.pause(credential, sandbox_id, keep_memory=body is None or body.keep_memory), domain
+        )
+    )
 
 
 @router.post("/resume", response_model=SandboxView, responses=refusals(404, 409, 502, 503, 504, 507))
 async def resume_sandbox(
-    sandbox_id: str, credential: CredentialOf, resumes: ResumesOf, domain: DomainOf
+    sandbox_id: str,
+    credential: CredentialOf,
+    resumes: ResumesOf,
+    domain: DomainOf,
+    body: Resume | None = None,
 ) -> Response:
-    """Resume a paused sandbox; responds when it runs. If it cannot be resumed, it stays paused."""
-    return JSONResponse(sandbox_json(await resumes.resume(credential, sandbox_id), domain))
+    """Resume a paused sandbox; responds when it runs. If it cannot be resumed, it stays paused.
+
+    If its memory was not kept, or with `keep_memory` false, it boots from its disk.
+    """
+    return JSONResponse(
+        sandbox_json(
+            await resumes.resume(credential, sandbox_id, keep_memory=body is None or body.keep_memory), domain
+        )
+    )
 
 
 @router.post("/move", response_model=SandboxView, responses=refusals(403, 404, 409, 502, 503, 504, 507))

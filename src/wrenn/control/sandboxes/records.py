@@ -29,6 +29,7 @@ class TimeLimits:
         auto_resume: a call to it while it is paused resumes it first.
         lift_on_pause: a pause that somebody asks for removes the end of its lifetime.
         resume_lifetime_sec: seconds of the lifetime that begins with each resume; 0: none begins.
+        keep_memory_on_pause: a pause at the end of its idle time or of its lifetime keeps the memory.
     """
 
     timeout_sec: int = 0
@@ -37,6 +38,7 @@ class TimeLimits:
     auto_resume: bool = False
     lift_on_pause: bool = False
     resume_lifetime_sec: int = 0
+    keep_memory_on_pause: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +202,7 @@ class Sandbox:
     on_expiry: OnExpiry
     lift_on_pause: bool
     resume_lifetime_sec: int
+    keep_memory_on_pause: bool
     auto_resume: bool
     ingress: Ingress
     network: NetworkPolicy
@@ -246,6 +249,7 @@ class Work:
     Attributes:
         network_revision: of the network policy in `spec`.
         idle_ms: a pause is to be done only if the sandbox was not in use for so long; 0: in any case.
+        keeps_memory: the pause or resume keeps the memory; otherwise the sandbox boots when it is resumed.
         generation: which of the sandbox's copies is meant, as in its row.
         age_s: since the request that this work is for.
         move_to: the host that it is to be moved to, while it is paused.
@@ -266,6 +270,7 @@ class Work:
     version: int
     generation: int
     age_s: float
+    keeps_memory: bool = True
     move_to: HostEndpoint | None = None
     move_resumes: bool = False
     recover_from: ImageId | None = None

@@ -38,7 +38,7 @@ _COLUMNS: Final = [
     sandboxes.c[name]
     for name in (
         "id", "team_id", "host_id", "status", "desired", "failure", "reason", "version", "generation", "template", "image", "vcpus",
-        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "resume_lifetime_sec", "auto_resume", "public_ports",
+        "memory_mb", "timeout_sec", "expires_at", "on_expiry", "lift_on_pause", "resume_lifetime_sec", "keep_memory_on_pause", "auto_resume", "public_ports",
         "all_ports_public", "request_host",
         "network", "network_revision", "name", "labels", "created_by", "disk_size_mb", "default_user", "working_dir", "build_id", "idle_ms", "host_ip", "metadata",
         "created_at", "started_at", "last_active_at", "last_updated", "platform", "move_host_id", "host_tags", "stored_at",
@@ -120,6 +120,7 @@ def sandbox_of(row: Row[Any]) -> Sandbox:
         on_expiry=row.on_expiry,
         lift_on_pause=row.lift_on_pause,
         resume_lifetime_sec=row.resume_lifetime_sec,
+        keep_memory_on_pause=row.keep_memory_on_pause,
         auto_resume=row.auto_resume,
         ingress=Ingress(tuple(row.public_ports), row.all_ports_public, row.request_host),
         network=NetworkPolicy.from_json(row.network),

@@ -50,6 +50,8 @@ sandboxes = Table(
     Column("lift_on_pause", Boolean, nullable=False, server_default=text("false")),
     # The lifetime that begins with each resume, in seconds; 0: none.
     Column("resume_lifetime_sec", Integer, nullable=False, server_default=text("0")),
+    # A pause at the end of its idle time or of its lifetime keeps the memory.
+    Column("keep_memory_on_pause", Boolean, nullable=False, server_default=text("true")),
     Column("auto_resume", Boolean, nullable=False, server_default=text("false")),
     # Ports that anybody may visit, without a credential.
     Column("public_ports", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
@@ -84,6 +86,8 @@ sandboxes = Table(
     Column("desired_by", JSONB),
     # `desired = paused` holds only if it was not in use for so long; 0: in any case.
     Column("idle_ms", BigInteger, nullable=False, server_default=text("0")),
+    # The pause or resume that `desired` asks for keeps the memory; true again when it is done.
+    Column("keeps_memory", Boolean, nullable=False, server_default=text("true")),
     # The steps of its last create, pause or resume, as `HostSteps` in JSON; NULL: not known.
     Column("steps", JSONB),
     # Why it is in `error`, or why the last pause or resume was not done: code of wrenn.base.errors and public text.

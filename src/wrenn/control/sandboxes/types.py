@@ -120,6 +120,10 @@ class CreateSandbox(RequestBody):
     timeout_sec: Seconds = Field(0, description="Idle seconds until it is paused; 0: never")
     lifetime_sec: Seconds = Field(0, description="Seconds until `on_expiry` is done to it; 0: no end")
     on_expiry: OnExpiry = Field("pause", description="What is done at the end of its lifetime")
+    keep_memory_on_pause: StrictBool = Field(
+        default=True,
+        description="False: a pause at the end of `timeout_sec` or of its lifetime keeps only the disk, see `POST …/pause`",
+    )
     auto_resume: StrictBool = Field(
         default=False, description="A call to it while it is paused resumes it first"
     )
@@ -165,7 +169,26 @@ class CreateSandbox(RequestBody):
             self.auto_resume,
             self.lift_on_pause,
             self.resume_lifetime_sec,
+            self.keep_memory_on_pause,
         )
+
+
+class Pause(RequestBody):
+    """What a pause keeps."""
+
+    keep_memory: StrictBool = Field(
+        default=True,
+        description="False: only the disk is kept. The sandbox writes all files to it first, and boots when it is resumed, without its processes",
+    )
+
+
+class Resume(RequestBody):
+    """What a resume continues with."""
+
+    keep_memory: StrictBool = Field(
+        default=True,
+        description="False: it boots from its disk, also if its memory was kept. What it had not written to the disk is lost, as after a power cut",
+    )
 
 
 class ChangeSandbox(RequestBody):
@@ -245,6 +268,7 @@ class SandboxView(BaseModel):
     on_expiry: OnExpiry
     lift_on_pause: bool = Field(description="`POST …/pause` removes the end of its lifetime")
     resume_lifetime_sec: int = Field(description="Seconds of the lifetime that begins with each resume")
+    keep_memory_on_pause: bool = True
     auto_resume: bool
     public_ports: list[int]
     all_ports_public: bool = False
@@ -287,6 +311,7 @@ def sandbox_json(sandbox: Sandbox, domain: str) -> dict[str, object]:
         "on_expiry": sandbox.on_expiry,
         "lift_on_pause": sandbox.lift_on_pause,
         "resume_lifetime_sec": sandbox.resume_lifetime_sec,
+        "keep_memory_on_pause": sandbox.keep_memory_on_pause,
         "auto_resume": sandbox.auto_resume,
         "public_ports": list(sandbox.ingress.public_ports),
         "all_ports_public": sandbox.ingress.all_ports_public,

@@ -105,7 +105,9 @@ class SnapshotLifecycle:
         """
         return self.leases.renewed(snapshot_id.value)
 
-    async def take(self, source: SnapshotSource, snapshot_id: SnapshotId) -> HostSnapshot:
+    async def take(
+        self, source: SnapshotSource, snapshot_id: SnapshotId, *, keep_memory: bool = True
+    ) -> HostSnapshot:
         """Have the host take the snapshot; retried for a time while the host does not answer. Safe to repeat.
 
         Raises:
@@ -116,7 +118,10 @@ class SnapshotLifecycle:
         while True:
             try:
                 return await client.ensure_snapshot(
-                    snapshot_id, source.sandbox_id, timeout_s=self._settings.take_timeout_s
+                    snapshot_id,
+                    source.sandbox_id,
+                    keep_memory=keep_memory,
+                    timeout_s=self._settings.take_timeout_s,
                 )
             except (Unavailable, DeadlineExceeded):
                 if asyncio.get_running_loop().time() >= end:

@@ -50,7 +50,7 @@ class Snapshots:
         await fault_point("control.snapshot.after_insert")
         with self._lifecycle.renewing_lease(snapshot_id):
             try:
-                taken = await self._lifecycle.take(source, snapshot_id)
+                taken = await self._lifecycle.take(source, snapshot_id, keep_memory=body.keep_memory)
                 await fault_point("control.snapshot.after_rpc")
                 template, replaced = await self._lifecycle.publish(snapshot_id, taken, by=caller.actor)
             except WrennError:

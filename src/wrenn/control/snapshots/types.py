@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from wrenn.control.http import RequestBody
 
@@ -12,3 +12,7 @@ class CreateSnapshot(RequestBody):
 
     sandbox_id: str
     name: str | None = Field(None, description="Default `template-` + 8 hex digits")
+    keep_memory: StrictBool = Field(
+        default=True,
+        description="False: only the disk; sandboxes made from it boot. Of a paused sandbox what its pause has kept is taken",
+    )

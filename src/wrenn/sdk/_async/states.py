@@ -34,22 +34,22 @@ async def info(api: AsyncApi, sandbox_id: str) -> SandboxInfo:
     return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
 
-async def pause(api: AsyncApi, sandbox_id: str) -> None:
+async def pause(api: AsyncApi, sandbox_id: str, *, keep_memory: bool = True) -> None:
     """Pause it. If a retry finds it paused, that is a success: the attempt whose response was lost did it.
 
     Raises:
         InvalidStateError: it was not running.
     """
-    await _ensure_state("paused", api, sandbox_id, "pause")
+    await _ensure_state("paused", api, sandbox_id, "pause", keep_memory=keep_memory)
 
 
-async def resume(api: AsyncApi, sandbox_id: str) -> None:
+async def resume(api: AsyncApi, sandbox_id: str, *, keep_memory: bool = True) -> None:
     """Resume it. If a retry finds it running, that is a success: the attempt whose response was lost did it.
 
     Raises:
         InvalidStateError: it was not paused.
     """
-    await _ensure_state("running", api, sandbox_id, "resume")
+    await _ensure_state("running", api, sandbox_id, "resume", keep_memory=keep_memory)
 
 
 async def move(api: AsyncApi, sandbox_id: str, *, pause: bool) -> None:
@@ -83,9 +83,11 @@ async def resume_if_paused(api: AsyncApi, sandbox_id: str) -> SandboxInfo:
     return seen
 
 
-async def _ensure_state(status: str, api: AsyncApi, sandbox_id: str, verb: str) -> None:
+async def _ensure_state(status: str, api: AsyncApi, sandbox_id: str, verb: str, *, keep_memory: bool) -> None:
+    # Platforms of earlier versions refuse no body, and keep the memory.
+    body = None if keep_memory else {"keep_memory": False}
     try:
-        await api.call("POST", path_of(sandbox_id, verb), repeatable=True)
+        await api.call("POST", path_of(sandbox_id, verb), json=body, repeatable=True)
     except InvalidStateError as error:
         if not error.earlier_attempt_sent or not await _reaches(status, api, sandbox_id):
             raise

@@ -76,6 +76,7 @@ class Sandbox:
         on_expiry: OnExpiry | None = None,
         lift_on_pause: bool | None = None,
         auto_resume: bool | None = None,
+        keep_memory_on_pause: bool | None = None,
         envs: Mapping[str, str] | None = None,
         public_ports: Iterable[int] | None = None,
         network: NetworkPolicy | None = None,
@@ -91,7 +92,7 @@ class Sandbox:
         For arguments that are None the platform's defaults apply. After `timeout_sec` without use the sandbox
         is paused (0: never). After `lifetime_sec`, used or not, it is paused, or with `on_expiry="kill"`
         removed (0: never); with `lift_on_pause` a `pause()` removes that limit. With `auto_resume` a call to
-        the paused sandbox resumes it. `envs` is the environment of all its commands. `public_ports` can be
+        the paused sandbox resumes it. Without `keep_memory_on_pause` these pauses keep only its files. `envs` is the environment of all its commands. `public_ports` can be
         visited without credentials. `network` is its egress policy, which applies before its first program
         runs. `list()` can filter by `name`, which need not be unique, and by `metadata`. `disk_size_mb` is
         the size of its root file system, at least that of the template. It is placed on a host that has all
@@ -116,6 +117,7 @@ class Sandbox:
             "on_expiry": on_expiry,
             "lift_on_pause": lift_on_pause,
             "auto_resume": auto_resume,
+            "keep_memory_on_pause": keep_memory_on_pause,
             "envs": dict(envs) if envs else None,
             "public_ports": list(public_ports) if public_ports else None,
             "network": asdict(network) if network else None,
@@ -301,26 +303,29 @@ class Sandbox:
         """
         self._api.call("POST", path_of(self.id, "ping"), repeatable=True)
 
-    def pause(self) -> None:
+    def pause(self, *, keep_memory: bool = True) -> None:
         """Pause the sandbox: memory, processes and files are saved, and it uses only disk space.
 
         Calls in progress get two seconds, then they fail. The sandbox stays paused until `resume()` or
-        `kill()`, also across restarts of the platform.
+        `kill()`, also across restarts of the platform. Without `keep_memory` only the files are saved: it
+        takes less space, and boots when it is resumed.
 
         Raises:
             InvalidStateError: it is not running, e.g. already paused.
         """
-        states.pause(self._api, self.id)
+        states.pause(self._api, self.id, keep_memory=keep_memory)
         self._is_paused_by_us = True
 
-    def resume(self) -> None:
+    def resume(self, *, keep_memory: bool = True) -> None:
         """Resume the paused sandbox: its processes continue where they were. Its network connections are not preserved.
+
+        Without `keep_memory`, or if it was paused without, it boots from its disk, without its processes.
 
         Raises:
             InvalidStateError: it is not paused, e.g. already running.
             CapacityError: its host has no capacity.
         """
-        states.resume(self._api, self.id)
+        states.resume(self._api, self.id, keep_memory=keep_memory)
         self._is_paused_by_us = False
         if self._lease is not None:
             self._lease.renew_soon()
@@ -369,19 +374,22 @@ class Sandbox:
             for fields in made
         ]
 
-    def snapshot(self, name: str | None = None, *, overwrite: bool = False) -> TemplateInfo:
+    def snapshot(
+        self, name: str | None = None, *, overwrite: bool = False, keep_memory: bool = True
+    ) -> TemplateInfo:
         """Create a template from the current state of the sandbox, with its processes. The sandbox keeps running, or stays paused.
 
         `Sandbox.create(template)` can be called any number of times. Without a name the platform generates
         one. With `overwrite` a template with this name is replaced; sandboxes created from the former one are
-        not affected.
+        not affected. Without `keep_memory` only the files of a running sandbox are kept, and sandboxes made of
+        the template boot.
 
         Raises:
             NameTakenError: a template with this name exists, and `overwrite` is False.
             NameReservedError: the name is reserved for the platform.
             InvalidStateError: the sandbox has ended.
         """
-        return templates.snapshot(self._api, self.id, name, overwrite=overwrite)
+        return templates.snapshot(self._api, self.id, name, overwrite=overwrite, keep_memory=keep_memory)
 
     def set_timeout(
         self,

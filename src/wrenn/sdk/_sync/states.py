@@ -35,22 +35,22 @@ def info(api: Api, sandbox_id: str) -> SandboxInfo:
     return SandboxInfo.parse(Fields("sandbox", json_of(body)))
 
 
-def pause(api: Api, sandbox_id: str) -> None:
+def pause(api: Api, sandbox_id: str, *, keep_memory: bool = True) -> None:
     """Pause it. If a retry finds it paused, that is a success: the attempt whose response was lost did it.
 
     Raises:
         InvalidStateError: it was not running.
     """
-    _ensure_state("paused", api, sandbox_id, "pause")
+    _ensure_state("paused", api, sandbox_id, "pause", keep_memory=keep_memory)
 
 
-def resume(api: Api, sandbox_id: str) -> None:
+def resume(api: Api, sandbox_id: str, *, keep_memory: bool = True) -> None:
     """Resume it. If a retry finds it running, that is a success: the attempt whose response was lost did it.
 
     Raises:
         InvalidStateError: it was not paused.
     """
-    _ensure_state("running", api, sandbox_id, "resume")
+    _ensure_state("running", api, sandbox_id, "resume", keep_memory=keep_memory)
 
 
 def move(api: Api, sandbox_id: str, *, pause: bool) -> None:
@@ -84,9 +84,11 @@ def resume_if_paused(api: Api, sandbox_id: str) -> SandboxInfo:
     return seen
 
 
-def _ensure_state(status: str, api: Api, sandbox_id: str, verb: str) -> None:
+def _ensure_state(status: str, api: Api, sandbox_id: str, verb: str, *, keep_memory: bool) -> None:
+    # Platforms of earlier versions refuse no body, and keep the memory.
+    body = None if keep_memory else {"keep_memory": False}
     try:
-        api.call("POST", path_of(sandbox_id, verb), repeatable=True)
+        api.call("POST", path_of(sandbox_id, verb), json=body, repeatable=True)
     except InvalidStateError as error:
         if not error.earlier_attempt_sent or not _reaches(status, api, sandbox_id):
             raise

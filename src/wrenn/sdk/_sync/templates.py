@@ -9,17 +9,24 @@ from wrenn.sdk.errors import NotFoundError
 from wrenn.sdk.types import TemplateInfo, TemplateType
 
 
-def snapshot(api: Api, sandbox_id: str, name: str | None, *, overwrite: bool) -> TemplateInfo:
+def snapshot(
+    api: Api, sandbox_id: str, name: str | None, *, overwrite: bool, keep_memory: bool
+) -> TemplateInfo:
     """Create a template from a sandbox.
 
     Retried only with `overwrite`: otherwise a retry after a lost response would create a second template, or
     fail because of the first one's name.
     """
+    wanted: dict[str, str | bool] = {"sandbox_id": sandbox_id}
+    if name is not None:
+        wanted["name"] = name
+    if not keep_memory:
+        wanted["keep_memory"] = False
     body = api.call(
         "POST",
         snapshot_path_of(),
         params={"overwrite": "true"} if overwrite else None,
-        json={"sandbox_id": sandbox_id} if name is None else {"sandbox_id": sandbox_id, "name": name},
+        json=wanted,
         repeatable=overwrite and name is not None,
     )
     return TemplateInfo.parse(Fields("template", json_of(body)))

@@ -15,7 +15,7 @@ from wrenn.storage.images.build import (
 )
 from wrenn.storage.images.container_config import ContainerConfig
 from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage
-from wrenn.storage.images.images import Images, load_images
+from wrenn.storage.images.images import Images, load_boot_files, load_images
 from wrenn.storage.images.service import Service
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Service",
     "abandoned_scratch",
     "ensure_images",
+    "load_boot_files",
     "load_images",
     "lock_packages",
     "missing_build_packages",

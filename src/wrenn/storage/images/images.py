@@ -20,6 +20,14 @@ TEMPLATES: Final = "templates"
 
 
 @dataclass(frozen=True, slots=True)
+class BootFiles:
+    """What a VM boots from besides its disk, see `Images`."""
+
+    kernel: Path
+    initramfs: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Images:
     """Everything that a VM boots from. The digests decide whether a base is still current.
 
@@ -43,6 +51,13 @@ class Images:
     template_digest: str
     recipe_digest: str
     service: Service | None = None
+
+
+def load_boot_files(data_dir: Path) -> BootFiles:
+    """Return the kernel and initramfs in `data_dir`. Raises as `load_images`."""
+    initramfs = load_initramfs(data_dir / INITRAMFS)
+    kernel = load_kernel(data_dir / KERNELS, initramfs.kernel_version)
+    return BootFiles(kernel.vmlinux, initramfs.path)
 
 
 def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolder | None = None) -> Images:

@@ -51,8 +51,10 @@ class Descriptors:
         disk_layers: overlay (read-write) first, then the frozen layers, the raw image last (all read-only).
         overlay: name of the overlay's block node.
         state: device state to load, or None for a cold boot.
-        kernel, initramfs, console: for a cold boot only. Its console goes to a file, to be read when the boot fails;
+        kernel, initramfs: for a cold boot only.
+        console: for the boot of a base only. Its console goes to a file, to be read when the boot fails;
             a sandbox's goes to a ring in memory, or a hostile guest could fill the host's disk with it.
+        writes_memory: the guest's RAM is the file `memory` itself, which becomes that of a base; else a private copy of it.
     """
 
     qmp_listener: int
@@ -64,6 +66,7 @@ class Descriptors:
     kernel: int | None = None
     initramfs: int | None = None
     console: int | None = None
+    writes_memory: bool = False
 
 
 def cpu_argument(accelerator: str, model: str) -> str:
@@ -82,7 +85,6 @@ def build(
     *, accelerator: str, shape: Shape, fds: Descriptors, cpu_model: str = HOST_CPU, kernel_args: str = ""
 ) -> list[str]:
     """Return the whole command line. `cpu_model` matters only under KVM."""
-    cold = fds.kernel is not None
     argv = [
         BINARY, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-name", "wrenn", "-L", str(FIRMWARE_DIR),
@@ -94,7 +96,7 @@ def build(
         "-m", str(shape.memory_mb),
         "-object",
         f"memory-backend-file,id=ram,size={shape.memory_mb}M,mem-path=/proc/self/fd/{fds.memory},"
-        f"share={'on' if cold else 'off'}",
+        f"share={'on' if fds.writes_memory else 'off'}",
         "-chardev", f"socket,id=qmp,fd={fds.qmp_listener},server=on,wait=off",
         "-mon", "chardev=qmp,mode=control",
         *_console(fds.console),
@@ -105,7 +107,7 @@ def build(
     ]  # fmt: skip
     for device in _DEVICES:
         argv += ["-device", device.format(mac=GUEST_MAC, overlay=fds.overlay)]
-    if cold:
+    if fds.kernel is not None:
         argv += ["-kernel", f"/proc/self/fd/{fds.kernel}", "-initrd", f"/proc/self/fd/{fds.initramfs}"]
         argv += ["-append", kernel_args]
     if fds.state is not None:

@@ -22,7 +22,7 @@ from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.storage import snapshots
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
-from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest, Shape
+from wrenn.vm.driver import BootRequest, BootSource, Capabilities, FlattenRequest, RestoreRequest, Shape
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef
 from wrenn.vm.qemu import command_line
@@ -146,6 +146,7 @@ class QemuDriver:
                     overlay=base.disk.stem,
                     kernel=opened.copy(images.kernel),
                     initramfs=opened.copy(images.initramfs),
+                    writes_memory=True,
                     console=opened.open(
                         request.directory / CONSOLE_NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC
                     ),
@@ -161,9 +162,16 @@ class QemuDriver:
         await machine.save_state(Base(request.directory.name, request.directory).state)
 
     async def restore(self, request: RestoreRequest) -> QemuMachine:
-        """Start a restore. With a memory diff the device state waits in a pipe until the memory is complete."""
+        """Start a restore. With a memory diff the device state waits in a pipe until the memory is complete.
+
+        The RAM of a machine that boots has the base's content, as that of a computer has what was there before a reset. So its memory
+        is saved like that of any other, and pages that the guest does not write take no memory of the host.
+        """
         await self.prepare()
         async with self._memory.images.descriptor(request.image) as memory:
+            if request.boot is not None:
+                with Opened() as opened:
+                    return await self._start_restore(request, memory, opened, None, boot=request.boot)
             if request.saved:
                 return await self._restore_saved(request, memory)
             image = request.image
@@ -199,7 +207,13 @@ class QemuDriver:
         return machine
 
     async def _start_restore(
-        self, request: RestoreRequest, memory: int, opened: Opened, state: int
+        self,
+        request: RestoreRequest,
+        memory: int,
+        opened: Opened,
+        state: int | None,
+        *,
+        boot: BootSource | None = None,
     ) -> QemuMachine:
         return await self._start(
             request.directory,
@@ -212,8 +226,11 @@ class QemuDriver:
                 disk_layers=opened.open_layers(self._disks.files_of(request.disk)),
                 overlay=request.disk.layers[0],
                 state=state,
+                kernel=opened.copy(boot.kernel) if boot else None,
+                initramfs=opened.copy(boot.initramfs) if boot else None,
             ),
             opened,
+            kernel_args=boot.kernel_args if boot else "",
         )
 
     async def _start(

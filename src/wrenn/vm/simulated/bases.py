@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,7 @@ from wrenn.linux.trees import pack_tree, unpack_tree
 from wrenn.storage.errors import DamagedBase
 from wrenn.storage.images import ImageFolder
 from wrenn.vm.bases import BASE_FORMAT, Facts
-from wrenn.vm.driver import Shape
+from wrenn.vm.driver import BootSource, Shape
 
 _MANIFEST: Final = "manifest.json"
 _ROOT: Final = "root"
@@ -120,6 +121,10 @@ class FolderBaseMaker:
         """Return versions that say that there is no kernel."""
         del template
         return {"kernel_version": "none", "envd_version": "simulated"}
+
+    def boot_source(self) -> BootSource:
+        """Return one without content: every restore of this driver starts the guest agent anew, from its disk alone."""
+        return BootSource(Path(os.devnull), Path(os.devnull), "")
 
     async def make(self, undo: Undo, draft: Path, key: str, template: str, shape: Shape) -> None:
         """Unpack the image, or make an almost empty folder."""

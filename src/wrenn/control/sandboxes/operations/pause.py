@@ -37,8 +37,10 @@ class Pauses:
         self._reconciler = reconciler
         self._wait_limits = wait_limits
 
-    async def pause(self, credential: Credential, text_id: str) -> Sandbox:
+    async def pause(self, credential: Credential, text_id: str, *, keep_memory: bool = True) -> Sandbox:
         """Pause a running sandbox and return it when it is paused. Of several concurrent callers one succeeds.
+
+        Without `keep_memory` only its disk is kept, and it boots when it is resumed.
 
         Raises:
             InvalidState: it does not run, or somebody else is changing it. Else the host's reason; it runs on.
@@ -47,7 +49,7 @@ class Pauses:
         sandbox, by = found.sandbox, found.caller.actor
         with self._changes.watch(sandbox.sandbox_id) as change:
             if not await desired_state_store.set_desired_paused(
-                self._database, self._hints, sandbox.sandbox_id, by=by
+                self._database, self._hints, sandbox.sandbox_id, by=by, keep_memory=keep_memory
             ):
                 await raise_invalid_state(self._database, sandbox, "only one that runs can be paused")
             await fault_point("control.pause.after_desired")

@@ -181,6 +181,7 @@ async def insert_sandboxes(
         "on_expiry": limits.on_expiry,
         "lift_on_pause": limits.lift_on_pause,
         "resume_lifetime_sec": limits.resume_lifetime_sec,
+        "keep_memory_on_pause": limits.keep_memory_on_pause,
         "auto_resume": limits.auto_resume,
         "public_ports": list(spec.ingress.public_ports),
         "all_ports_public": spec.ingress.all_ports_public,
@@ -221,7 +222,7 @@ async def insert_copies(
         _c[name]
         for name in (
             "team_id", "host_id", "template", "template_id", "default_user", "working_dir", "vcpus", "memory_mb", "disk_size_mb", "timeout_sec", "on_expiry",
-            "resume_lifetime_sec", "auto_resume", "public_ports", "all_ports_public", "request_host", "network", "network_revision", "name", "labels", "envs",
+            "resume_lifetime_sec", "keep_memory_on_pause", "auto_resume", "public_ports", "all_ports_public", "request_host", "network", "network_revision", "name", "labels", "envs",
             "host_tags",
         )
     ]  # fmt: skip

@@ -46,8 +46,10 @@ class Resumes:
         self._capacity = capacity
         self._wait_limits = wait_limits
 
-    async def resume(self, credential: Credential, text_id: str) -> Sandbox:
+    async def resume(self, credential: Credential, text_id: str, *, keep_memory: bool = True) -> Sandbox:
         """Resume a paused sandbox and return it when it runs. Of several concurrent callers one succeeds.
+
+        Without `keep_memory` it boots from its disk, also if its memory was kept.
 
         Raises:
             InvalidState: it is not paused, or somebody else is changing it.
@@ -55,7 +57,7 @@ class Resumes:
         """
         found = await self._lookup.locate(credential, text_id)
         try:
-            return await self._resume(found.sandbox, found.caller.actor)
+            return await self._resume(found.sandbox, found.caller.actor, keep_memory=keep_memory)
         except Unavailable as error:
             if found.sandbox.stored_at is None or error.code != Unavailable.code:
                 raise
@@ -64,16 +66,22 @@ class Resumes:
                 "recovered from that on another one."
             ) from error
 
-    async def _resume(self, sandbox: Sandbox, by: Actor) -> Sandbox:
+    async def _resume(self, sandbox: Sandbox, by: Actor, *, keep_memory: bool) -> Sandbox:
         with self._changes.watch(sandbox.sandbox_id) as change:
-            if not await self._set_desired_running(sandbox, by):
+            if not await self._set_desired_running(sandbox, by, keep_memory=keep_memory):
                 await raise_invalid_state(self._database, sandbox, "only a paused one can be resumed")
             await fault_point("control.resume.after_desired")
             self._reconciler.wake()
             return await wait_resumed(change, self._wait_limits)
 
     async def ensure_running(
-        self, credential: Credential, text_id: str, *, lifetime_sec: int, on_expiry: OnExpiry | None = None
+        self,
+        credential: Credential,
+        text_id: str,
+        *,
+        lifetime_sec: int,
+        on_expiry: OnExpiry | None = None,
+        keep_memory: bool = True,
     ) -> bool:
         """Wait for a pause or resume in progress; then resume the sandbox if it is paused. Returns whether that was necessary.
 
@@ -99,7 +107,7 @@ class Resumes:
                         f"Sandbox {sandbox.sandbox_id} is {sandbox.state_text}: it neither runs nor is paused."
                     )
                 was_resumed |= await self._set_desired_running(
-                    sandbox, found.caller.actor, lifetime_sec, on_expiry
+                    sandbox, found.caller.actor, lifetime_sec, on_expiry, keep_memory=keep_memory
                 )
                 self._reconciler.wake()
                 change.wake()
@@ -135,6 +143,8 @@ class Resumes:
         by: Actor,
         lifetime_sec: int | None = None,
         on_expiry: OnExpiry | None = None,
+        *,
+        keep_memory: bool = True,
     ) -> bool:
         """Check capacity and set the desired state to `running`; False: it is not paused, or is being changed already.
 
@@ -155,7 +165,13 @@ class Resumes:
         async def want(tx: Transaction) -> bool:
             available = await self._capacity.lock_and_read(tx, sandbox.team_id)
             if not await desired_state_store.set_desired_running(
-                tx, self._hints, sandbox.sandbox_id, by=by, lifetime_sec=lifetime_sec, on_expiry=on_expiry
+                tx,
+                self._hints,
+                sandbox.sandbox_id,
+                by=by,
+                lifetime_sec=lifetime_sec,
+                on_expiry=on_expiry,
+                keep_memory=keep_memory,
             ):
                 return False
             available.team.require_within_quota(added_usage(sandbox.vcpus, sandbox.memory_mb))

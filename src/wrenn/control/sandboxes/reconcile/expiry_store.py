@@ -35,7 +35,10 @@ def expired_statement(hints: Hints) -> Select[Any, None]:
             or_(is_usable(), and_(killed, _c.status.in_([State.RUNNING, State.PAUSED, State.MISSING]))),
             by=SYSTEM,
         )
-        .values(idle_ms=case((expired, 0), else_=cast(_c.timeout_sec, BigInteger) * 1000))
+        .values(
+            idle_ms=case((expired, 0), else_=cast(_c.timeout_sec, BigInteger) * 1000),
+            keeps_memory=_c.keep_memory_on_pause,
+        )
         .returning(_c.id, _c.team_id, _c.desired)
         .cte("due")
     )

@@ -268,6 +268,7 @@ class Steps:
                     work.sandbox_id,
                     generation=work.generation,
                     idle_ms=work.idle_ms,
+                    keep_memory=work.keeps_memory,
                     timeout_s=self._settings.start_timeout_s,
                 )
             in_use = work.idle_ms > 0 and seen.state is HostSandboxState.RUNNING
@@ -295,7 +296,10 @@ class Steps:
         try:
             async with self._following(client, work, "resume"):
                 seen = await client.resume_sandbox(
-                    work.sandbox_id, generation=work.generation, timeout_s=self._settings.start_timeout_s
+                    work.sandbox_id,
+                    generation=work.generation,
+                    keep_memory=work.keeps_memory,
+                    timeout_s=self._settings.start_timeout_s,
                 )
             await fault_point("control.resume.after_rpc")
         except WrennError as error:

@@ -114,7 +114,8 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 _c[name]
                 for name in (
                     "id", "team_id", "status", "desired", "template", "image", "snapshot_id", "vcpus", "memory_mb",
-                    "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "attempts", "version", "generation",
+                    "envs", "network", "network_revision", "disk_size_mb", "idle_ms", "keeps_memory", "attempts", "version",
+                    "generation",
                     "host_tags", "template_id", "move_host_id", "move_resumes",
                 )
             ),
@@ -165,6 +166,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
             ),
             network_revision=row.network_revision,
             idle_ms=row.idle_ms,
+            keeps_memory=row.keeps_memory,
             attempts=row.attempts,
             version=row.version,
             generation=row.generation,
@@ -304,6 +306,7 @@ async def finish_paused(
         "platform": seen.platform.to_json(),
         "paused_at": func.now(),
         "idle_ms": 0,
+        "keeps_memory": True,
         "attempts": 0,
     }
     if seen.steps.steps:
@@ -328,6 +331,7 @@ async def finish_in_use(
         "last_active_at": last,
         "due_at": _not_before(due_when_running(last), _ASK_AGAIN_S),
         "idle_ms": 0,
+        "keeps_memory": True,
         "attempts": 0,
     }
     return await write_result(database, hints, _held(work, owner), values | RELEASED)
@@ -349,6 +353,7 @@ async def finish_refused(
         "reason": error.message,
         "due_at": due_at,
         "idle_ms": 0,
+        "keeps_memory": True,
         "attempts": 0,
     }
     return await write_result(database, hints, _held(work, owner), values | RELEASED)
