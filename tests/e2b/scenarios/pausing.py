@@ -35,17 +35,17 @@ def pause_without_memory() -> None:
     sandbox = Sandbox.create(TEMPLATE, timeout=120)
     copy = None
     try:
-        sandbox.files.write("/root/kept", "on disk", user="root")
+        sandbox.commands.run("echo on disk > /root/kept", user="root")
         assert sandbox.pause(keep_memory=False)
         assert sandbox.pause(keep_memory=False) is False
         sandbox.connect(timeout=120)
-        assert sandbox.files.read("/root/kept", user="root") == "on disk"
+        assert sandbox.files.read("/root/kept", user="root") == "on disk\n"
         sandbox.pause()
         # As `on_resume="reboot"` of newer releases.
         sandbox.connect(timeout=120)
         snapshot = sandbox.create_snapshot()
         copy = Sandbox.create(snapshot.snapshot_id, timeout=60)
-        assert copy.files.read("/root/kept", user="root") == "on disk"
+        assert copy.files.read("/root/kept", user="root") == "on disk\n"
         assert Sandbox.delete_snapshot(snapshot.snapshot_id)
     finally:
         sandbox.kill()
@@ -54,13 +54,14 @@ def pause_without_memory() -> None:
 
 
 def pause_at_the_end_without_memory() -> None:
-    lifecycle = {"on_timeout": {"action": "pause", "keep_memory": False}}
-    sandbox = Sandbox.create(TEMPLATE, timeout=2, lifecycle=lifecycle)
+    sandbox = Sandbox.create(
+        TEMPLATE, timeout=2, lifecycle={"on_timeout": {"action": "pause", "keep_memory": False}}
+    )
     try:
-        sandbox.files.write("/root/kept", "on disk", user="root")
+        sandbox.commands.run("echo on disk > /root/kept", user="root")
         _wait_for(sandbox, SandboxState.PAUSED)
         sandbox.connect(timeout=60)
-        assert sandbox.files.read("/root/kept", user="root") == "on disk"
+        assert sandbox.files.read("/root/kept", user="root") == "on disk\n"
     finally:
         sandbox.kill()
 
