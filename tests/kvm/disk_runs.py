@@ -19,18 +19,21 @@ from pathlib import Path
 
 import pytest
 
+from wrenn.agent.doctor.leftovers import Leftover, list_everything, remove_leftover
+from wrenn.agent.layout import Layout
 from wrenn.base.errors import AgentFailure
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.units import MIB
 from wrenn.linux import device_mapper, loop
 from wrenn.linux.spawn import Confinement
+from wrenn.network import Block
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.driver import FlattenRequest
 from wrenn.vm.firecracker import cow_file
 from wrenn.vm.firecracker.device_stack import DeviceStack
-from wrenn.vm.firecracker.disks import DmDisks
+from wrenn.vm.firecracker.disks import DmDisks, detach_disk, list_attached
 from wrenn.vm.firecracker.flatten import flatten
 
 _PREFIX = "wrenn-disks"
@@ -292,6 +295,20 @@ async def a_sweep_removes_what_nobody_uses_and_nothing_of_others() -> None:
         await foreign.detach()
 
 
+async def the_doctor_finds_and_removes_the_devices_of_its_installation() -> None:
+    layout, other = (Layout(_ROOT, Block(index)) for index in (14, 15))
+    with _folder() as disks:
+        for each in (layout, other):
+            of_layout = DmDisks(_ROOT / "layers", _OneBase(_ROOT), prefix=each.cgroup_root)
+            await of_layout.attach("cl-1", DiskRef(await _new(disks), _BASE))
+        leftovers = [leftover for leftover in await list_everything(layout) if leftover.kind == "disk"]
+        assert leftovers == [Leftover("disk", "cl-1", "cl-1")]
+        await remove_leftover(layout, leftovers[0])
+        assert list_attached(layout.cgroup_root) == []
+        assert list_attached(other.cgroup_root) == ["cl-1"]
+        await detach_disk(other.cgroup_root, "cl-1")
+
+
 async def the_devices_of_some_machines_leave_nothing() -> None:
     await _come_and_go(machines=4, turns=2)
 
@@ -446,6 +463,7 @@ TESTS: dict[str, Callable[[], Awaitable[None]]] = {
         a_boot_writes_over_its_image,
         a_device_that_is_in_use_is_tried_again,
         a_sweep_removes_what_nobody_uses_and_nothing_of_others,
+        the_doctor_finds_and_removes_the_devices_of_its_installation,
         the_devices_of_some_machines_leave_nothing,
         the_devices_of_many_machines_leave_nothing,
         a_full_host_is_noticed,

@@ -17,7 +17,8 @@ from wrenn.network import find_block
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.images import ImageFolder
-from wrenn.vm.qemu import Qcow2Disks, QemuBases
+from wrenn.storage.layers import layer_files
+from wrenn.vm.qemu import QemuBases
 
 _IMAGE: Final = "rootfs.ext4"
 
@@ -116,14 +117,15 @@ def _of_templates(
 
 def _of_sandbox(layout: Layout, record: Record, directory: Path) -> set[Path]:
     paths = {directory, layout.bases / record.base}
-    paths.update(_disks(layout).path(layer) for layer in record.layers)
+    paths |= _files_of_layers(layout, record.layers)
     for name in (record.parent, record.snapshot, record.former_snapshot):
         paths |= _needs_of(layout, name)
     return paths
 
 
-def _disks(layout: Layout) -> Qcow2Disks:
-    return Qcow2Disks(layout.layers, QemuBases(layout.bases))
+def _files_of_layers(layout: Layout, layers: Iterable[str]) -> set[Path]:
+    files = layer_files(layout.layers)
+    return {files[layer] for layer in layers if layer in files}
 
 
 def _needs_of(layout: Layout, name: str) -> set[Path]:
@@ -135,7 +137,7 @@ def _needs_of(layout: Layout, name: str) -> set[Path]:
         except (NotFound, DamagedSnapshot):
             break
         paths |= {layout.snapshots / name, layout.bases / manifest.base}
-        paths.update(_disks(layout).path(layer) for layer in manifest.layer_ids)
+        paths |= _files_of_layers(layout, manifest.layer_ids)
         name = manifest.parent
     return paths
 

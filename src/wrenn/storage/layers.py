@@ -6,6 +6,7 @@ The format of a layer is its driver's (`wrenn.vm.disks`). Rules: docs/design/sna
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from wrenn.base.ids import random_hex
@@ -20,6 +21,11 @@ class LayerSeal:
     layer_id: str
     size_b: int
     digest: str
+
+
+def layer_files(root: Path) -> dict[str, Path]:
+    """Return the files of all layers in a folder by id, whatever driver wrote them: `<id>.<format>`."""
+    return {path.stem: path for path in sorted(root.glob(f"{LAYER_PREFIX}*.*"))}
 
 
 def new_layer_id() -> str:

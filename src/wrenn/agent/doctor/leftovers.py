@@ -21,11 +21,13 @@ from wrenn.linux.jail import ID_COUNT
 from wrenn.linux.trees import remove_any_tree
 from wrenn.storage import snapshots
 from wrenn.storage.images import ImageFolder, abandoned_scratch, remove_abandoned_scratch
-from wrenn.vm.qemu import Qcow2Disks, QemuBases
+from wrenn.storage.layers import layer_files
+from wrenn.vm.firecracker.disks import detach_disk, list_attached
 
 _DRAFTS: Final = ".draft-*"
 _DRAFT: Final = "draft"
 _IMAGE_BUILD: Final = "image build"
+_DISK: Final = "disk"
 _BY_AGENT: Final = ("base-", IMAGE_PREFIX, _DRAFT)
 _COLLECTION_S: Final = 1.0
 """Longer than the agent's collector waits."""
@@ -92,6 +94,8 @@ async def remove_leftover(layout: Layout, leftover: Leftover) -> None:
             os.kill(int(leftover.name), signal.SIGKILL)
     elif leftover.kind == "cgroup":
         await CgroupConfiner(layout).release(leftover.name)
+    elif leftover.kind == _DISK:
+        await detach_disk(layout.cgroup_root, leftover.name)
     elif leftover.kind == _IMAGE_BUILD:
         await remove_abandoned_scratch(layout.data_dir)
     elif leftover.kind in ("files", "snapshot"):
@@ -119,6 +123,7 @@ async def list_everything(layout: Layout) -> list[Leftover]:
         *_processes(layout, groups),
         *(Leftover("cgroup", name, name) for name in groups),
         *await _networks(layout),
+        *(Leftover(_DISK, name, name) for name in list_attached(layout.cgroup_root)),
         *_folders(layout),
     ]
 
@@ -150,11 +155,10 @@ def _folders(layout: Layout) -> list[Leftover]:
         *ImageFolder(layout.images).drafts(),
     ]
     all_ids = snapshots.snapshot_ids(layout.snapshots) if layout.snapshots.is_dir() else ()
-    disks = Qcow2Disks(layout.layers, QemuBases(layout.bases))
     return [
         *(Leftover("files", str(path), path.name) for path in sandboxes),
         *(Leftover("files", str(path), _DRAFT) for path in sorted(drafts)),
         *(Leftover("snapshot", str(layout.snapshots / name), name) for name in all_ids),
         *(Leftover(_IMAGE_BUILD, str(path)) for path in abandoned_scratch(layout.data_dir)),
-        *(Leftover("layer", str(disks.path(name)), name) for name in disks.list_ids()),
+        *(Leftover("layer", str(path), name) for name, path in layer_files(layout.layers).items()),
     ]

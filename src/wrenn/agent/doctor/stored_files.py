@@ -7,7 +7,8 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record
 from wrenn.agent.sandboxes.garbage_collector import Referenced, find_referenced
 from wrenn.agent.sandboxes.journal import State
-from wrenn.vm.qemu import SAVED_FILES, Qcow2Disks, QemuBases
+from wrenn.storage.layers import layer_files
+from wrenn.vm.qemu import SAVED_FILES
 
 
 def check_stored_files(stored: Referenced) -> Check:
@@ -23,7 +24,7 @@ def check_stored_files(stored: Referenced) -> Check:
 
 def find_stored_files(layout: Layout, records: list[Record]) -> Referenced:
     """Return referenced files; as missing also snapshot files, and layers that only journals of paused sandboxes name."""
-    layer_ids = Qcow2Disks(layout.layers, QemuBases(layout.bases)).list_ids()
+    layer_ids = list(layer_files(layout.layers))
     found = find_referenced(layout, layer_ids, records)
     for name in found.snapshots - found.missing:
         directory = layout.snapshots / name

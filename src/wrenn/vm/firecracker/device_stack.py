@@ -208,19 +208,24 @@ class DeviceStack:
         device_mapper.remove(self._name(part), timeout_s=_DETACH_TIMEOUT_S)
 
     async def detach(self) -> None:
-        """Remove all devices, each when nothing uses it any more.
+        """Remove all devices."""
+        await detach_devices(self._prefix)
 
-        Raises:
-            AgentFailure: a device is still in use at the end of the deadline.
-        """
-        end = time.monotonic() + _DETACH_TIMEOUT_S
-        while names := await run_to_end(partial(_remove_unused, self._prefix)):
-            if time.monotonic() > end:
-                raise AgentFailure(
-                    "The sandbox's disk is still in use and could not be detached.",
-                    context={"devices": names},
-                )
-            await asyncio.sleep(_RETRY_S)
+
+async def detach_devices(prefix: str) -> None:
+    """Remove all devices whose names begin so, each when nothing uses it any more.
+
+    Raises:
+        AgentFailure: a device is still in use at the end of the deadline.
+    """
+    end = time.monotonic() + _DETACH_TIMEOUT_S
+    while names := await run_to_end(partial(_remove_unused, prefix)):
+        if time.monotonic() > end:
+            raise AgentFailure(
+                "The sandbox's disk is still in use and could not be detached.",
+                context={"devices": names},
+            )
+        await asyncio.sleep(_RETRY_S)
 
 
 def _add_image(name: str, image: Path) -> int:

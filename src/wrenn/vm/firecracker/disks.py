@@ -21,7 +21,7 @@ from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.firecracker import cow_file
 from wrenn.vm.firecracker.block_disks import BaseFiles
-from wrenn.vm.firecracker.device_stack import BASE_PART, DeviceStack, StackFiles
+from wrenn.vm.firecracker.device_stack import BASE_PART, DeviceStack, StackFiles, detach_devices
 
 _SUFFIX: Final = ".cow"
 _BLOCK_B: Final = 512
@@ -37,7 +37,7 @@ class DmDisks:
     def __init__(self, root: Path, bases: BaseFiles, *, prefix: str) -> None:
         self._root = root
         self._bases = bases
-        self._prefix = f"{prefix}."
+        self._prefix = prefix
 
     def path(self, layer_id: str) -> Path:
         """Return the path of a layer's file."""
@@ -163,7 +163,7 @@ class DmDisks:
 
     async def detach(self, name: str) -> None:
         """Remove the devices of a machine that has ended."""
-        await self._stack(name).detach()
+        await detach_disk(self._prefix, name)
 
     async def sweep(self, keep: Collection[str]) -> None:
         """Remove the devices that nobody uses."""
@@ -174,12 +174,32 @@ class DmDisks:
 
     def attached(self) -> list[str]:
         """Return the names of all machines that have devices, complete or not. Blocking."""
-        names = device_mapper.list_names(self._prefix)
-        return sorted({name.removeprefix(self._prefix).rpartition(".")[0] for name in names})
+        return list_attached(self._prefix)
 
     def _stack(self, name: str) -> DeviceStack:
-        assert _NAME.fullmatch(name), "names are made by the agent"
-        return DeviceStack(f"{self._prefix}{name}.", self.path)
+        return DeviceStack(_prefix_of(self._prefix, name), self.path)
+
+
+def list_attached(prefix: str) -> list[str]:
+    """Return the names of all machines of an installation that have devices, complete or not; none without device-mapper. Blocking."""
+    if not device_mapper.is_available():
+        return []
+    begin = f"{prefix}."
+    return sorted({name.removeprefix(begin).rpartition(".")[0] for name in device_mapper.list_names(begin)})
+
+
+async def detach_disk(prefix: str, name: str) -> None:
+    """Remove the devices of a machine that has ended. Idempotent.
+
+    Raises:
+        AgentFailure: a device is still in use.
+    """
+    await detach_devices(_prefix_of(prefix, name))
+
+
+def _prefix_of(prefix: str, name: str) -> str:
+    assert _NAME.fullmatch(name), "names are made by the agent"
+    return f"{prefix}.{name}."
 
 
 def _missing(layer_id: str) -> DamagedSnapshot:
