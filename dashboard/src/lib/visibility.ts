@@ -2,17 +2,17 @@
 export const isVisible = (): boolean => document.visibilityState === 'visible';
 
 /** Wait until the page is visible or the signal is aborted. */
-export async function untilVisible(signal: AbortSignal): Promise<void> {
-	if (isVisible() || signal.aborted) return;
+export async function untilVisible(signal?: AbortSignal): Promise<void> {
+	if (isVisible() || signal?.aborted) return;
 	await new Promise<void>((done) => {
 		const change = () => {
-			if (!isVisible() && !signal.aborted) return;
+			if (!isVisible() && !signal?.aborted) return;
 			document.removeEventListener('visibilitychange', change);
-			signal.removeEventListener('abort', change);
+			signal?.removeEventListener('abort', change);
 			done();
 		};
 		document.addEventListener('visibilitychange', change);
-		signal.addEventListener('abort', change);
+		signal?.addEventListener('abort', change);
 	});
 }
 

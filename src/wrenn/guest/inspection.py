@@ -111,22 +111,22 @@ def _listeners(body: bytes) -> list[Listener]:
 
 def _processes(body: bytes) -> GuestProcesses:
     found = json_object(body)
-    return GuestProcesses(
-        _number(found, "at_ms", _NUMBER_LIMIT),
-        [
-            GuestProcess(
-                _number(each, "pid", _PID_LIMIT),
-                _number(each, "ppid", _PID_LIMIT),
-                guest_text(each.get("user", "")),
-                guest_text(each.get("state", ""))[:1],
-                guest_text(each.get("command", "")),
-                _number(each, "cpu_ms", _NUMBER_LIMIT),
-                _number(each, "memory_bytes", _NUMBER_LIMIT),
-                _number(each, "threads", _PID_LIMIT),
-            )
-            for each in _items(found, "processes", _PROCESSES_LIMIT)
-        ],
-    )
+    processes = [
+        GuestProcess(
+            _number(each, "pid", _PID_LIMIT),
+            _number(each, "ppid", _PID_LIMIT),
+            guest_text(each.get("user", "")),
+            guest_text(each.get("state", ""))[:1],
+            guest_text(each.get("command", "")),
+            _number(each, "cpu_ms", _NUMBER_LIMIT),
+            _number(each, "memory_bytes", _NUMBER_LIMIT),
+            _number(each, "threads", _PID_LIMIT),
+        )
+        for each in _items(found, "processes", _PROCESSES_LIMIT)
+    ]
+    # Only a guest that lies sends a pid twice; whoever lists processes by their pids relies on there being one of each.
+    one_of_each_pid = {process.pid: process for process in processes}
+    return GuestProcesses(_number(found, "at_ms", _NUMBER_LIMIT), list(one_of_each_pid.values()))
 
 
 def _items(found: dict[str, Any], name: str, limit: int) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 import { readEvents } from '$lib/api/event-stream';
 import { ApiError } from '$lib/api/errors';
 import { untilVisible, whenHidden } from '$lib/visibility';
+import { pause } from '$lib/wait';
 import { addEvent, emptyLog, type Log } from './log';
 
 /** Output arrives in many small pieces; the page is updated this often. */
@@ -43,7 +44,7 @@ export class BuildLog {
 			}
 			if (signal.aborted || log.end !== null) return;
 			if (hidden.signal.aborted) continue;
-			await new Promise((done) => setTimeout(done, RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)]));
+			await pause(RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)] ?? 5_000, signal);
 		}
 	}
 

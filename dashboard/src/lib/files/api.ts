@@ -15,8 +15,8 @@ export class Files {
 	}
 
 	/** The entries of a directory: directories first, then by name. */
-	async list(path: string): Promise<FileEntry[]> {
-		const { entries } = await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/list', { params: this.#params, body: { path } }));
+	async list(path: string, signal?: AbortSignal): Promise<FileEntry[]> {
+		const { entries } = await answer(api.POST('/v1/sandboxes/{sandbox_id}/files/list', { params: this.#params, body: { path }, signal }));
 		const order = new Intl.Collator('en', { numeric: true }).compare;
 		const rank = (entry: FileEntry) => (entry.type === 'directory' ? 0 : 1);
 		return entries.sort((a, b) => rank(a) - rank(b) || order(a.name, b.name));
@@ -80,13 +80,13 @@ export class Files {
 	}
 
 	/** The content of a file; null if it is longer than `limit`, whatever its size says: files of the kernel have none. */
-	async read(path: string, limit: number): Promise<Uint8Array<ArrayBuffer> | null> {
+	async read(path: string, limit: number, signal?: AbortSignal): Promise<Uint8Array<ArrayBuffer> | null> {
 		const stream = await answer(
 			api.POST('/v1/sandboxes/{sandbox_id}/files/read', {
 				params: this.#params,
 				body: { path },
 				parseAs: 'stream',
-				signal: AbortSignal.timeout(READ_TIMEOUT_MS)
+				signal: AbortSignal.any([AbortSignal.timeout(READ_TIMEOUT_MS), ...(signal ? [signal] : [])])
 			})
 		);
 		// An empty answer has no stream.

@@ -5,6 +5,7 @@
  */
 import { readEvents } from '$lib/api/event-stream';
 import { ApiError } from '$lib/api/errors';
+import { pause } from '$lib/wait';
 import { clock } from './clock.svelte';
 
 export interface LiveEvent {
@@ -34,9 +35,10 @@ class Live {
 		return () => this.#listeners.delete(listener);
 	}
 
-	/** Call `retry` once, when changes arrive again: for what failed because the control plane did not answer. */
-	whenBack(retry: () => void): void {
+	/** Call `retry` once, when changes arrive again, unless the returned function is called: for what the control plane did not answer. */
+	whenBack(retry: () => void): () => void {
 		this.#retries.add(retry);
+		return () => this.#retries.delete(retry);
 	}
 
 	/** Follow the team's events, and no other team's. */
@@ -151,13 +153,6 @@ class Live {
 		for (const listener of [...this.#listeners]) listener(event);
 	}
 }
-
-/** Wait; not longer than until `signal`. */
-const pause = (ms: number, signal: AbortSignal): Promise<void> =>
-	new Promise((done) => {
-		const timer = setTimeout(done, ms);
-		signal.addEventListener('abort', () => (clearTimeout(timer), done()), { once: true });
-	});
 
 const reset = (): LiveEvent => ({ type: 'reset', resource_id: '', at: '', data: {} });
 

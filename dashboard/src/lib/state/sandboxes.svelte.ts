@@ -2,6 +2,8 @@
 import { SvelteMap } from 'svelte/reactivity';
 import { answer, api, type Schemas } from '$lib/api/client';
 import { ApiError } from '$lib/api/errors';
+import { untilVisible } from '$lib/visibility';
+import { pause } from '$lib/wait';
 import { live, type LiveEvent } from './live.svelte';
 import { Resource } from './resource.svelte';
 
@@ -14,16 +16,23 @@ const ENDED = new Set(['stopped', 'error']);
 /** More changed rows at once than this are read by one list. */
 const SINGLE_READS = 8;
 const GATHER_MS = 50;
+/** After a list that events asked for, the next one waits as long as that took, and not longer than this. */
+const LIST_PAUSE_MS = 1_000;
+/** What events have of a row, under the same names. */
+const OF_EVENTS = ['status', 'name', 'expires_at', 'timeout_sec', 'on_expiry', 'disk_size_mb', 'public_ports', 'all_ports_public'] as const;
 
 class Sandboxes {
 	readonly rows = new SvelteMap<string, Sandbox>();
-	readonly list = new Resource(() => this.#load());
+	readonly list = new Resource(() => this.#load(), { inputs: () => this.#teamId, isShared: true });
 	#acting = new SvelteMap<string, Action>();
+	/** Sandboxes of which more is to be read than the events had. */
 	#changed = new Set<string>();
-	#timer: ReturnType<typeof setTimeout> | null = null;
+	#isListOld = false;
+	#isReading = false;
+	/** Sandboxes whose own pages are shown, with all that is known of them. */
+	#whole = new Map<string, number>();
 	#teamId = '';
 	#isListed = false;
-	#round = 0;
 	/** Rows that changed while a list is being read: its answer may be older than they are. */
 	#newer: Set<string> | null = null;
 
@@ -36,10 +45,10 @@ class Sandboxes {
 		if (teamId === this.#teamId) return;
 		this.#teamId = teamId;
 		this.#isListed = false;
-		this.#round++;
 		this.rows.clear();
 		this.#acting.clear();
 		this.#changed.clear();
+		this.#isListOld = false;
 		this.list.value = undefined;
 	}
 
@@ -47,6 +56,16 @@ class Sandboxes {
 	async show(): Promise<void> {
 		this.#isListed = true;
 		await this.list.reload();
+	}
+
+	/** Keep one row true in all it has, not only in what a list shows, until the returned function is called. */
+	keepWhole(id: string): () => void {
+		this.#whole.set(id, (this.#whole.get(id) ?? 0) + 1);
+		return () => {
+			const others = (this.#whole.get(id) ?? 1) - 1;
+			if (others === 0) this.#whole.delete(id);
+			else this.#whole.set(id, others);
+		};
 	}
 
 	/** The state that a row shows: what is under way before what was last known. */
@@ -70,7 +89,7 @@ class Sandboxes {
 	}
 
 	/** Pause, resume or destroy a sandbox. The row shows it at once, and its former state again if it fails. */
-	async act(id: string, action: Action): Promise<void> {
+	async act(id: string, action: Action, { keepalive = false } = {}): Promise<void> {
 		const teamId = this.#teamId;
 		this.#acting.set(id, action);
 		const params = { params: { path: { sandbox_id: id } } };
@@ -79,8 +98,7 @@ class Sandboxes {
 			else if (action === 'resume')
 				this.#put(await answer(api.POST('/v1/sandboxes/{sandbox_id}/resume', params)), teamId);
 			else {
-				// The page may be closing.
-				await answer(api.DELETE('/v1/sandboxes/{sandbox_id}', { ...params, keepalive: true }));
+				await answer(api.DELETE('/v1/sandboxes/{sandbox_id}', { ...params, keepalive }));
 				this.#remove(id);
 			}
 		} catch (error) {
@@ -112,21 +130,26 @@ class Sandboxes {
 	}
 
 	async #load(): Promise<true> {
-		const round = ++this.#round;
+		const teamId = this.#teamId;
 		const newer = (this.#newer = new Set<string>());
 		const rows = await answer(api.GET('/v1/sandboxes'));
-		if (round !== this.#round) return true;
+		if (teamId !== this.#teamId || this.#newer !== newer) return true;
 		this.#newer = null;
 		const present = new Set(rows.map((row) => row.id));
 		for (const id of [...this.rows.keys()]) if (!present.has(id) && !newer.has(id)) this.rows.delete(id);
-		for (const row of rows) if (!newer.has(row.id)) this.rows.set(row.id, row);
+		for (const row of rows) {
+			if (!newer.has(row.id)) this.rows.set(row.id, row);
+			// What the event that came meanwhile did not have may have changed before.
+			else if (this.rows.has(row.id)) this.#readSoon(row.id);
+		}
 		return true;
 	}
 
 	#hear(event: LiveEvent): void {
 		if (event.type === 'reset') {
-			if (this.#isListed) void this.list.reload();
-			else for (const id of this.rows.keys()) this.#readSoon(id);
+			if (this.#isListed) this.#isListOld = true;
+			else for (const id of this.rows.keys()) this.#changed.add(id);
+			this.#startReading();
 			return;
 		}
 		if (!event.type.startsWith('sandbox.') || event.type === 'sandbox.progress') return;
@@ -137,25 +160,56 @@ class Sandboxes {
 			this.#remove(id);
 			return;
 		}
-		// The state at once, from the event; the rest of the row when it has been read.
-		if (row !== undefined && status !== undefined) this.rows.set(id, { ...row, status });
-		if (row !== undefined || this.#isListed) this.#readSoon(id);
+		if (row === undefined) {
+			if (this.#isListed) this.#readSoon(id);
+			return;
+		}
+		this.#newer?.add(id);
+		this.rows.set(id, patched(row, event));
+		if (this.#whole.has(id) || event.data['metadata_changed'] === true) this.#readSoon(id);
 	}
 
 	#readSoon(id: string): void {
-		this.#newer?.add(id);
 		this.#changed.add(id);
-		this.#timer ??= setTimeout(() => void this.#readChanged(), GATHER_MS);
+		this.#startReading();
 	}
 
-	async #readChanged(): Promise<void> {
-		this.#timer = null;
-		const ids = [...this.#changed];
-		this.#changed.clear();
-		if (ids.length > SINGLE_READS && this.#isListed) return this.list.reload();
-		// A failed read leaves the row as the event has it; the next event or reset reads it again.
-		await Promise.allSettled(ids.map((id) => this.read(id)));
+	#startReading(): void {
+		if (!this.#isReading) void this.#readChanged();
 	}
+
+	/** Read what has changed, one answer after the other, while the page is visible. */
+	async #readChanged(): Promise<void> {
+		this.#isReading = true;
+		try {
+			while (this.#isListOld || this.#changed.size > 0) {
+				await pause(GATHER_MS);
+				await untilVisible();
+				const ids = [...this.#changed];
+				this.#changed.clear();
+				if (!this.#isListOld && (ids.length <= SINGLE_READS || !this.#isListed)) {
+					// A failed read leaves the row as the event has it; the next event or reset reads it again.
+					await Promise.allSettled(ids.map((id) => this.read(id)));
+					continue;
+				}
+				this.#isListOld = false;
+				const startedAt = performance.now();
+				await this.list.reload();
+				await pause(Math.min(performance.now() - startedAt, LIST_PAUSE_MS));
+			}
+		} finally {
+			this.#isReading = false;
+		}
+	}
+}
+
+/** A row after an event about it. */
+function patched(row: Sandbox, { type, data }: LiveEvent): Sandbox {
+	const facts = Object.fromEntries(OF_EVENTS.filter((name) => data[name] !== undefined).map((name) => [name, data[name]]));
+	const next = { ...row, ...facts } as Sandbox;
+	if (type === 'sandbox.updated') return next;
+	const { reason, ...metadata } = row.metadata ?? {};
+	return { ...next, metadata: typeof data['reason'] === 'string' ? { ...metadata, reason: data['reason'] } : metadata };
 }
 
 export const sandboxes = new Sandboxes();
