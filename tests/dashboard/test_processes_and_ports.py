@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.integration.conftest import Platform, client
 from tests.integration.test_control_inspection import console_of
@@ -46,6 +46,32 @@ async def test_a_process_is_found_followed_and_ended(visitor: Visitor):
     await expect(page.get_by_text("No process matches")).to_be_visible()
     await page.get_by_label("Search").fill("serve --listen")
     await expect(page.get_by_role("button", name="Signal")).to_have_attribute("aria-disabled", "true")
+
+
+async def test_programs_with_one_tag_and_a_fault_of_a_page_leave_the_rest_usable(visitor: Visitor):
+    page, sandbox_id = visitor.page, await visitor.create(name="twins")
+    for _ in range(2):
+        await start(visitor, sandbox_id, "exec sleep 1000", "worker")
+    await visitor.open(f"sandboxes/{sandbox_id}/terminal?tag=worker")
+    await expect(page.get_by_role("button", name="Close worker")).to_have_count(1)
+    assert visitor.errors == []
+
+    async def twice(route: Route) -> None:
+        answer = await route.fetch()
+        found = await answer.json()
+        await route.fulfill(response=answer, json={**found, "processes": found["processes"] * 2})
+
+    # Rows with equal keys stop Svelte; the control plane sends none.
+    await page.route("**/processes/all", twice)
+    await page.get_by_role("link", name="Processes").click()
+    await expect(page.get_by_role("alert")).to_contain_text("a fault in the dashboard")
+    assert any("each_key_duplicate" in error for error in visitor.errors)
+    visitor.errors.clear()
+    await page.unroute("**/processes/all")
+    await page.get_by_role("link", name="Sandboxes", exact=True).click()
+    await expect(page.get_by_role("row")).to_have_count(2)
+    await page.get_by_role("link", name="twins").click()
+    await expect(page.get_by_role("heading", name="twins")).to_be_visible()
 
 
 async def test_a_port_is_opened_by_a_link(visitor: Visitor):

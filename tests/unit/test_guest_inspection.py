@@ -64,7 +64,10 @@ async def test_possible_answers_are_read_and_texts_are_made_safe():
             Listener(8000, "::", 7, "python3"),
             Listener(53, "", 0, "a [1m "),
         ]
-    body = {"at_ms": 5, "processes": [PROCESS, PROCESS, {**PROCESS, "pid": 8, "command": "x" * 9999, "state": "ZZ"}]}
+    body = {
+        "at_ms": 5,
+        "processes": [PROCESS, PROCESS, {**PROCESS, "pid": 8, "command": "x" * 9999, "state": "ZZ"}],
+    }
     async with guest_that_says(json.dumps(body).encode()) as guest:
         found = await Inspector().processes(guest)
     assert found.at_ms == 5
