@@ -151,7 +151,11 @@ def build_rust() -> None:
     """Build the programs in `rust/`; cargo itself knows what is up to date."""
     if shutil.which("cargo") is None:
         fail("cargo is missing. Install Rust (https://rustup.rs), then try again.")
-    run("building the guest agent", ["cargo", "build", "--release", "--locked"], directory=ROOT / "rust")
+    run(
+        "building the guest agent and the page-fault server",
+        ["cargo", "build", "--release", "--locked"],
+        directory=ROOT / "rust",
+    )
 
 
 def build_dashboard() -> None:

@@ -9,6 +9,8 @@
 //! - [`ext4`]: grows a mounted file system.
 //! - [`pty`]: creates and resizes terminals.
 //! - [`ready`]: waits for a descriptor in the runtime.
+//! - [`inherited`]: descriptors of the parent; [`mapping`]: files in memory; [`userfault`]: fills the memory of another process;
+//!   [`seccomp`]: limits this one to some system calls.
 //! - [`socket`]: options of a connection; [`connections`]: resets connections of others.
 //!
 //! `rustix` is re-exported so that there is one version of it.
@@ -17,12 +19,16 @@ pub mod connections;
 pub mod credentials;
 pub mod entropy;
 pub mod ext4;
+pub mod inherited;
 pub mod interface;
+pub mod mapping;
 pub mod module;
 pub mod pty;
 pub mod ready;
+pub mod seccomp;
 pub mod socket;
 pub mod spawn;
+pub mod userfault;
 pub mod wait;
 
 pub use rustix;
