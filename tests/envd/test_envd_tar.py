@@ -338,3 +338,78 @@ def test_a_large_tree_passes_in_little_memory(envd: Envd, place: Path) -> None:
 def peak_kb(envd: Envd) -> int:
     status = Path(f"/proc/{envd.process.pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0])
+
+
+def test_one_file_is_an_archive_with_the_name_that_is_asked_for(envd: Envd, place: Path) -> None:
+    place.mkdir(exist_ok=True)
+    (place / "file").write_bytes(b"content" * 100_000)
+    (place / "link").symlink_to("file")
+    os.mkfifo(place / "pipe")
+    for path in (place / "file", place / "link"):
+        answer = pack(envd, path, entry_name="other")
+        assert answer.status == 200
+        with tarfile.open(fileobj=io.BytesIO(answer.body)) as tar:
+            (only,) = tar.getmembers()
+            assert (only.name, only.type, only.size) == ("other", tarfile.REGTYPE, 700_000)
+            extracted = tar.extractfile(only)
+            assert extracted is not None
+            assert extracted.read() == b"content" * 100_000
+    assert pack(envd, place / "file").status == 400
+    assert pack(envd, place / "pipe", entry_name="other").status == 400
+    assert pack(envd, place, entry_name="other").status == 400
+    assert pack(envd, place / "none", entry_name="other").status == 404
+    for name in ("a/b", "..", ".", "a\0b"):
+        assert pack(envd, place / "file", entry_name=name).status == 400, name
+
+
+@needs_root
+def test_unpacked_files_get_the_owners_of_the_archive_when_that_is_asked_for(envd: Envd, place: Path) -> None:
+    folder, file, link = (
+        member("d", tarfile.DIRTYPE, mode=0o750),
+        member("d/f"),
+        member("l", tarfile.SYMTYPE, link="d"),
+    )
+    top = member(".", tarfile.DIRTYPE, mode=0o755)
+    for each in (top, folder, file, link):
+        each.uid, each.gid = 4242, 4343
+    body = archive((top, b""), (folder, b""), (file, b"x"), (link, b""))
+
+    def owners(name: str, **query: str) -> set[tuple[int, int]]:
+        target = place / name
+        assert unpack(envd, target, body, username="root", **query).status == 204
+        found = [target, *(target / each for each in ("d", "d/f", "l"))]
+        return {(about.st_uid, about.st_gid) for about in (path.lstat() for path in found)}
+
+    assert owners("kept", keep_owners="true") == {(4242, 4343)}
+    assert owners("roots") == {(0, 0)}
+    assert owners("named", keep_owners="true", owner="7:8") == {(7, 8)}
+    assert unpack(envd, place / "bad", body, keep_owners="yes").status == 400
+
+
+def test_a_mode_is_for_all_entries_but_links(envd: Envd, place: Path) -> None:
+    body = archive(
+        (member("d", tarfile.DIRTYPE, mode=0o700), b""), (member("d/f", mode=0o600), b"x"),
+        (member("l", tarfile.SYMTYPE, link="d"), b""),
+    )  # fmt: skip
+    target = place / "target"
+    assert unpack(envd, target, body, mode="0751").status == 204
+    assert [stat.S_IMODE((target / name).stat().st_mode) for name in ("d", "d/f")] == [0o751, 0o751]
+    assert unpack(envd, target, body, mode="rwx").status == 400
+
+
+@needs_root
+def test_other_file_systems_are_left_out_when_that_is_asked_for(envd: Envd, place: Path) -> None:
+    inner = place / "top" / "mounted"
+    inner.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", inner], check=True)
+    try:
+        (inner / "file").write_bytes(b"x")
+
+        def names(**query: str) -> list[str]:
+            with tarfile.open(fileobj=io.BytesIO(pack(envd, place / "top", **query).body)) as tar:
+                return tar.getnames()
+
+        assert names() == [".", "mounted", "mounted/file"]
+        assert names(one_file_system="true") == [".", "mounted"]
+    finally:
+        subprocess.run(["umount", inner], check=True)

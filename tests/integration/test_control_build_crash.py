@@ -110,6 +110,26 @@ async def test_a_build_that_began_from_a_layer_is_finished_by_another_attempt_af
                 await asyncio.sleep(0.1)
 
 
+async def test_the_sandboxes_of_all_stages_are_removed_after_a_kill(
+    crashing: Crashing, host: AgentHost, database: Database
+):
+    text = "FROM template://minimal AS a\nRUN echo built > /a\nFROM template://minimal\nRUN true\nCOPY --from=a /a /built"
+    async with crashing.started("control.build.stage_ran=kill") as (api, process):
+        answer = await api.post("/v1/builds", json={"name": "own", "dockerfile": text})
+        await died(process)
+        assert len(host.sandbox_ids) == 1
+    async with crashing.started() as (api, _):
+        await succeeded(api, answer.json()["id"])
+        async with asyncio.timeout(_DEADLINE_S):
+            while (
+                host.sandbox_ids
+                # The last layer of each stage.
+                or len(host.snapshot_ids) != 2
+                or len((await database.execute(select(images.c.id))).all()) != 1
+            ):
+                await asyncio.sleep(0.1)
+
+
 async def test_with_a_limit_of_zero_every_step_runs(crashing: Crashing, host: AgentHost):
     crashing.environment["WRENN_BUILD_CACHE_MB"] = "0"
     async with crashing.started() as (api, _):

@@ -6,6 +6,7 @@ import asyncio
 import io
 import tarfile
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given, settings
@@ -35,6 +36,15 @@ def _archive(contents: dict[str, bytes]) -> ContextArchive:
 
 
 _CONTENTS = {"one": b"1", "two": b"2"}
+_REQUEST = BuildRequest(
+    recipe=(),
+    dockerfile="",
+    build_args={},
+    base_template="minimal",
+    healthcheck="",
+    skip_pre_post=True,
+    use_cache=True,
+)
 
 
 def _planned(
@@ -44,15 +54,7 @@ def _planned(
     environment: dict[str, str] | None = None,
     skip_pre_post: bool = True,
 ) -> BuildPlan:
-    request = BuildRequest(
-        recipe=tuple(lines),
-        dockerfile="",
-        build_args={},
-        base_template="minimal",
-        healthcheck=healthcheck,
-        skip_pre_post=skip_pre_post,
-        use_cache=True,
-    )
+    request = replace(_REQUEST, recipe=tuple(lines), healthcheck=healthcheck, skip_pre_post=skip_pre_post)
     return plan(request, parse(request), BaseConfig(environment=environment or {"PATH": "/bin"}))
 
 
@@ -162,3 +164,19 @@ def test_steps_before_the_recipe_alone_make_no_layer(
     with closing(ContextArchive.empty()) as context:
         keys = asyncio.run(keys_of("base", _SHAPE, planned, context))
     assert steps_to_keep(planned, keys) == expected
+
+
+def test_files_of_a_stage_are_identified_by_its_disk() -> None:
+    request = replace(_REQUEST, dockerfile="FROM a AS b\nRUN c\nFROM d\nRUN e\nCOPY --from=b /f /g\nRUN h\n")
+    planned = plan(request, parse(request), BaseConfig(environment={"PATH": "/bin"}))
+
+    def keys(*disks: str | None) -> BuildKeys:
+        with closing(_archive({})) as context:
+            return asyncio.run(keys_of("base", _SHAPE, planned, context, disks))
+
+    one, two, unknown = keys("one"), keys("two"), keys(None)
+    assert one == keys("one")
+    assert one.layers[0] == two.layers[0]
+    assert not set(one.layers[1:]) & set(two.layers[1:])
+    assert one.disk == one.layers[-1]
+    assert unknown == BuildKeys(one.layers[:1])

@@ -340,7 +340,25 @@ def test_what_has_no_effect_is_noted() -> None:
         ("", "The Dockerfile has no FROM."),
         ("# only a comment", "The Dockerfile has no FROM."),
         ("RUN a", "line 1: RUN before FROM"),
-        ("FROM a\nFROM b", "line 2: a second FROM: builds of several stages are not supported"),
+        ("FROM a AS B\nFROM c AS b", "line 2: there is a stage 'b' already"),
+        ("FROM a AS 1b", "line 1: '1b' is not a name of a stage"),
+        ("FROM a AS b\nCOPY --from=b c d", "line 2: --from='b' is not a stage before this one"),
+        ("FROM a\nCOPY --from=0 c d", "line 2: --from='0' is not a stage before this one"),
+        ("FROM a\nCOPY --from=99999 c d", "line 2: --from='99999' is not a stage before this one"),
+        ("FROM a\nCOPY --from=b c d\nFROM a AS b", "line 2: the stage 'b' comes later"),
+        ("FROM a\nCOPY --from=$b c d", "line 2: --from takes no variables"),
+        ("FROM a\nCOPY --from= c d", "line 2: --from names a stage or an image"),
+        ("FROM a\nCOPY --from=oci:b c d", "line 2: 'oci:b' is local"),
+        ("FROM a\nCOPY --from=B/C c d", "line 2: 'B/C' is not a container image"),
+        ("FROM a\nCOPY --from=b ../c d", "line 2: '../c' is outside of the stage"),
+        ("FROM a\nCOPY --from=b <<E d\nx\nE", "line 2: a heredoc is in no stage"),
+        ("FROM a\nADD --from=b c d", "line 2: ADD --from is not supported"),
+        (
+            "".join(f"FROM a AS s{n}\n" for n in range(16))
+            + "FROM a\n"
+            + "".join(f"COPY --from={n} a b\n" for n in range(16)),
+            "line 17: there are more than 16 stages",
+        ),
         ("FROM scratch", "line 1: FROM scratch is not supported"),
         ("FROM --platform=linux/arm64 a", "line 1: the platform 'linux/arm64' is not supported"),
         ("FROM a b", "line 1: expected FROM IMAGE [AS NAME]"),
@@ -362,7 +380,6 @@ def test_what_has_no_effect_is_noted() -> None:
         ("FROM a\nRUN []", "line 2: RUN without a command"),
         ("FROM a\nRUN [1]", "line 2: the JSON array must contain only strings"),
         ("FROM a\nRUN <<E\nb", "line 2: the heredoc 'E' is not ended"),
-        ("FROM a\nCOPY --from=b c d", "line 2: COPY --from is not supported"),
         ("FROM a\nCOPY --exclude=*.md c d", "line 2: COPY --exclude is not supported"),
         ("FROM a\nCOPY [a b/", "line 2: the pattern '[a' is not valid"),
         (
@@ -548,3 +565,79 @@ def test_lines_heredocs_and_words_are_those_of_buildkit() -> None:
             split = split_words(line.rest, lines.escape)
             if words is not None and split and "=" in split[0]:
                 assert [part for word in split for part in word.partition("=")[::2]] == words, text
+
+
+def stages_of(text: str) -> list[tuple[str, str, list[str]]]:
+    """Return name, base and instructions of each stage, the result last."""
+    recipe = parse_dockerfile(text)
+    named = [*((stage.name, stage.recipe) for stage in recipe.stages), ("", recipe)]
+    return [(name, str(each.base), [step.text for step in each.statements]) for name, each in named]
+
+
+def test_stages_are_those_whose_files_are_copied() -> None:
+    text = """\
+ARG TAG=12
+FROM debian:$TAG AS Build
+RUN make
+FROM debian AS unused
+RUN other
+FROM busybox
+COPY --from=build /out /app
+COPY --from=0 /out/a /b
+COPY --from=registry.example/tools:1 /bin/tool /bin/
+COPY --from=template://own:v1 /etc/x /etc/
+COPY c /c
+"""
+    assert stages_of(text) == [
+        ("registry.example/tools:1", "docker://registry.example/tools:1", []),
+        ("template://own:v1", "template://own:v1", []),
+        ("build", "docker://debian:12", ["RUN make"]),
+        (
+            "",
+            "docker://busybox",
+            [line for line in text.splitlines() if line.startswith("COPY")],
+        ),
+    ]
+    recipe = parse_dockerfile(text)
+    copies = [each for each in recipe.plan(BaseConfig()).steps if isinstance(each, Copy)]
+    assert [(each.stage, each.sources) for each in copies] == [
+        (2, ("out",)), (2, ("out/a",)), (0, ("bin/tool",)), (1, ("etc/x",)), (None, ("c",)),
+    ]  # fmt: skip
+    assert [str(note) for note in recipe.notes] == ["line 4: the stage unused is not needed and not built"]
+    assert recipe.needs_context
+    assert recipe.copied_stages == {0, 1, 2}
+
+
+def test_a_stage_on_another_one_has_its_instructions() -> None:
+    text = """\
+FROM debian AS base
+ARG WHO=you
+SHELL ["/bin/bash", "-c"]
+ENV A=1
+CMD ["base"]
+FROM base AS built
+RUN echo $WHO > /out
+FROM BASE
+COPY --from=built /out /
+RUN last
+ENTRYPOINT ["/run"]
+"""
+    recipe = parse_dockerfile(text)
+    (built,) = recipe.stages
+    (run,) = [each for each in built.recipe.plan(BaseConfig()).steps if isinstance(each, Run)]
+    assert run.argv == ("/bin/bash", "-c", "echo $WHO > /out")
+    assert run.state.environment == {"A": "1", "WHO": "you"}
+    final = recipe.plan(BaseConfig())
+    assert final.environment == {"A": "1"}
+    # The CMD was for what the stage below would have started.
+    assert [each.argv for each in final.steps if isinstance(each, Start)] == [("/run",)]
+    assert [each.argv for each in final.steps if isinstance(each, Run)] == [("/bin/bash", "-c", "last")]
+
+
+def test_stages_on_one_another_cannot_grow_without_bound() -> None:
+    text = "FROM a AS s0\n" + "".join(f"FROM s{n} AS s{n + 1}\n" + "RUN b\n" * 12 for n in range(34))
+    began = time.process_time()
+    assert len(parse_dockerfile(text).statements) == 408
+    assert time.process_time() - began < 5
+    text = "FROM a AS s\n" + "RUN b\n" * 240 + "FROM s AS t\n" + "RUN b\n" * 240 + "FROM t\nRUN b\n"
+    assert len(parse_dockerfile(text).statements) == 481

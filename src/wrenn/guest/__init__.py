@@ -9,7 +9,7 @@ from wrenn.guest.commands import CommandLine, Commands, ExecResult, ProcessInfo,
 from wrenn.guest.connect import GuestConnection
 from wrenn.guest.exit_events import Exited
 from wrenn.guest.figures import GuestFigures, read_figures
-from wrenn.guest.files import Download, Files, Part, WriteOptions
+from wrenn.guest.files import Download, Files, Part, TreeReading, TreeWriting, WriteOptions
 from wrenn.guest.inspection import GuestProcess, GuestProcesses, Inspector, Listener
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
@@ -39,6 +39,8 @@ __all__ = [
     "ProcessInfo",
     "Processes",
     "Started",
+    "TreeReading",
+    "TreeWriting",
     "WriteOptions",
     "dial_error",
     "failed_to_start",

@@ -80,8 +80,38 @@ class WriteOptions:
     atomic: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class TreeReading:
+    """What of a tree is read.
+
+    Attributes:
+        entry_name: the path is a file, which gets this name in the archive.
+        one_file_system: of directories on which other file systems are mounted, only the directory.
+    """
+
+    entry_name: str = ""
+    one_file_system: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TreeWriting:
+    """How a tree is written.
+
+    Attributes:
+        owner: `user` or `user:group`, of all entries.
+        mode: octal digits, of all entries but links.
+        keep_owners: without `owner`, entries get the owners that the archive says.
+    """
+
+    owner: str = ""
+    mode: str = ""
+    keep_owners: bool = False
+
+
 WHOLE_FILE: Final = Part()
+WHOLE_TREE: Final = TreeReading()
 DEFAULT_WRITE: Final = WriteOptions()
+DEFAULT_TREE_WRITE: Final = TreeWriting()
 
 
 class Files:
@@ -105,14 +135,21 @@ class Files:
             yield download
 
     @asynccontextmanager
-    async def read_tree(self, path: str, *, user: str) -> AsyncGenerator[Download]:
-        """Read a directory as a tar archive. If it cannot be read to the end, the stream ends with an error.
+    async def read_tree(
+        self, path: str, *, user: str, reading: TreeReading = WHOLE_TREE
+    ) -> AsyncGenerator[Download]:
+        """Read a directory, or one file, as a tar archive. If it cannot be read to the end, the stream ends with an error.
 
         Raises:
             NotFound, Forbidden, Unavailable: the directory cannot be read.
-            InvalidRequest: it is not a directory.
+            InvalidRequest: it is not a directory, or not a file if an entry is named.
         """
-        async with self._opened("files/tar", {"path": path}, user, {}, (200,)) as download:
+        query = {
+            "path": path,
+            "entry_name": reading.entry_name,
+            "one_file_system": "true" if reading.one_file_system else "",
+        }
+        async with self._opened("files/tar", query, user, {}, (200,)) as download:
             yield download
 
     @asynccontextmanager
@@ -159,7 +196,12 @@ class Files:
         await self._send("files", query, chunks, user, "application/octet-stream")
 
     async def write_tree(
-        self, path: str, chunks: AsyncIterator[bytes], *, user: str, owner: str = ""
+        self,
+        path: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        user: str,
+        writing: TreeWriting = DEFAULT_TREE_WRITE,
     ) -> None:
         """Unpack a tar archive into a directory, which is created if missing. Entries written before an error remain.
 
@@ -168,7 +210,13 @@ class Files:
             InvalidRequest: not a tar archive, or an entry is outside the directory.
             StorageFull: the guest's disk is full.
         """
-        await self._send("files/tar", {"path": path, "owner": owner}, chunks, user, "application/x-tar")
+        query = {
+            "path": path,
+            "owner": writing.owner,
+            "mode": writing.mode,
+            "keep_owners": "true" if writing.keep_owners else "",
+        }
+        await self._send("files/tar", query, chunks, user, "application/x-tar")
 
     async def _send(
         self, endpoint: str, query: dict[str, str], chunks: AsyncIterator[bytes], user: str, content_type: str

@@ -25,7 +25,7 @@ from wrenn.recipe.instructions import (
     Workdir,
 )
 from wrenn.recipe.lines import parse_lines
-from wrenn.recipe.recipe import Note, Recipe
+from wrenn.recipe.recipe import Note, Recipe, Stage
 from wrenn.recipe.references import parse_base
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "ReadyCheck",
     "Recipe",
     "Run",
+    "Stage",
     "Start",
     "State",
     "Step",

@@ -11,7 +11,6 @@ from typing import Final, cast
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.recipe.healthcheck import DEFAULT_INTERVAL_S, SHELL, ReadyCheck, flag_retries, flag_seconds
-from wrenn.recipe.instructions import BaseKind, From
 from wrenn.recipe.limits import (
     DOCKERFILE_RUN_TIMEOUT_S,
     MAX_COPY_SOURCES,
@@ -25,9 +24,8 @@ from wrenn.recipe.limits import (
 from wrenn.recipe.lines import timeout_seconds
 from wrenn.recipe.logical_lines import Heredoc, Lines, LogicalLine
 from wrenn.recipe.recipe import PLATFORM_ARGUMENTS, PROXY_ARGUMENTS, VARIABLE_NAME, Note, Recipe
-from wrenn.recipe.references import parse_base
+from wrenn.recipe.stages import Draft, StageDrafts
 from wrenn.recipe.statements import (
-    AnyStatement,
     ArgStatement,
     CmdStatement,
     CopyStatement,
@@ -97,11 +95,9 @@ class _Parser:
     def __init__(self, build_args: dict[str, str]) -> None:
         self._build_args = build_args
         self._escape = "\\"
-        self._shell: tuple[str, ...] = SHELL
-        self._base: From | None = None
+        self._drafts = StageDrafts()
         self._global_args: dict[str, str | None] = {}
         self._declared: set[str] = set()
-        self._statements: list[AnyStatement] = []
         self._notes: list[Note] = []
         self._parsers: dict[str, Callable[[LogicalLine], None]] = {
             "ADD": self._add_or_copy,
@@ -133,30 +129,27 @@ class _Parser:
                 )
             if not line.rest:
                 raise refused(line.number, f"nothing follows {line.keyword}")
-            if self._base is None and line.keyword not in ("ARG", "FROM"):
+            if self._drafts.last is None and line.keyword not in ("ARG", "FROM"):
                 raise refused(line.number, f"{line.keyword} before FROM")
             try:
                 parser(line)
             except WordError as error:
                 raise refused(line.number, str(error)) from error
-        if self._base is None:
+        if self._drafts.last is None:
             raise InvalidRequest("The Dockerfile has no FROM.")
         for name in self._build_args:
             if name not in self._declared and name not in PROXY_ARGUMENTS:
                 self._notes.append(Note(0, f"the build argument {name} is not used: there is no ARG {name}"))
-        return Recipe(
-            base=self._base,
-            statements=tuple(self._statements),
-            build_args=self._build_args,
-            global_args=self._global_args,
-            notes=tuple(self._notes),
-        )
+        return self._drafts.recipe(self._build_args, self._global_args, self._notes)
 
-    # The base.
+    @property
+    def _stage(self) -> Draft:
+        assert self._drafts.last is not None, "`parse` refuses what comes before FROM"
+        return self._drafts.last
+
+    # Stages and their bases.
 
     def _from(self, line: LogicalLine) -> None:
-        if self._base is not None:
-            raise refused(line.number, "a second FROM: builds of several stages are not supported")
         flags = self._flags(line, "platform")
 
         def lookup(name: str) -> str | None:
@@ -177,7 +170,8 @@ class _Parser:
             raise refused(
                 line.number, f"the image {shown(words[0])} is empty once its variables are replaced"
             )
-        self._base = parse_base(reference, default=BaseKind.IMAGE, line=line.number, text=line.text)
+        name = words[2] if len(words) == 3 else ""
+        self._drafts.begin(reference, name, line=line.number, text=line.text)
 
     def _arg(self, line: LogicalLine) -> None:
         pairs: list[tuple[str, Word | None]] = []
@@ -189,8 +183,8 @@ class _Parser:
             self._declared.add(name)
         if len(self._declared) > MAX_VARIABLES:
             raise refused(line.number, f"there are more than {MAX_VARIABLES} arguments")
-        if self._base is not None:
-            self._statements.append(ArgStatement(line=line.number, text=line.text, pairs=tuple(pairs)))
+        if self._drafts.last is not None:
+            self._stage.add(ArgStatement(line=line.number, text=line.text, pairs=tuple(pairs)))
             return
         for name, default in pairs:
             value = self._build_args.get(name)
@@ -215,36 +209,35 @@ class _Parser:
             raise refused(line.number, "RUN without a command")
         if argv is None:
             argv = self._shell_command(flags.rest, line.heredocs)
-        self._statements.append(
-            RunStatement(line=line.number, text=line.text, argv=argv, timeout_s=timeout_s)
-        )
+        self._stage.add(RunStatement(line=line.number, text=line.text, argv=argv, timeout_s=timeout_s))
 
     def _shell_command(self, command: str, heredocs: tuple[Heredoc, ...]) -> tuple[str, ...]:
         if not heredocs:
-            return (*self._shell, command)
+            return (*self._stage.shell, command)
         if len(heredocs) == 1 and re.fullmatch(r"[0-9]*<<-?[^<\s]+", command):
             # Nothing but a heredoc: it is the script.
             script = heredocs[0].stripped
             if script.startswith("#!"):
                 return (*SHELL, _RUN_SCRIPT, "sh", script)
-            return (*self._shell, script)
+            return (*self._stage.shell, script)
         # The shell reads the heredocs itself.
-        return (*self._shell, command + "".join(f"\n{doc.content}{doc.name}" for doc in heredocs))
+        return (*self._stage.shell, command + "".join(f"\n{doc.content}{doc.name}" for doc in heredocs))
 
     def _env(self, line: LogicalLine) -> None:
         pairs = self._pairs(line)
-        self._statements.append(EnvStatement(line=line.number, text=line.text, pairs=pairs))
+        self._stage.add(EnvStatement(line=line.number, text=line.text, pairs=pairs))
 
     def _workdir(self, line: LogicalLine) -> None:
         path = parse_word(line.rest, self._escape)
-        self._statements.append(WorkdirStatement(line=line.number, text=line.text, path=path))
+        self._stage.add(WorkdirStatement(line=line.number, text=line.text, path=path))
 
     def _user(self, line: LogicalLine) -> None:
         name = parse_word(line.rest, self._escape)
-        self._statements.append(UserStatement(line=line.number, text=line.text, name=name, create=False))
+        self._stage.add(UserStatement(line=line.number, text=line.text, name=name, create=False))
 
     def _add_or_copy(self, line: LogicalLine) -> None:
-        flags = self._flags(line, "chown", "chmod", "link")
+        known = ("chown", "chmod", "link", "from") if line.keyword == "COPY" else ("chown", "chmod", "link")
+        flags = self._flags(line, *known)
         link = flags.one("link")  # a hint for Docker's store of layers, without meaning here
         if link not in (None, "", "true", "false"):
             raise refused(line.number, "--link is true or false")
@@ -262,8 +255,13 @@ class _Parser:
         paths = [word for word in sources if not self._is_heredoc(word, inline)]
         if len(paths) + len(inline) != len(sources):
             raise refused(line.number, "a heredoc is not a source")
-        owner, mode = flags.one("chown"), flags.one("chmod")
-        self._statements.append(
+        owner, mode, source = flags.one("chown"), flags.one("chmod"), flags.one("from")
+        if source is not None and inline:
+            raise refused(line.number, "a heredoc is in no stage: write it in a COPY without --from")
+        if source == "":
+            raise refused(line.number, "--from names a stage or an image")
+        stage = None if source is None else self._drafts.source(source, line=line.number, text=line.text)
+        self._stage.add(
             CopyStatement(
                 line=line.number,
                 text=line.text,
@@ -273,6 +271,7 @@ class _Parser:
                 owner=None if owner is None else parse_word(owner, self._escape),
                 mode=None if mode is None else parse_word(mode, self._escape),
                 extract=line.keyword == "ADD",
+                stage=stage,
             )
         )
 
@@ -284,40 +283,40 @@ class _Parser:
     # What becomes a property of the template.
 
     def _label(self, line: LogicalLine) -> None:
-        self._statements.append(LabelStatement(line=line.number, text=line.text, pairs=self._pairs(line)))
+        self._stage.add(LabelStatement(line=line.number, text=line.text, pairs=self._pairs(line)))
 
     def _maintainer(self, line: LogicalLine) -> None:
         pairs = ((literal("maintainer"), literal(line.rest)),)
-        self._statements.append(LabelStatement(line=line.number, text=line.text, pairs=pairs))
+        self._stage.add(LabelStatement(line=line.number, text=line.text, pairs=pairs))
 
     def _expose(self, line: LogicalLine) -> None:
         ports = tuple(parse_word(word, self._escape) for word in line.rest.split())
-        self._statements.append(ExposeStatement(line=line.number, text=line.text, ports=ports))
+        self._stage.add(ExposeStatement(line=line.number, text=line.text, ports=ports))
 
     def _set_shell(self, line: LogicalLine) -> None:
         shell = self._json(line, line.rest)
         if not shell:
             raise refused(line.number, 'expected SHELL ["PROGRAM", "ARGUMENT"…]')
-        self._shell = shell
+        self._stage.shell = shell
 
     def _volume(self, line: LogicalLine) -> None:
         self._notes.append(Note(line.number, "VOLUME has no effect: the whole disk of a sandbox is kept"))
 
     def _entrypoint(self, line: LogicalLine) -> None:
         argv = self._json(line, line.rest)
-        self._statements.append(
+        self._stage.add(
             EntrypointStatement(
                 line=line.number,
                 text=line.text,
-                argv=(*self._shell, line.rest) if argv is None else argv,
+                argv=(*self._stage.shell, line.rest) if argv is None else argv,
                 exec_form=argv is not None,
             )
         )
 
     def _cmd(self, line: LogicalLine) -> None:
         argv = self._json(line, line.rest)
-        argv = (*self._shell, line.rest) if argv is None else argv
-        self._statements.append(CmdStatement(line=line.number, text=line.text, argv=argv))
+        argv = (*self._stage.shell, line.rest) if argv is None else argv
+        self._stage.add(CmdStatement(line=line.number, text=line.text, argv=argv))
 
     def _healthcheck(self, line: LogicalLine) -> None:
         flags = self._flags(line, "interval", "timeout", "start-period", "start-interval", "retries")
@@ -330,7 +329,7 @@ class _Parser:
             raise refused(
                 line.number, "expected HEALTHCHECK [--FLAG=VALUE…] CMD COMMAND, or HEALTHCHECK NONE"
             )
-        self._statements.append(HealthcheckStatement(line=line.number, text=line.text, check=check))
+        self._stage.add(HealthcheckStatement(line=line.number, text=line.text, check=check))
 
     def _ready_check(self, line: LogicalLine, flags: _Flags, command: str) -> ReadyCheck:
         argv = self._json(line, command)
@@ -348,7 +347,7 @@ class _Parser:
         # Docker's interval is for a service that runs. A build waits for one that starts: it asks more often, for as long.
         pause_s = min(interval_s, start_interval_s)
         return ReadyCheck(
-            argv=(*self._shell, command) if argv is None else argv,
+            argv=(*self._stage.shell, command) if argv is None else argv,
             interval_s=pause_s,
             timeout_s=timeout_s,
             start_period_s=start_period_s,

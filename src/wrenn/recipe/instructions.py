@@ -141,6 +141,8 @@ class Copy(Instruction):
         owner: `user` or `user:group` by name or number; None for root.
         mode: permissions of everything that is written; None keeps those of the context.
         extract: local tar archives among the sources are unpacked into the destination (ADD).
+        stage: the files are of this stage of the recipe (`Recipe.stages`), and keep their owners unless `owner` says another one;
+            the sources are patterns below its root.
     """
 
     sources: tuple[str, ...]
@@ -150,6 +152,7 @@ class Copy(Instruction):
     owner: str | None
     mode: int | None = None
     extract: bool = False
+    stage: int | None = None
 
 
 Step = Run | Start | Env | Workdir | User | Copy

@@ -12,6 +12,8 @@ MAX_TEXT_B: Final = 512 * KIB
 MAX_INSTRUCTION_B: Final = 64 * KIB
 """Size of one instruction with its heredocs. A RUN must fit into one argument of a program, for which Linux allows 128 KiB."""
 MAX_INSTRUCTIONS: Final = 500
+MAX_STAGES: Final = 16
+"""Stages of a Dockerfile that have to be built, with the last one."""
 MAX_VARIABLES: Final = 500
 """Variables of the environment and arguments together."""
 MAX_VALUE_B: Final = 32 * KIB

@@ -96,6 +96,7 @@ class Recipe:
         build_args: values of ARGs that the caller gave.
         global_args: ARGs before FROM with their values, None without one.
         notes: for the author.
+        stages: earlier stages of which files are copied, each after those that it needs itself.
     """
 
     base: From | None
@@ -103,13 +104,24 @@ class Recipe:
     build_args: Mapping[str, str] = field(default_factory=dict[str, str])
     global_args: Mapping[str, str | None] = field(default_factory=dict[str, "str | None"])
     notes: tuple[Note, ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @property
     def needs_context(self) -> bool:
-        """Whether an instruction copies files of the build context."""
-        return any(
-            isinstance(statement, CopyStatement) and statement.sources for statement in self.statements
+        """Whether an instruction copies files of the build context, also of an earlier stage."""
+        return any(stage.recipe.needs_context for stage in self.stages) or any(
+            isinstance(statement, CopyStatement) and statement.sources and statement.stage is None
+            for statement in self.statements
         )
+
+    @property
+    def copied_stages(self) -> set[int]:
+        """The stages of which its own instructions copy files, by their place in the `stages` of the whole recipe."""
+        return {
+            statement.stage
+            for statement in self.statements
+            if isinstance(statement, CopyStatement) and statement.stage is not None
+        }
 
     def plan(self, base: BaseConfig) -> Plan:
         """Replace the variables, and return what is to be carried out on this base.
@@ -118,6 +130,17 @@ class Recipe:
             InvalidRequest: a value is not valid once its variables are replaced; the message begins with the line.
         """
         return _Planner(self, base).plan()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """An earlier stage of a Dockerfile. `recipe` makes its files; what it would start is not started.
+
+    `name`: that of `FROM … AS`, otherwise its place from 0 or the image.
+    """
+
+    name: str
+    recipe: Recipe
 
 
 class _Planner:
@@ -328,16 +351,18 @@ class _Planner:
             owner=owner if owner is not None or not statement.owned_by_user else self._user,
             mode=None if mode is None else int(mode, 8),
             extract=statement.extract,
+            stage=statement.stage,
         )
 
-    def _source(self, statement: Statement, source: str) -> str:
+    def _source(self, statement: CopyStatement, source: str) -> str:
         if not source or len(source) > MAX_PATH_B:
             raise refused(statement.line, f"a source is empty or longer than {MAX_PATH_B} characters")
         if re.match(r"(https?|ftp)://|git@", source):
             raise refused(statement.line, "sources from the network are not supported: fetch them in a RUN")
         path = posixpath.normpath(source.lstrip("/") or ".")
         if path == ".." or path.startswith("../"):
-            raise refused(statement.line, f"{shown(source)} is outside of the build context")
+            where = "build context" if statement.stage is None else "stage"
+            raise refused(statement.line, f"{shown(source)} is outside of the {where}")
         try:
             check_pattern(path)
         except PatternError as error:

@@ -85,7 +85,10 @@ class InlineStatement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyStatement(Statement):
-    """COPY, and ADD with `extract`. Without `owner` the files belong to root, or with `owned_by_user` to the current user."""
+    """COPY, and ADD with `extract`. Without `owner` the files belong to root, or with `owned_by_user` to the current user.
+
+    `stage`: as in `instructions.Copy`.
+    """
 
     sources: tuple[Word, ...]
     inline: tuple[InlineStatement, ...] = ()
@@ -94,6 +97,7 @@ class CopyStatement(Statement):
     owned_by_user: bool = False
     mode: Word | None = None
     extract: bool = False
+    stage: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

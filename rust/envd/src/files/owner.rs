@@ -26,6 +26,11 @@ impl Owner {
         Self { uid: ids.uid, gid: ids.gid }
     }
 
+    /// The owner that an archive says: user id and group id.
+    pub fn of_archive((uid, gid): (u32, u32)) -> Self {
+        Self { uid, gid }
+    }
+
     /// The owner of an existing file.
     pub fn of_file(about: &Stat) -> Self {
         Self { uid: about.st_uid, gid: about.st_gid }

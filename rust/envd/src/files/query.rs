@@ -25,6 +25,12 @@ pub struct Query {
     pub owner: Option<String>,
     /// Whether a written file replaces the old one atomically.
     pub atomic: Option<String>,
+    /// Of a file that is packed as an archive: its name there.
+    pub entry_name: Option<Vec<u8>>,
+    /// Whether directories of other file systems are packed without their content.
+    pub one_file_system: Option<String>,
+    /// Whether unpacked entries get the owners that the archive says.
+    pub keep_owners: Option<String>,
 }
 
 impl Query {
@@ -42,6 +48,9 @@ impl Query {
                 "mode" => query.mode = text(),
                 "owner" => query.owner = text(),
                 "atomic" => query.atomic = text(),
+                "entry_name" => query.entry_name = Some(value),
+                "one_file_system" => query.one_file_system = text(),
+                "keep_owners" => query.keep_owners = text(),
                 "path" => query.path = Some(value),
                 _ => {}
             }
@@ -71,11 +80,29 @@ impl Query {
 
     /// Whether the file is to be replaced atomically.
     pub fn is_atomic(&self) -> Result<bool, FilesError> {
-        match self.atomic.as_deref() {
-            None | Some("" | "false") => Ok(false),
-            Some("true") => Ok(true),
-            Some(_) => Err(FilesError::Invalid("atomic must be true or false".into())),
+        flag("atomic", self.atomic.as_deref())
+    }
+
+    /// Whether only one file system is to be packed.
+    pub fn is_one_file_system(&self) -> Result<bool, FilesError> {
+        flag("one_file_system", self.one_file_system.as_deref())
+    }
+
+    /// Whether entries keep the owners of the archive.
+    pub fn keeps_owners(&self) -> Result<bool, FilesError> {
+        flag("keep_owners", self.keep_owners.as_deref())
+    }
+
+    /// Returns the name in the archive of a file that is packed alone.
+    pub fn entry(&self) -> Result<Option<OsString>, FilesError> {
+        let Some(name) = self.entry_name.as_ref().filter(|n| !n.is_empty()) else { return Ok(None) };
+        if name.contains(&0) || name.contains(&b'/') || matches!(name.as_slice(), b"." | b"..") {
+            return Err(FilesError::Invalid("entry_name must be the name of one file".into()));
         }
+        Ok(Some(match std::str::from_utf8(name) {
+            Ok(text) => paths::to_name(text),
+            Err(_) => OsString::from_vec(name.clone()),
+        }))
     }
 
     /// Authorizes the request by token or signature, and returns the user.
@@ -89,6 +116,14 @@ impl Query {
             signature::check(self, operation, &token).map_err(FilesError::Unauthorized)?;
         }
         Ok(agent.user(self.username.as_deref())?)
+    }
+}
+
+fn flag(name: &str, text: Option<&str>) -> Result<bool, FilesError> {
+    match text {
+        None | Some("" | "false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(FilesError::Invalid(format!("{name} must be true or false"))),
     }
 }
 

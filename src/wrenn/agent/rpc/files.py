@@ -17,7 +17,7 @@ from wrenn.agent.rpc.internal_errors import hiding_internal_errors
 from wrenn.agent.sandboxes import GuestStream, Sandboxes
 from wrenn.base.errors import Cancelled, InvalidRequest, NotFound, WrennError
 from wrenn.base.ids import SandboxId
-from wrenn.guest import Download, FileEvent, Part, WriteOptions, watch
+from wrenn.guest import Download, FileEvent, Part, TreeReading, TreeWriting, WriteOptions, watch
 from wrenn.protocol.host.errors import ERROR_CODE_HEADER
 from wrenn.relay import CallerDisconnected, cancel_on_disconnect
 
@@ -75,12 +75,15 @@ class FileStreams:
                     await sandbox.files.write(query.path, _body(receive), user=query.user, options=options)
                     await _done(send)
             case "GET", "files/tar":
+                reading = TreeReading(query["entry_name"], query["one_file_system"] == "true")
                 async with self._sandboxes.use(sandbox_id) as sandbox:
-                    await _download(sandbox.files.read_tree(query.path, user=query.user), receive, send)
+                    tree = sandbox.files.read_tree(query.path, user=query.user, reading=reading)
+                    await _download(tree, receive, send)
             case "PUT", "files/tar":
+                writing = TreeWriting(query["owner"], query["mode"], query["keep_owners"] == "true")
                 async with self._sandboxes.use(sandbox_id) as sandbox:
                     await sandbox.files.write_tree(
-                        query.path, _body(receive), user=query.user, owner=query["owner"]
+                        query.path, _body(receive), user=query.user, writing=writing
                     )
                     await _done(send)
             case "GET", "files/watch":

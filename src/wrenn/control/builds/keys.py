@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from wrenn.base.errors import InvalidRequest
@@ -31,26 +32,37 @@ class BuildKeys:
     Attributes:
         layers: of the disk after each of the first steps, as far as they may be taken from the cache.
         template: of the template; None: a step copies files that the context does not have, so there will be none.
+        disk: of the disk after the last step; None as for `template`.
     """
 
-    layers: tuple[str, ...]
-    template: str | None
+    layers: tuple[str, ...] = ()
+    template: str | None = None
+    disk: str | None = None
 
 
-async def keys_of(base_key: str, shape: Shape, plan: BuildPlan, context: ContextArchive) -> BuildKeys:
-    """Compute the keys of a build on the base with this key."""
+async def keys_of(
+    base_key: str,
+    shape: Shape,
+    plan: BuildPlan,
+    context: ContextArchive,
+    stage_disks: Sequence[str | None] = (),
+) -> BuildKeys:
+    """Compute the keys of a build, or of one stage of it, on the base with this key.
+
+    `stage_disks`: the keys of the disks of the stages of which steps copy files; None of one that has no key.
+    """
     steps = [step for _, step in plan.steps]
     keys: list[str] = []
     key = base_key
     for step in steps:
         try:
-            digest = await _files_digest(step, context)
+            digest = await _files_digest(step, context, stage_disks)
         except InvalidRequest:
             # The step itself says so when it is its turn.
-            return BuildKeys(tuple(keys[: cacheable_steps(steps)]), None)
+            return BuildKeys(tuple(keys[: cacheable_steps(steps)]))
         key = step_key(key, step, files_digest=digest)
         keys.append(key)
-    return BuildKeys(tuple(keys[: cacheable_steps(steps)]), _template_key(key, shape, plan))
+    return BuildKeys(tuple(keys[: cacheable_steps(steps)]), _template_key(key, shape, plan), key)
 
 
 def steps_to_keep(plan: BuildPlan, keys: BuildKeys) -> list[int]:
@@ -64,9 +76,15 @@ def steps_to_keep(plan: BuildPlan, keys: BuildKeys) -> list[int]:
     return [number for number, key in enumerate(keys.layers, start=1) if key not in before]
 
 
-async def _files_digest(step: Step, context: ContextArchive) -> str | None:
+async def _files_digest(step: Step, context: ContextArchive, stage_disks: Sequence[str | None]) -> str | None:
     if not isinstance(step, Copy) or not step.sources:
         return None
+    if step.stage is not None:
+        disk = stage_disks[step.stage]
+        if disk is None:
+            raise InvalidRequest("The stage has no key.")
+        text = json.dumps(["stage", disk, *step.sources], separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
     return (await asyncio.to_thread(context.select, step)).digest
 
 

@@ -134,11 +134,19 @@ async def exists_with(database: Database, team_id: TeamId, key: str, shape: Shap
 
 
 async def insert_layer(
-    tx: Transaction, snapshot_id: SnapshotId, team_id: TeamId, key: str, shape: Shape, *, origin: Layer | None
+    tx: Transaction,
+    snapshot_id: SnapshotId,
+    team_id: TeamId,
+    key: str,
+    shape: Shape,
+    *,
+    origin: Layer | None,
+    made_at: datetime | None,
 ) -> None:
     """Insert a layer of a hidden snapshot that is ready. It replaces an earlier one with the same key, or is removed if a build uses that.
 
-    `origin`: the layer that its sandbox was made from, whose content it has too and as old; None: the base.
+    `origin`: the layer that its sandbox was made from; None: the base. `made_at`: when the oldest layer was made whose content
+    it has too; None: all of it is new.
     """
     same = and_(_c.team_id == team_id.value, _c.key == key, _has_shape(shape))
     await _remove(tx, and_(same, ~_is_used()))
@@ -152,7 +160,7 @@ async def insert_layer(
             memory_mb=shape.memory_mb,
             disk_size_mb=shape.disk_size_mb,
             depth=1 if origin is None else origin.depth + 1,
-            created_at=func.now() if origin is None else origin.created_at,
+            created_at=func.now() if made_at is None else made_at,
         )
         .on_conflict_do_nothing(index_elements=[_c.team_id, _c.key, _c.vcpus, _c.memory_mb, _c.disk_size_mb])
     )

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from wrenn.base.errors import (
@@ -64,11 +65,18 @@ class LayerCache:
             await self.database.transaction(lambda tx: layer_store.remove(tx, layer))
 
     async def keep(
-        self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None
+        self,
+        build: Build,
+        sandbox: BuildSandbox,
+        key: str,
+        shape: Shape,
+        origin: Layer | None,
+        *,
+        made_at: datetime | None,
     ) -> None:
         """Keep the state of the sandbox as a layer. That it could not be kept fails no build.
 
-        `origin`: the layer that the sandbox was made from; None: the base.
+        `origin`, `made_at`: as in `layer_store.insert_layer`.
         """
         if not self.limit_b or (origin is not None and origin.depth >= _DEEPEST):
             return
@@ -77,12 +85,19 @@ class LayerCache:
         ):
             return
         try:
-            await self._take(build, sandbox, key, shape, origin)
+            await self._take(build, sandbox, key, shape, origin, made_at=made_at)
         except WrennError as error:
             _log.info("layer not kept", extra={"build_id": str(build.build_id), "cause": error.message})
 
     async def _take(
-        self, build: Build, sandbox: BuildSandbox, key: str, shape: Shape, origin: Layer | None
+        self,
+        build: Build,
+        sandbox: BuildSandbox,
+        key: str,
+        shape: Shape,
+        origin: Layer | None,
+        *,
+        made_at: datetime | None,
     ) -> None:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         source = snapshot_source_of(row, host.endpoint)
@@ -95,7 +110,9 @@ class LayerCache:
 
                 async def publish(tx: Transaction) -> None:
                     await self.snapshots.keep_hidden(tx, snapshot_id, taken)
-                    await layer_store.insert_layer(tx, snapshot_id, build.team_id, key, shape, origin=origin)
+                    await layer_store.insert_layer(
+                        tx, snapshot_id, build.team_id, key, shape, origin=origin, made_at=made_at
+                    )
                     await layer_store.remove_excess(tx, build.team_id, most_b=self.limit_b)
 
                 await self.database.transaction(publish)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from wrenn.base.errors import InvalidRequest
 from wrenn.control.builds.records import BuildRequest, Phase
 from wrenn.recipe import (
     BaseConfig,
@@ -70,7 +71,25 @@ def check_recipe(request: BuildRequest) -> tuple[int, bool]:
         InvalidRequest: with the line.
     """
     recipe = parse(request)
-    return len(plan(request, recipe, BaseConfig()).steps), recipe.needs_context
+    if recipe.stages and any(
+        each.base is not None and each.base.kind is BaseKind.ARCHIVE
+        for each in (recipe, *(stage.recipe for stage in recipe.stages))
+    ):
+        raise InvalidRequest("A Dockerfile of several stages cannot begin with an image in the archive.")
+    return sum(count_steps(request, recipe)), recipe.needs_context
+
+
+def count_steps(request: BuildRequest, recipe: Recipe) -> list[int]:
+    """Return how many steps each stage has, the result last, with those before and after the recipe. Raises as `plan`."""
+    earlier = [len(plan_stage(stage.recipe, BaseConfig()).steps) for stage in recipe.stages]
+    return [*earlier, len(plan(request, recipe, BaseConfig()).steps)]
+
+
+def plan_stage(recipe: Recipe, base: BaseConfig) -> BuildPlan:
+    """Return what is carried out for an earlier stage: it is there for its files, so nothing is started in the end. Raises as `plan`."""
+    planned = recipe.plan(base)
+    steps = tuple((Phase.RECIPE, step) for step in planned.steps if not isinstance(step, Start))
+    return BuildPlan(steps, planned, None)
 
 
 def plan(request: BuildRequest, recipe: Recipe, base: BaseConfig) -> BuildPlan:

@@ -1,12 +1,13 @@
-"""Runs one build from its base to its template. Each step with an undo has it on the next line."""
+"""Runs one build from its bases to its template. Each step with an undo has it on the next line."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from io import BytesIO
 from typing import Any, Final
 
@@ -15,14 +16,15 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.builds import layer_store, recipes, store
+from wrenn.control.builds.attempt import Attempt, Begun, Planned, Stage, copied_in
 from wrenn.control.builds.bases import Base, BuildBases
-from wrenn.control.builds.keys import BuildKeys, Shape, keys_of, steps_to_keep
+from wrenn.control.builds.keys import BuildKeys, Shape, steps_to_keep
 from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.log_writer import LogWriter
-from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, Phase
 from wrenn.control.builds.results import BuildResults, lease_lost
+from wrenn.control.builds.stage_copy import Place
 from wrenn.control.builds.steps import DEFAULT_ENVIRONMENT, BuildSandbox, StepFailed
 from wrenn.control.db import Database
 from wrenn.control.objects import ObjectStore
@@ -62,91 +64,164 @@ class BuildRunner:
             StepFailed, InvalidRequest: it failed for a reason of its recipe. WrennError: for another one.
         """
         by = _actor_of(build)
-        if build.sandbox_id is not None:
-            # That of an attempt whose replica died.
-            await self.sandboxes.begin_removal(build.sandbox_id, by, cause=CAUSE)
+        await self._remove_former(build, by)
         recipe = recipes.parse(build.request)
         for note in recipe.notes:
             log.note(str(note))
-        async with (
-            self.bases.opened(build, recipes.base_of(build.request, recipe)) as base,
-            self._context(build) as context,
-        ):
-            work = _Work(build, recipe, base, _shape(build, base.template), context, log, by)
-            environment = await self.layers.environment_of(build, base.key)
-            known = None if environment is None else await work.planned(environment)
-            if known is not None and await self._reused(work, known):
-                return
-            await self._build(work, known)
+        async with AsyncExitStack() as stack:
+            stages = await self._opened_stages(build, recipe, stack)
+            context = await stack.enter_async_context(self._context(build))
+            attempt = Attempt(build, stages, context, log, by)
+            for stage in stages:
+                environment = await self.layers.environment_of(build, stage.base.key)
+                if environment is not None:
+                    await attempt.plan(stage, environment)
+            if not await self._reused(attempt):
+                for stage in stages:
+                    await stack.enter_async_context(stage.running)
+                await self._build(attempt)
 
-    async def _reused(self, work: _Work, known: _Planned) -> bool:
+    async def _remove_former(self, build: Build, by: Actor) -> None:
+        """Remove the sandboxes of an attempt whose replica died."""
+        of_builds = await self.sandboxes.of_builds()
+        former = {sandbox_id for sandbox_id, build_id in of_builds if build_id == build.build_id}
+        if build.sandbox_id is not None:
+            former.add(build.sandbox_id)
+        for sandbox_id in former:
+            await self.sandboxes.begin_removal(sandbox_id, by, cause=CAUSE)
+
+    async def _opened_stages(self, build: Build, recipe: Recipe, stack: AsyncExitStack) -> list[Stage]:
+        counts = recipes.count_steps(build.request, recipe)
+        named = [*((stage.name, stage.recipe) for stage in recipe.stages), ("", recipe)]
+        bases: dict[str, Base] = {}
+        stages: list[Stage] = []
+        for number, (name, of_stage) in enumerate(named):
+            said = recipes.base_of(build.request, of_stage)
+            if str(said) not in bases:
+                bases[str(said)] = await stack.enter_async_context(self.bases.opened(build, said))
+            base = bases[str(said)]
+            stage = Stage(number, name, of_stage, base, _shape(build, base.template), sum(counts[:number]))
+            stages.append(stage)
+            for copied in of_stage.copied_stages:
+                stages[copied].copied_by.add(number)
+        return stages
+
+    async def _reused(self, attempt: Attempt) -> bool:
         """End the build with what an earlier one made, if that would be the same."""
-        template_key = known.keys.template
-        if template_key is None or not await self.results.has(work.build, known.plan, template_key):
+        build, known = attempt.build, attempt.result.planned
+        if known is None or known.keys.template is None:
             return False
-        _log_cached(work.log, known.plan, len(known.plan.steps))
-        await self._set_step(work.build, len(known.plan.steps))
-        await self.results.reuse(work.build, known.plan, template_key, work.log, work.by)
+        if not await self.results.has(build, known.plan, known.keys.template):
+            return False
+        attempt.log_cached(attempt.result)
+        await self._set_step(build, attempt.result.first_step + len(known.plan.steps))
+        await self.results.reuse(build, known.plan, known.keys.template, attempt.log, attempt.by)
         return True
 
-    async def _build(self, work: _Work, known: _Planned | None) -> None:
-        build, base, log = work.build, work.base, work.log
-        async with self._begun(work, known) as begun:
-            # Its sandbox keeps the files of the base.
-            await base.release()
-            row, host = await self.sandboxes.get(begun.sandbox_id)
-            is_known_disk = (
-                begun.origin is not None
-                or base.host_version is None
-                or await layer_store.runs_version(self.database, row.host_id, base.host_version)
-            )
-            sandbox = BuildSandbox(begun.sandbox_id, host, work.context, log)
-            if known is None:
-                environment = await sandbox.environment()
-                known = await work.planned(DEFAULT_ENVIRONMENT if environment is None else environment)
-                if environment is not None and is_known_disk:
-                    await self.layers.remember_environment(build.team_id, base.key, environment)
-            if not is_known_disk:
-                # During an upgrade of the hosts: what it comes to is not what these keys stand for.
-                known = replace(known, keys=BuildKeys((), None))
-            await self._carry_out(work, known, sandbox, begun)
-            await fault_point("control.build.after_steps")
-            plan, template_key = known.plan, known.keys.template
-            keep = self.results.keep_snapshot if plan.keeps_memory else self.results.keep_image
-            built_at = None if begun.origin is None else begun.origin.created_at
-            await keep(build, plan, template_key, sandbox, work.by, built_at=built_at)
+    async def _build(self, attempt: Attempt) -> None:
+        sandbox = await self._ran(attempt, attempt.result)
+        await fault_point("control.build.after_steps")
+        known = attempt.result.planned
+        assert known is not None, "it was carried out"
+        keep = self.results.keep_snapshot if known.plan.keeps_memory else self.results.keep_image
+        made_at = attempt.result.made_at
+        await keep(attempt.build, known.plan, known.keys.template, sandbox, attempt.by, built_at=made_at)
 
-    @asynccontextmanager
-    async def _begun(self, work: _Work, known: _Planned | None) -> AsyncGenerator[_Begun]:
-        """Provide the sandbox: made from the layer with the most steps that can be used, otherwise from the base."""
-        found = [] if known is None else await self.layers.find(work.build, known.keys, work.shape)
-        async with AsyncExitStack() as stack:
-            for steps, layer in found:
-                try:
-                    sandbox_id = await stack.enter_async_context(
-                        self._sandbox(work, work.base.of_layer(layer, work.shape), layer)
-                    )
-                except _LayerGone:
-                    continue
-                except WrennError as error:
-                    await self.layers.not_usable(layer, error)
-                    continue
-                yield _Begun(sandbox_id, steps, layer)
-                return
-            yield _Begun(await stack.enter_async_context(self._sandbox(work, work.base.template)))
+    async def _ran(self, attempt: Attempt, stage: Stage) -> BuildSandbox:
+        """Carry out a stage, and before it the ones that it needs; returns its sandbox, which runs as long as `stage.running`."""
+        build, copied = attempt.build, stage.recipe.copied_stages
+        known = stage.planned
+        if copied and (known is None or known.keys.disk is None):
+            # What it comes to is known when the stages are of which it copies.
+            await self._run_stages(attempt, copied)
+            environment = await self.layers.environment_of(build, stage.base.key)
+            known = None if environment is None else await attempt.plan(stage, environment)
+        found = [] if known is None else await self.layers.find(build, known.keys, stage.shape)
+        if known is not None:
+            left = known.plan.steps[found[0][0] if found else 0 :]
+            await self._run_stages(attempt, copied_in(step for _, step in left))
+        begun = await self._begun(attempt, stage, found)
+        stage.include(None if begun.origin is None else begun.origin.created_at)
+        if len(attempt.stages) == 1:
+            # Its sandbox keeps the files of the base. Other stages may begin with the same one.
+            await stage.base.release()
+        row, _ = await self.sandboxes.get(begun.sandbox.sandbox_id)
+        is_known_disk = (
+            begun.origin is not None
+            or stage.base.host_version is None
+            or await layer_store.runs_version(self.database, row.host_id, stage.base.host_version)
+        )
+        if known is None:
+            environment = await begun.sandbox.environment()
+            known = await attempt.plan(stage, DEFAULT_ENVIRONMENT if environment is None else environment)
+            if environment is not None and is_known_disk:
+                await self.layers.remember_environment(build.team_id, stage.base.key, environment)
+        if not is_known_disk:
+            # During an upgrade of the hosts: what it comes to is not what these keys stand for.
+            known = stage.planned = replace(known, keys=BuildKeys())
+        attempt.log_cached(stage, begun.steps)
+        await self._carry_out(attempt, stage, known, begun)
+        for number in copied:
+            await self._end_use(attempt.stages[number], stage)
+        return begun.sandbox
 
-    @asynccontextmanager
+    async def _run_stages(self, attempt: Attempt, numbers: set[int]) -> None:
+        for number in sorted(numbers):
+            await self._place_of(attempt, number)
+
+    async def _place_of(self, attempt: Attempt, number: int) -> Place:
+        """Return where the files of a stage are; it is carried out if it does not run."""
+        stage = attempt.stages[number]
+        if stage.sandbox is None:
+            stage.sandbox = await self._ran(attempt, stage)
+            await fault_point("control.build.stage_ran")
+        return stage.sandbox.place
+
+    @staticmethod
+    async def _end_use(stage: Stage, by: Stage) -> None:
+        """Record that a stage copies no more files of another, which is removed when nobody is left who does."""
+        stage.copied_by.discard(by.number)
+        if not stage.copied_by and stage.sandbox is not None:
+            stage.sandbox = None
+            await stage.running.aclose()
+
+    async def _begun(self, attempt: Attempt, stage: Stage, found: list[tuple[int, Layer]]) -> Begun:
+        """Make the sandbox of the layer with the most steps that can be used, otherwise of the base."""
+        for steps, layer in found:
+            try:
+                template = stage.base.of_layer(layer, stage.shape)
+                sandbox = await self._sandbox(attempt, stage, template, layer)
+            except _LayerGone:
+                continue
+            except WrennError as error:
+                await self.layers.not_usable(layer, error)
+                continue
+            return Begun(sandbox, steps, layer)
+        return Begun(await self._sandbox(attempt, stage, stage.base.template), 0, None)
+
     async def _sandbox(
-        self, work: _Work, template: Template, layer: Layer | None = None
+        self, attempt: Attempt, stage: Stage, template: Template, layer: Layer | None = None
+    ) -> BuildSandbox:
+        async with AsyncExitStack() as making:
+            sandbox_id = await making.enter_async_context(
+                self._running_sandbox(attempt.build, attempt.by, stage.shape, template, layer)
+            )
+            _, host = await self.sandboxes.get(sandbox_id)
+            # From here on it is removed with its stage.
+            stage.running.push_async_exit(making.pop_all())
+        return BuildSandbox(sandbox_id, host, attempt.context, attempt.log, partial(self._place_of, attempt))
+
+    @asynccontextmanager
+    async def _running_sandbox(
+        self, build: Build, by: Actor, shape: Shape, template: Template, layer: Layer | None
     ) -> AsyncGenerator[SandboxId]:
-        build, by = work.build, work.by
         sandbox_id = SandboxId.new()
         # Recorded first, so that the next attempt removes it, whenever this replica dies.
         await self._record(build, sandbox_id, layer)
         # A snapshot has the one size in which it was taken.
         size: dict[str, Any] = {}
         if template.snapshot_id is None:
-            size = asdict(work.shape)
+            size = asdict(shape)
         body = CreateSandbox(
             template=template.name,
             lifetime_sec=LIFETIME_S,
@@ -193,17 +268,27 @@ class BuildRunner:
         except OSError as error:
             raise StorageFull("The control plane has no room to unpack the archive.") from error
 
-    async def _carry_out(self, work: _Work, known: _Planned, sandbox: BuildSandbox, begun: _Begun) -> None:
+    async def _carry_out(self, attempt: Attempt, stage: Stage, known: Planned, begun: Begun) -> None:
         steps, layers = known.plan.steps, known.keys.layers
         numbers = steps_to_keep(known.plan, known.keys)
         saving = _Saving()
-        _log_cached(work.log, known.plan, begun.steps)
         for number, (phase, step) in enumerate(steps[begun.steps :], start=begun.steps + 1):
-            await self._set_step(work.build, number)
-            took_s = await _carry_out_one(number, phase, step, sandbox)
+            in_build = stage.first_step + number
+            await self._set_step(attempt.build, in_build)
+            attempt.log.begin(in_build, phase=phase, command=stage.shown(step))
+            took_s = await _carry_out_one(number, phase, step, begun.sandbox)
             saving.add(step, took_s)
+            for copied in copied_in([step]):
+                stage.include(attempt.stages[copied].made_at)
             if number in numbers and saving.is_due(is_last=number == numbers[-1]):
-                await self.layers.keep(work.build, sandbox, layers[number - 1], work.shape, begun.origin)
+                await self.layers.keep(
+                    attempt.build,
+                    begun.sandbox,
+                    layers[number - 1],
+                    stage.shape,
+                    begun.origin,
+                    made_at=stage.made_at,
+                )
 
     async def _set_step(self, build: Build, step: int) -> None:
         if not await store.set_step(self.database, build, step, owner=self.owner):
@@ -211,9 +296,8 @@ class BuildRunner:
 
 
 async def _carry_out_one(number: int, phase: Phase, step: Step, sandbox: BuildSandbox) -> float:
-    """Carry out one step; returns how long that took, in seconds."""
+    """Carry out one step, whose begin is logged; returns how long that took, in seconds."""
     log = sandbox.log
-    log.begin(number, phase=phase, command=step.text)
     begun = time.monotonic()
     try:
         exit_code = await sandbox.carry_out(step)
@@ -248,48 +332,6 @@ class _Saving:
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class _Planned:
-    """What a build carries out, with its keys."""
-
-    plan: BuildPlan
-    keys: BuildKeys
-
-
-@dataclass(frozen=True, slots=True)
-class _Work:
-    """One attempt of a build."""
-
-    build: Build
-    recipe: Recipe
-    base: Base
-    shape: Shape
-    context: ContextArchive
-    log: LogWriter
-    by: Actor
-
-    async def planned(self, environment: Mapping[str, str]) -> _Planned:
-        """Return what is carried out in sandboxes whose programs have these variables."""
-        config = self.base.config
-        config = replace(config, environment={**environment, **config.environment})
-        plan = recipes.plan(self.build.request, self.recipe, config)
-        return _Planned(plan, await keys_of(self.base.key, self.shape, plan, self.context))
-
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    """The sandbox of a build.
-
-    Attributes:
-        steps: that it contains already.
-        origin: the layer that it was made from; None: the base.
-    """
-
-    sandbox_id: SandboxId
-    steps: int = 0
-    origin: Layer | None = None
-
-
 class _LayerGone(Conflict):
     """The layer was removed since it was found."""
 
@@ -298,12 +340,6 @@ def _shape(build: Build, base: Template) -> Shape:
     if base.snapshot_id is not None:
         return Shape(base.vcpus, base.memory_mb, base.disk_size_mb)
     return Shape(build.vcpus, build.memory_mb, max(build.disk_size_mb, base.disk_size_mb))
-
-
-def _log_cached(log: LogWriter, plan: BuildPlan, steps: int) -> None:
-    for number, (phase, step) in enumerate(plan.steps[:steps], start=1):
-        log.begin(number, phase=phase, command=step.text)
-        log.end(ok=True, exit_code=None, elapsed_ms=0, cached=True)
 
 
 def _actor_of(build: Build) -> Actor:

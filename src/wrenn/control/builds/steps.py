@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +20,7 @@ from wrenn.base.errors import (
 from wrenn.base.ids import SandboxId, random_hex
 from wrenn.base.units import KIB
 from wrenn.control.builds.log_writer import LogWriter
+from wrenn.control.builds.stage_copy import Place, copy_between
 from wrenn.control.hosts import Command, HostClient, HostNotResponding, Kind, StartProcess
 from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, Workdir
 from wrenn.recipe.archive import ContextArchive
@@ -50,12 +51,18 @@ class StepFailed(InvalidRequest):
 
 @dataclass(frozen=True, slots=True)
 class BuildSandbox:
-    """The running sandbox of a build, and what writes its log."""
+    """The running sandbox of a build, and what writes its log. `stage`: returns the place where files of another stage are."""
 
     sandbox_id: SandboxId
     host: HostClient
     context: ContextArchive
     log: LogWriter
+    stage: Callable[[int], Awaitable[Place]]
+
+    @property
+    def place(self) -> Place:
+        """Where the files of this sandbox are."""
+        return Place(self.sandbox_id, self.host)
 
     async def environment(self) -> dict[str, str] | None:
         """Return the variables that programs have in the sandbox, without those of the session; None: its `env` did not say.
@@ -149,7 +156,7 @@ class BuildSandbox:
         try:
             await self.host.make_dir(self.sandbox_id, path, user="root", timeout_s=_SHORT_TIMEOUT_S)
         except Conflict:
-            if not await self._is_directory(path):
+            if not await self.place.is_directory(path):
                 raise StepFailed(
                     f"It could not create {path}: there is something else at this path."
                 ) from None
@@ -173,8 +180,11 @@ class BuildSandbox:
         )
 
     async def _copy(self, step: Copy) -> None:
+        if step.stage is not None:
+            await self._copy_of_stage(step, step.stage)
+            return
         selection = await asyncio.to_thread(self.context.select, step)
-        is_directory = step.into_directory or await self._is_directory(step.destination)
+        is_directory = step.into_directory or await self.place.is_directory(step.destination)
         query = {
             "path": selection.directory(destination_is_directory=is_directory),
             "user": "root",
@@ -183,12 +193,12 @@ class BuildSandbox:
         pieces = selection.chunks(destination_is_directory=is_directory)
         await self.host.transfers.write(self.sandbox_id, "files/tar", query, _in_thread(pieces))
 
-    async def _is_directory(self, path: str) -> bool:
+    async def _copy_of_stage(self, step: Copy, stage: int) -> None:
+        source = await self.stage(stage)
         try:
-            found = await self.host.stat(self.sandbox_id, path, user="root", timeout_s=_SHORT_TIMEOUT_S)
-        except NotFound:
-            return False
-        return found.type == "directory"
+            await copy_between(step, source, self.place)
+        except InvalidRequest as error:
+            raise StepFailed(error.message) from error
 
     async def _start(self, step: Start) -> None:
         # Not through a shell, which the image need not have.

@@ -1,4 +1,5 @@
-//! `GET` and `POST /files/tar`: reads a directory as a tar archive, unpacks an archive into a directory.
+//! `GET` and `POST /files/tar`: reads a directory as a tar archive, unpacks an archive into a directory. With
+//! `entry_name` a file is read as an archive of one entry.
 //!
 //! - [`header`], [`archive`]: the format; [`pack`], [`unpack`]: the file system's side; [`pipe`]: between
 //!   disk and connection.
@@ -86,12 +87,13 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let (user, path) = authorize(agent, &query)?;
     let place = place()?;
+    let (entry, one_file_system) = (query.entry()?, query.is_one_file_system()?);
     let (parts, receiver) = mpsc::channel(pipe::MAX_AHEAD);
     let (opened, is_open) = oneshot::channel();
     let worker = agent.clone();
     spawn(&user, move |acting| {
         let _place = place;
-        let source = match acting.and_then(|()| pack::open(&path)) {
+        let source = match acting.and_then(|()| pack::open(&path, entry, one_file_system)) {
             Ok(source) => source,
             // The receiver may be gone.
             Err(fault) => return drop(opened.send(Err(fault))),
@@ -116,10 +118,14 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
 async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<(), FilesError> {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let (user, path) = authorize(agent, &query)?;
-    let owner = query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?;
+    let options = unpack::Options {
+        owner: query.owner.as_deref().map(|text| owner::parse(agent, text)).transpose()?,
+        keep_owners: query.keeps_owners()?,
+        mode: query.mode_bits()?,
+    };
     let encoding = request.headers().get(names::CONTENT_ENCODING).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
-    let outcome = feed(agent, &mut upload, &user, path, owner).await;
+    let outcome = feed(agent, &mut upload, &user, path, options).await;
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
     agent.watchers.read_all(agent);
     outcome
@@ -130,7 +136,7 @@ async fn feed(
     upload: &mut Upload,
     user: &User,
     path: PathBuf,
-    owner: Option<owner::Owner>,
+    options: unpack::Options,
 ) -> Result<(), FilesError> {
     let place = place()?;
     let (chunks, receiver) = mpsc::channel(pipe::MAX_AHEAD);
@@ -140,7 +146,7 @@ async fn feed(
         let _place = place;
         let input = pipe::Inflow::new(receiver);
         let unpacked =
-            acting.map_err(FilesError::from).and_then(|()| unpack::unpack(&worker, &acting_ids, input, &path, owner));
+            acting.map_err(FilesError::from).and_then(|()| unpack::unpack(&worker, &acting_ids, input, &path, options));
         // The receiver may be gone.
         drop(done.send(unpacked));
     })?;

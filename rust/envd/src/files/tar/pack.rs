@@ -4,7 +4,7 @@
 //! it. Names are relative to the directory, which is the first entry, `./`.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -47,11 +47,18 @@ struct Level {
     name: Vec<u8>,
 }
 
-/// A directory that can be packed.
+/// A directory that can be packed, or a file.
 pub struct Source {
     path: PathBuf,
-    top: Level,
+    top: Top,
     about: Stat,
+    one_file_system: bool,
+}
+
+enum Top {
+    Directory(Level),
+    /// With its name in the archive.
+    File(File, OsString),
 }
 
 impl std::fmt::Debug for Source {
@@ -60,20 +67,39 @@ impl std::fmt::Debug for Source {
     }
 }
 
-/// Opens the directory: errors that can be detected early occur here, before the first byte.
-pub fn open(path: &Path) -> Result<Source, Fault> {
+/// Opens the directory, or with the name of an `entry` a file: errors that can be detected early occur here,
+/// before the first byte. With `one_file_system` directories of others are packed without their content.
+pub fn open(path: &Path, entry: Option<OsString>, one_file_system: bool) -> Result<Source, Fault> {
     let fault = |e: Errno| Fault::errno("pack", path, e);
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
-    let about = fstat(&directory).map_err(fault)?;
-    let names = Dir::read_from(&directory).map_err(fault)?;
-    Ok(Source { path: path.to_owned(), top: Level { directory, names, device: about.st_dev, name: Vec::new() }, about })
+    // A FIFO is opened without waiting for whoever writes it, and then refused.
+    let kind = if entry.is_some() { OFlags::NONBLOCK | OFlags::NOCTTY } else { OFlags::DIRECTORY };
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | kind;
+    let opened = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
+    let about = fstat(&opened).map_err(fault)?;
+    let top = match entry {
+        None => {
+            let names = Dir::read_from(&opened).map_err(fault)?;
+            Top::Directory(Level { directory: opened, names, device: about.st_dev, name: Vec::new() })
+        }
+        Some(name) if FileType::from_raw_mode(about.st_mode) == FileType::RegularFile => {
+            Top::File(File::from(opened), name)
+        }
+        Some(_) => return Err(fault(Errno::INVAL)),
+    };
+    Ok(Source { path: path.to_owned(), top, about, one_file_system })
 }
 
 /// Writes the whole archive.
 pub fn pack(agent: &Agent, source: Source, output: &mut impl Write) -> Result<(), Fault> {
-    let Source { path, top, about } = source;
-    let mut packer = Packer { agent, root: &path, output, linked: HashMap::new() };
+    let Source { path, top, about, one_file_system } = source;
+    let mut packer = Packer { agent, root: &path, output, linked: HashMap::new(), one_file_system };
+    let top = match top {
+        Top::Directory(level) => level,
+        Top::File(file, name) => {
+            packer.opened(&file, &about, name.as_bytes()).map_err(|e| packer.fault(b"", e))?;
+            return packer.output.write_all(&[0; 2 * BLOCK]).map_err(|e| packer.fault(b"", e));
+        }
+    };
     let first = packer.head(kind::DIRECTORY, b"./", &about);
     packer.write(first).map_err(|e| packer.fault(b"", e))?;
     let mut levels = vec![top];
@@ -105,6 +131,7 @@ struct Packer<'a, W> {
     output: &'a mut W,
     /// First names of files with several hard links, by device and inode.
     linked: HashMap<(u64, u64), Vec<u8>>,
+    one_file_system: bool,
 }
 
 impl<W: Write> Packer<'_, W> {
@@ -149,8 +176,8 @@ impl<W: Write> Packer<'_, W> {
         let about = fstat(&directory)?;
         let name = [whole, b"/"].concat();
         self.write(self.head(kind::DIRECTORY, &name, &about))?;
-        let is_view =
-            about.st_dev != level.device && VIRTUAL_FILE_SYSTEMS.contains(&(fstatfs(&directory)?.f_type as u64));
+        let is_view = about.st_dev != level.device
+            && (self.one_file_system || VIRTUAL_FILE_SYSTEMS.contains(&(fstatfs(&directory)?.f_type as u64)));
         if is_view {
             return Ok(None);
         }
@@ -168,7 +195,12 @@ impl<W: Write> Packer<'_, W> {
         if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
             return Ok(());
         }
-        let mut header = self.head(kind::FILE, whole, &about);
+        self.opened(&file, &about, whole)
+    }
+
+    /// Writes the entry of an open file with its content.
+    fn opened(&mut self, file: &File, about: &Stat, whole: &[u8]) -> io::Result<()> {
+        let mut header = self.head(kind::FILE, whole, about);
         if about.st_nlink > 1 {
             let identity = (about.st_dev, about.st_ino);
             if let Some(first) = self.linked.get(&identity) {
@@ -182,7 +214,7 @@ impl<W: Write> Packer<'_, W> {
         }
         let size = about.st_size as u64;
         // Fewer blocks than its length requires: there are holes.
-        let segments = if (about.st_blocks as u64) * 512 < size { pieces(&file, size)? } else { None };
+        let segments = if (about.st_blocks as u64) * 512 < size { pieces(file, size)? } else { None };
         if let Some(segments) = segments {
             header.kind = kind::SPARSE;
             header.size = segments.iter().map(|s| s.length).sum();
@@ -190,12 +222,12 @@ impl<W: Write> Packer<'_, W> {
             for block in header.sparse_blocks(size, &segments) {
                 self.output.write_all(&block)?;
             }
-            self.content(&file, &segments)?;
+            self.content(file, &segments)?;
             return self.pad(header.size);
         }
         header.size = size;
         self.write(header)?;
-        self.content(&file, &[Segment { offset: 0, length: size }])?;
+        self.content(file, &[Segment { offset: 0, length: size }])?;
         self.pad(size)
     }
 

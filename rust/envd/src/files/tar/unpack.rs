@@ -23,7 +23,7 @@ use crate::agent::Agent;
 use crate::files::FilesError;
 use crate::files::owner::Owner;
 use crate::files::tar::archive::{Archive, ArchiveError, Entry};
-use crate::files::tar::header::kind;
+use crate::files::tar::header::{Header, kind};
 use crate::filesystem::fault::Fault;
 use crate::filesystem::make_dir::make_all;
 
@@ -46,14 +46,35 @@ struct Target<'a> {
     agent: &'a Agent,
     /// The acting user.
     acting: &'a Ids,
-    /// The explicit owner, if any.
-    owner: Option<Owner>,
+    options: Options,
     /// Directories that were created and may still get entries, each within the one before: mode and time are
     /// set when the archive leaves them.
     made: Vec<Made>,
     /// The directory of the last entry, which is usually the next one's too, and the owner of new entries in
     /// it.
     last: Option<(PathBuf, OwnedFd, Option<Owner>)>,
+}
+
+/// How entries are unpacked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The owner of all entries.
+    pub owner: Option<Owner>,
+    /// Without `owner`: entries get the owners that the archive says.
+    pub keep_owners: bool,
+    /// The mode of all entries but links; otherwise the archive says it.
+    pub mode: Option<u32>,
+}
+
+impl Options {
+    /// Returns the owner that an entry gets wherever it is.
+    fn owner_of(&self, header: &Header) -> Option<Owner> {
+        self.owner.or_else(|| self.keep_owners.then(|| Owner::of_archive(header.owner)))
+    }
+
+    fn mode_of(&self, header: &Header) -> u32 {
+        self.mode.unwrap_or(header.mode)
+    }
 }
 
 struct Made {
@@ -65,28 +86,26 @@ struct Made {
 /// Unpacks everything into `path`, which is created if it does not exist.
 ///
 /// Entries unpacked before an error remain.
-pub fn unpack(
-    agent: &Agent,
-    acting: &Ids,
-    input: impl Read,
-    path: &Path,
-    owner: Option<Owner>,
-) -> Result<(), FilesError> {
+pub fn unpack(agent: &Agent, acting: &Ids, input: impl Read, path: &Path, options: Options) -> Result<(), FilesError> {
     let fault = |e: Errno| Fault::errno("unpack into", path, e);
     let is_new = make_all(agent, acting, path)?;
     let root = openat2(CWD, path, PATH_FLAGS, Mode::empty(), ResolveFlags::NO_MAGICLINKS).map_err(fault)?;
-    if let Some(owner) = owner.filter(|_| is_new) {
+    if let Some(owner) = options.owner.filter(|_| is_new) {
         let (uid, gid) = owner.ids();
         chownat(&root, "", uid, gid, AtFlags::EMPTY_PATH).map_err(fault)?;
     }
-    let mut target = Target { path, root, agent, acting, owner, made: Vec::new(), last: None };
+    let mut target = Target { path, root, agent, acting, options, made: Vec::new(), last: None };
     let mut archive = Archive::new(input);
     while let Some(entry) = archive.next()? {
         let name = inner(&entry.header.name)?;
         if name.as_os_str().is_empty() {
             let is_first = target.made.is_empty();
             if is_new && is_first && entry.header.kind == kind::DIRECTORY {
-                target.made.push(Made { name, mode: entry.header.mode, mtime: entry.header.mtime });
+                if let Some(owner) = options.owner_of(&entry.header) {
+                    let (uid, gid) = owner.ids();
+                    chownat(&target.root, "", uid, gid, AtFlags::EMPTY_PATH).map_err(fault)?;
+                }
+                target.made.push(Made { name, mode: options.mode_of(&entry.header), mtime: entry.header.mtime });
             }
             continue;
         }
@@ -166,12 +185,12 @@ impl Target<'_> {
 
     /// Returns the owner of new entries of a directory; `None`: the acting user.
     fn owner_in(&self, directory: impl AsFd) -> Option<Owner> {
-        self.owner.or_else(|| Owner::of_new_entry(self.agent, self.acting, directory))
+        self.options.owner.or_else(|| Owner::of_new_entry(self.agent, self.acting, directory))
     }
 
     /// Returns the owner of an entry that replaces a file of `former`.
-    fn owner_after(&self, former: Option<Owner>, usual: Option<Owner>) -> Option<Owner> {
-        self.owner.or(former.filter(|_| self.acting.uid == 0)).or(usual)
+    fn owner_after(&self, header: &Header, former: Option<Owner>, usual: Option<Owner>) -> Option<Owner> {
+        self.options.owner_of(header).or(former.filter(|_| self.acting.uid == 0)).or(usual)
     }
 
     fn take(&mut self, archive: &mut Archive<impl Read>, entry: &Entry, name: &Path) -> Result<(), FilesError> {
@@ -190,9 +209,9 @@ impl Target<'_> {
                 let to = OsString::from_vec(header.link.clone());
                 making_way(parent, last, || symlinkat(&to, parent, last))
             }
-            kind::FIFO => node(parent, last, FileType::Fifo, entry),
-            kind::CHAR_DEVICE => node(parent, last, FileType::CharacterDevice, entry),
-            kind::BLOCK_DEVICE => node(parent, last, FileType::BlockDevice, entry),
+            kind::FIFO => self.node(parent, last, FileType::Fifo, entry),
+            kind::CHAR_DEVICE => self.node(parent, last, FileType::CharacterDevice, entry),
+            kind::BLOCK_DEVICE => self.node(parent, last, FileType::BlockDevice, entry),
             other => {
                 let text = crate::paths::to_text(name);
                 let other = char::from(other).escape_default();
@@ -202,7 +221,7 @@ impl Target<'_> {
             }
         };
         outcome
-            .and_then(|former| own(parent, last, self.owner_after(former, *usual)))
+            .and_then(|former| own(parent, last, self.owner_after(header, former, *usual)))
             .and_then(|()| utimensat(parent, last, &times, AtFlags::SYMLINK_NOFOLLOW))
             .map_err(|e| self.fault(name, e))
     }
@@ -227,13 +246,20 @@ impl Target<'_> {
         if end < entry.size {
             ftruncate(&file, entry.size).map_err(failed)?;
         }
-        if let Some(owner) = self.owner_after(former, *usual) {
+        if let Some(owner) = self.owner_after(&entry.header, former, *usual) {
             let (uid, gid) = owner.ids();
             fchown(&file, uid, gid).map_err(failed)?;
         }
-        fchmod(&file, Mode::from_raw_mode(entry.header.mode)).map_err(failed)?;
+        fchmod(&file, Mode::from_raw_mode(self.options.mode_of(&entry.header))).map_err(failed)?;
         futimens(&file, &Timestamps { last_access: omitted(), last_modification: at(entry.header.mtime) })
             .map_err(failed)
+    }
+
+    fn node(&self, parent: &OwnedFd, last: &OsStr, kind: FileType, entry: &Entry) -> Result<Option<Owner>, Errno> {
+        let header = &entry.header;
+        let device = makedev(header.device.0, header.device.1);
+        let mode = Mode::from_raw_mode(self.options.mode_of(header));
+        making_way(parent, last, || mknodat(parent, last, kind, mode, device))
     }
 
     fn hard_link(&mut self, entry: &Entry, name: &Path) -> Result<(), FilesError> {
@@ -256,10 +282,12 @@ impl Target<'_> {
         let Some((_, parent, usual)) = &self.last else { return Ok(()) };
         let last = name.file_name().unwrap_or_default();
         let header = &entry.header;
-        match mkdirat(parent, last, Mode::from_raw_mode(header.mode | 0o700)) {
+        let mode = self.options.mode_of(header);
+        match mkdirat(parent, last, Mode::from_raw_mode(mode | 0o700)) {
             Ok(()) => {
-                own(parent, last, *usual).map_err(|e| self.fault(name, e))?;
-                self.made.push(Made { name: name.to_owned(), mode: header.mode, mtime: header.mtime });
+                let owner = self.options.owner_of(header).or(*usual);
+                own(parent, last, owner).map_err(|e| self.fault(name, e))?;
+                self.made.push(Made { name: name.to_owned(), mode, mtime: header.mtime });
                 Ok(())
             }
             // An existing directory is not changed, also behind a link within the target.
@@ -293,12 +321,6 @@ fn own(directory: impl AsFd, name: &OsStr, owner: Option<Owner>) -> Result<(), E
     let Some(owner) = owner else { return Ok(()) };
     let (uid, gid) = owner.ids();
     chownat(directory, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
-}
-
-fn node(parent: &OwnedFd, last: &OsStr, kind: FileType, entry: &Entry) -> Result<Option<Owner>, Errno> {
-    let header = &entry.header;
-    let device = makedev(header.device.0, header.device.1);
-    making_way(parent, last, || mknodat(parent, last, kind, Mode::from_raw_mode(header.mode), device))
 }
 
 fn omitted() -> Timespec {
