@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 import pytest_asyncio
@@ -35,6 +36,7 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.images import retire_images
 from wrenn.control.images.records import chunk_key
+from wrenn.control.images.store import REMOVALS
 from wrenn.control.objects import ObjectStore, StoreSettings, UrlSigner
 from wrenn.control.settings import Settings
 from wrenn.linux.command import run
@@ -461,6 +463,46 @@ async def test_an_image_that_something_uses_stays_in_store_and_database(
     assert await world.row(image_id) is None
 
 
+async def test_a_host_that_is_off_holds_up_no_removal(world: World, rootfs: Path):
+    """What it still has is removed when it answers again, as an image without a row."""
+    image_id, _ = await world.uploaded(rootfs, team_id=world.team(world.ada))
+    await world.retire(image_id)
+    url = str(world.plane.settings.database_url)
+    await run_sql(url, "UPDATE hosts SET is_reachable = false")
+    try:
+        await world.plane.control.image_sweep.sweep_once()
+    finally:
+        await run_sql(url, "UPDATE hosts SET is_reachable = true")
+    assert await world.row(image_id) is None
+
+
+async def test_images_that_cannot_go_yet_do_not_hide_the_others(world: World, rootfs: Path):
+    """A thousand that paused sandboxes or snapshots use, however many rounds that takes."""
+    url = str(world.plane.settings.database_url)
+    used = [ImageId(UUID(int=number)) for number in range(1, REMOVALS + 1)]
+    rows = ", ".join(f"('{image_id.value}'::uuid, '{image_id}')" for image_id in used)
+    await run_sql(
+        url,
+        f"WITH used (id, name) AS (VALUES {rows}),"
+        " made AS (INSERT INTO images (id, status) SELECT id, 'removing' FROM used)"
+        " INSERT INTO templates (id, sandbox_id, team_id, host_id, name, image, vcpus, memory_mb, disk_size_mb, status)"
+        " SELECT used.id, used.id, team.id, host.id, 'uses-' || used.id, used.name, 1, 256, 5120, 'ready'"
+        " FROM used, (SELECT id FROM teams LIMIT 1) AS team, (SELECT id FROM hosts LIMIT 1) AS host",
+    )
+    try:
+        image_id, _ = await world.uploaded(rootfs, team_id=world.team(world.ada))
+        await world.retire(image_id)
+        await settle(world)
+        assert await world.row(image_id) is None
+        found = await world.plane.control.database.execute(
+            text("SELECT count(*) FROM images WHERE status = 'removing'")
+        )
+        assert found.scalar_one() >= REMOVALS
+    finally:
+        await run_sql(url, "DELETE FROM templates WHERE name LIKE 'uses-%'")
+        await run_sql(url, f"DELETE FROM images WHERE id <= '{used[-1].value}'")
+
+
 async def test_nothing_is_collected_while_an_image_is_being_uploaded(
     world: World, rootfs: Path, tmp_path: Path
 ):
@@ -561,6 +603,43 @@ async def test_a_signed_url_is_for_one_object_one_method_and_a_time(world: World
                 (signed,) = await objects.sign("GET", [bad], expires_s=60)
                 assert (await api.get(signed)).status_code in (403, 404)
             await objects.delete([key])
+
+
+async def test_slow_readers_of_large_objects_take_little_memory_and_leave_room(world: World):
+    """A team's own host has the signed URL of its archive, and may open as many connections as it likes."""
+    if world.s3 is not None:
+        pytest.skip("the store serves its objects itself")
+    objects, key = world.plane.control.objects, "platform/uploads/large"
+    content = os.urandom(MIB) * 20
+    await objects.put(key, content)
+    (url,) = await objects.sign("GET", [key], expires_s=60)
+    host, _, port = world.url.removeprefix("http://").partition(":")
+    before_b, writers = memory_b(), list[asyncio.StreamWriter]()
+    try:
+        for _ in range(64):
+            reader, writer = await asyncio.open_connection(host, int(port), limit=4096)
+            writers.append(writer)
+            writer.write(f"GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert b" 200 " in await reader.readline()
+        async with client(world.url, None) as api:
+            refused(await api.get(url), 429, "rate_limited")
+        assert memory_b() - before_b < 200 * MIB, "instead of 1.3 GB"
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+    async with client(world.url, None) as api:
+        async with asyncio.timeout(20):
+            while (answer := await api.get(url)).status_code == 429:
+                await asyncio.sleep(0.1)
+    assert answer.status_code == 200
+    assert answer.content == content
+    assert answer.headers["content-length"] == str(len(content))
+    await objects.delete([key])
+
+
+def memory_b() -> int:
+    """Of this process, in which the control plane runs."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def test_an_expired_url_costs_only_another_one(

@@ -14,11 +14,11 @@ from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
 from wrenn.control.guests import Commands, Downloads, Files, Inspection, Streams
 from wrenn.control.http import Browsers, PortDomain
-from wrenn.control.images import HostImages
+from wrenn.control.images import HostImages, ServedObjects
 from wrenn.control.keys import Keys
 from wrenn.control.metrics import LiveMetrics, PlatformUsage, ReceivedSamples, SandboxMetrics, TeamMetrics
 from wrenn.control.oauth import SignIn
-from wrenn.control.objects import ObjectStore, UrlSigner
+from wrenn.control.objects import UrlSigner
 from wrenn.control.password_reset import PasswordReset
 from wrenn.control.profile import Profiles
 from wrenn.control.proxy import AccessTokens, Links, TrafficTokens
@@ -103,6 +103,6 @@ class Services:
     fleet: Fleet
     drains: Drains
     enrolment: Enrolment
-    objects: ObjectStore
     url_signer: UrlSigner
     host_images: HostImages
+    served_objects: ServedObjects

@@ -75,7 +75,7 @@ from wrenn.control.hosts import (
 )
 from wrenn.control.http import BehindProxies, Browsers, PortDomain, Rates
 from wrenn.control.http.app import api_router, build_app, route_of
-from wrenn.control.images import HostImages, Images, ImageSweep, store_router
+from wrenn.control.images import HostImages, Images, ImageSweep, ServedObjects, store_router
 from wrenn.control.images import router as image_router
 from wrenn.control.keys import Keys
 from wrenn.control.loop_report import LoopReport
@@ -476,9 +476,9 @@ def _build(
             record_activity=sandboxes.comparison.record_activity,
             clock=base.clock,
         ),
-        objects=images.objects,
         url_signer=images.url_signer,
         host_images=images.host_images,
+        served_objects=ServedObjects(images.objects),
     )
     loops: list[_Looping] = [
         hosts,

@@ -43,7 +43,7 @@ from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux.command import CommandError
-from wrenn.linux.disk_space import free_b
+from wrenn.linux.disk_space import free_b, has_free_inodes
 from wrenn.linux.jail import PROGRAMS, WORK, Jail
 from wrenn.linux.private_root import PrivateRoot, RootFile, build_private_root
 from wrenn.linux.threads import run_to_end
@@ -62,7 +62,7 @@ _SHAPE: Final = Shape(vcpus=2, memory_mb=512)
 """What the programs of one import may take."""
 _PULL_TIMEOUT_S: Final = 1800.0
 _INSPECT_TIMEOUT_S: Final = 60.0
-_CHECK_TIMEOUT_S: Final = 600.0
+_CHECK_TIMEOUT_S: Final = 1200.0
 _UNPACK_TIMEOUT_S: Final = 1200.0
 _PACK_TIMEOUT_S: Final = 600.0
 _MANIFEST_B: Final = 4 * MIB
@@ -465,7 +465,7 @@ class _Import:
         task = asyncio.ensure_future(work)
         try:
             while not (await asyncio.wait({task}, timeout=_WATCH_S))[0]:
-                if free_b(self.jail.work) < self.reserve_b:
+                if free_b(self.jail.work) < self.reserve_b or not has_free_inodes(self.jail.work):
                     raise StorageFull("The disk of the host is full: the image could not be imported.")
                 check()
             return task.result()

@@ -197,7 +197,7 @@ class DownloadResponse(Response):
                             return
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
                     await send({"type": "http.response.body", "body": b""})
-        except AccessLost:
+        except (AccessLost, DeadlineExceeded):
             # Of an answer that is not whole the server closes the connection.
             if not has_begun:
                 raise

@@ -4,6 +4,7 @@ from wrenn.control.images.collection_store import is_overdue as is_collection_ov
 from wrenn.control.images.host_access import URL_LIFE_S, HostImages
 from wrenn.control.images.records import ImageKind, ImageStatus, owner_name
 from wrenn.control.images.routes import router, store_router
+from wrenn.control.images.served_objects import ServedObjects
 from wrenn.control.images.service import Images
 from wrenn.control.images.store import retire as retire_images
 from wrenn.control.images.store import retire_all as retire_images_of_team
@@ -17,6 +18,7 @@ __all__ = [
     "ImageStatus",
     "ImageSweep",
     "Images",
+    "ServedObjects",
     "images",
     "is_collection_overdue",
     "owner_name",

@@ -7,22 +7,27 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 
-from wrenn.base.units import MIB
 from wrenn.control.auth import HostTokenOf
-from wrenn.control.http import body_of, read_at_most, refusals, service
+from wrenn.control.http import (
+    DownloadResponse,
+    address_of,
+    body_of,
+    read_at_most,
+    refusals,
+    service,
+)
 from wrenn.control.images.host_access import HostImages
+from wrenn.control.images.served_objects import ServedObjects
 from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
-from wrenn.control.objects import ObjectStore, UrlSigner
-from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B, MANIFEST_LIMIT_B
+from wrenn.control.objects import UrlSigner
+from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B
 
 router = APIRouter(prefix="/{host_id}/images", tags=["hosts"])
 store_router = APIRouter(tags=["store"])
 
 HostImagesOf = Annotated[HostImages, service(HostImages)]
-ObjectsOf = Annotated[ObjectStore, service(ObjectStore)]
+ObjectsOf = Annotated[ServedObjects, service(ServedObjects)]
 SignerOf = Annotated[UrlSigner, service(UrlSigner)]
-_OBJECT_LIMIT_B: Final = 2 * MIB
-"""Largest object that can be written by a signed URL of ours: a chunk has at most 1.01 MiB."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 _BINARY: Final = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _OBJECT: Final[dict[int | str, dict[str, Any]]] = {200: {"description": "The object", "content": _BINARY}}
@@ -83,18 +88,19 @@ async def host_put_manifest(
     return JSONResponse({"id": image_id, "stored_bytes": stored_b})
 
 
-@store_router.get("/{key:path}", response_class=Response, responses={**refusals(403, 404), **_OBJECT})
-async def get_object(key: str, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf) -> Response:
+@store_router.get("/{key:path}", response_class=Response, responses={**refusals(403, 404, 429), **_OBJECT})
+async def get_object(
+    key: str, request: Request, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf
+) -> Response:
     """An object of the store, by a signed URL that an agent got. Only where the store is a folder of the control plane."""
     signer.verify("GET", key, url.expires, url.signature)
-    data = await objects.get(key, limit_b=max(MANIFEST_LIMIT_B, ARCHIVE_LIMIT_B))
-    return Response(data, 200, _NO_STORE, "application/octet-stream")
+    return DownloadResponse(objects.open(key, address=address_of(request.scope)), headers=_NO_STORE)
 
 
 @store_router.put(
     "/{key:path}",
     status_code=204,
-    responses=refusals(403, 413, 507),
+    responses=refusals(403, 413, 429, 507),
     openapi_extra=_OBJECT_IN,
 )
 async def put_object(
@@ -102,5 +108,5 @@ async def put_object(
 ) -> Response:
     """Write an object of the store, of at most 2 MiB, by a signed URL that an agent got."""
     signer.verify("PUT", key, url.expires, url.signature)
-    await objects.put(key, await read_at_most(body_of(request), _OBJECT_LIMIT_B))
+    await objects.write(key, body_of(request), address=address_of(request.scope))
     return Response(status_code=204)

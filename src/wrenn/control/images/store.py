@@ -36,7 +36,7 @@ from wrenn.control.images.tables import images
 
 _OWNER_LOCK: Final = 0x696D6773
 """Class of the advisory locks of owners: "imgs"."""
-_REMOVALS: Final = 1000
+REMOVALS: Final = 1000
 """Images that are looked at in one round of the sweep."""
 
 # What names images; these features are above this one.
@@ -201,13 +201,18 @@ async def retire_saved_states(database: Database) -> None:
     await database.execute(_retired(ImageStatus.READY, _c.kind == ImageKind.SANDBOX, ~named))
 
 
-async def removing(database: Database) -> list[StoredImage]:
-    """Return images that are being removed, oldest first."""
+async def removing(database: Database, *, after: ImageId | None) -> tuple[list[StoredImage], ImageId | None]:
+    """Return the next images behind `after` that are being removed, and where to go on; None: from the beginning.
+
+    What cannot be removed yet, for whatever reason, does not hide the others.
+    """
+    behind = [] if after is None else [_c.id > after.value]
     found = await database.execute(
-        select(*_COLUMNS).where(_c.status == ImageStatus.REMOVING).order_by(_c.created_at).limit(_REMOVALS),
+        select(*_COLUMNS).where(_c.status == ImageStatus.REMOVING, *behind).order_by(_c.id).limit(REMOVALS),
         repeatable=True,
     )
-    return [_image(row) for row in found]
+    page = [_image(row) for row in found]
+    return page, page[-1].image_id if len(page) == REMOVALS else None
 
 
 async def existing_among(database: Database, ids: Collection[ImageId]) -> set[ImageId]:

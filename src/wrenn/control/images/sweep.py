@@ -65,7 +65,9 @@ class ImageSweep:
         # Of each image that is to be removed: the hosts that do not have it (any more).
         self._absent: dict[ImageId, set[HostId]] = {}
         self._out_of_store: set[ImageId] = set()
-        # Hosts that had images without a row.
+        # Behind which image the next round begins, if there are more than one round looks at.
+        self._after: ImageId | None = None
+        # Hosts that had images without a row, or could not be asked for them.
         self._unsettled: set[HostId] = set()
         # A restart is no reason to ask all hosts and to read all manifests.
         self._collection_at = self._all_hosts_at = clock.monotonic()
@@ -96,8 +98,9 @@ class ImageSweep:
         await self._collect()
 
     async def _unused(self) -> dict[ImageId, StoredImage]:
-        """Return the images that are to be removed and that nothing uses."""
-        found = {image.image_id: image for image in await store.removing(self._database)}
+        """Return images that are to be removed and that nothing uses."""
+        page, self._after = await store.removing(self._database, after=self._after)
+        found = {image.image_id: image for image in page}
         self._absent = {image_id: self._absent.get(image_id, set()) for image_id in found}
         self._out_of_store &= found.keys()
         if found:
@@ -115,6 +118,9 @@ class ImageSweep:
         self._unknown.keep_hosts(hosts)
         present = {host.host_id for host in hosts}
         self._unsettled &= present
+        if unused:
+            # The rows do not wait for them: when they answer again, what they still have is without a row.
+            self._unsettled |= {host.host_id for host in hosts if not host.is_reachable}
         for image_id in unused:
             self._absent[image_id] &= present
         due = [
@@ -166,7 +172,7 @@ class ImageSweep:
                 self._absent.setdefault(image_id, set()).add(host.host_id)
 
     async def _remove(self, image: StoredImage) -> None:
-        """Remove an image from the store; then, when no host has it, its row."""
+        """Remove an image from the store; then, when no host that answers has it, its row."""
         image_id = image.image_id
         try:
             if image_id not in self._out_of_store:
@@ -179,7 +185,7 @@ class ImageSweep:
                 extra={"image_id": str(image_id), "cause": error.message},
             )
             return
-        hosts = {host.host_id for host in await all_hosts(self._database)}
+        hosts = {host.host_id for host in await all_hosts(self._database) if host.is_reachable}
         is_nowhere = image.kind is not ImageKind.TEMPLATE or hosts <= self._absent.get(image_id, set())
         if is_nowhere:
             await self._database.transaction(lambda tx: self._delete_row(tx, image))

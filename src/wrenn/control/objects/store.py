@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -22,6 +23,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
 
 from wrenn.base.errors import InvalidRequest, NotFound, StorageFull, StoreUnavailable, TooLarge
+from wrenn.base.units import KIB
 from wrenn.control.objects.signing import UrlSigner
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ _RETRIES: Final = 2
 _AT_ONCE: Final = 32
 """Calls that are made at the same time."""
 _PAGE: Final = 1000
+_PIECE_B: Final = 128 * KIB
+"""Of an object that is sent on while it is read."""
 _CAUSE_LIMIT: Final = 500
 _QUERY: Final = re.compile(r"\?[^\s\"')]*")
 _BODY: Final = re.compile(r" Debug source:|<")
@@ -144,6 +148,25 @@ class ObjectStore:
             return bytes(found.bytes())
 
         return await self._call("read an object", get)
+
+    async def open(self, key: str, *, limit_b: int) -> tuple[int, AsyncIterator[bytes]]:
+        """Return the size of an object, and its content in pieces. It must not be written meanwhile.
+
+        Raises:
+            ObjectMissing. TooLarge: it has more than `limit_b` bytes.
+        """
+        size_b = await self._call("look for an object", lambda: int(self._store.head(key)["size"]))
+        if size_b > limit_b:
+            raise TooLarge("The object in the store is larger than it can be.")
+        return size_b, self._pieces(key, size_b)
+
+    async def _pieces(self, key: str, size_b: int) -> AsyncIterator[bytes]:
+        for begin in range(0, size_b, _PIECE_B):
+            end = min(begin + _PIECE_B, size_b)
+            yield await self._call("read an object", partial(self._range, key, begin, end))
+
+    def _range(self, key: str, begin: int, end: int) -> bytes:
+        return bytes(self._store.get_range(key, start=begin, end=end))
 
     async def put(self, key: str, data: bytes) -> None:
         """Write an object, whole or not at all."""

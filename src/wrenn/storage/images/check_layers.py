@@ -1,10 +1,11 @@
-"""Checks an unpacked OCI layout before it is unpacked, and removes device nodes from its layers.
+"""Checks the layers of an OCI layout before they are unpacked, and writes them anew as it has read them, without device nodes.
 
 A program of its own, without imports of ours: it runs in a jail (`wrenn.linux.jail`), as layers are hostile input. It is called
 with the layout's folder and the limits of entries and of bytes, and writes one line of JSON: `config`, `entries`, `bytes` and
 `devices` (how many were removed), or `error`.
 
-Nobody can create device nodes in a user namespace, and a guest has its own. A layer with one is written anew without them.
+What was counted is what is unpacked: two programs that read tar archives can find different entries in the same bytes. Nobody can
+create device nodes in a user namespace, and a guest has its own.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 _BUFFER_B = 1 << 20
 _JSON_B = 4 << 20
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _LAYERS = 512
+_XATTR = "SCHILY.xattr."
 _TAR = "application/vnd.oci.image.layer.v1.tar"
 
 
@@ -39,49 +43,101 @@ def check(layout: Path, entries_limit: int, bytes_limit: int) -> dict[str, Any]:
     layers = manifest["layers"]
     if len(layers) > _LAYERS:
         raise Refused(f"The image has more than {_LAYERS} layers.")
-    entries = size_b = devices = 0
+    counted = _Counted(entries_limit, bytes_limit)
+    waiting = [str(layer["digest"]) for layer in layers]
+    written: set[str] = set()
     for number, layer in enumerate(layers):
-        path, has_devices = _blob(layout, layer), False
-        with _opened(path) as stream, tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_B) as tar:
-            for member in tar:
-                entries += 1
-                size_b += member.size if member.isreg() else 0
-                if member.isdev() and not member.isfifo():
-                    has_devices = True
-                    devices += 1
-                if entries > entries_limit:
-                    raise Refused(f"The image has more than {entries_limit} files.")
-                if size_b > bytes_limit:
-                    raise Refused(f"The layers of the image have more than {bytes_limit >> 20} MB.")
-                tar.members = []  # type: ignore[attr-defined] - otherwise it keeps all of them
-        if has_devices:
-            layers[number], config["rootfs"]["diff_ids"][number] = _without_devices(layout, path)
-    if devices:
-        manifest["config"] |= _stored(layout, json.dumps(config).encode())
-        descriptor |= _stored(layout, json.dumps(manifest).encode())
-        (layout / "index.json").write_text(json.dumps(index))
-    return {"config": config.get("config"), "entries": entries, "bytes": size_b, "devices": devices}
+        path, draft = _blob(layout, layer), layout / "layer"
+        _rewrite(path, draft, counted)
+        # Room for the next one, unless it is another layer's too.
+        if waiting.pop(0) not in {*waiting, *written}:
+            path.unlink()
+        layers[number] = {"mediaType": _TAR, **_moved(layout, draft)}
+        written.add(layers[number]["digest"])
+        config["rootfs"]["diff_ids"][number] = layers[number]["digest"]
+    manifest["config"] |= _stored(layout, json.dumps(config).encode())
+    descriptor |= _stored(layout, json.dumps(manifest).encode())
+    (layout / "index.json").write_text(json.dumps(index))
+    return {
+        "config": config.get("config"),
+        "entries": counted.entries,
+        "bytes": counted.size_b,
+        "devices": counted.devices,
+    }
 
 
-def _without_devices(layout: Path, layer: Path) -> tuple[dict[str, Any], str]:
-    """Write the layer anew; return its descriptor and its digest."""
-    draft = layout / "layer"
+class _Counted:
+    """What the layers have so far, and how much they may have."""
+
+    def __init__(self, entries_limit: int, bytes_limit: int) -> None:
+        self._entries_limit = entries_limit
+        self._bytes_limit = bytes_limit
+        self.entries = self.size_b = self.devices = 0
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        """Count an entry, before it is written."""
+        self.entries += 1
+        self.size_b += member.size if member.isreg() else 0
+        if self.entries > self._entries_limit:
+            raise Refused(f"The image has more than {self._entries_limit} files.")
+        if self.size_b > self._bytes_limit:
+            raise Refused(f"The layers of the image have more than {self._bytes_limit >> 20} MB.")
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is read strictly: `tarfile` takes one that it cannot read for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header. Raises Refused: it is none."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined] - not in its types
+            raise
+        except tarfile.HeaderError as error:
+            raise Refused("The image is damaged: a layer has a header that cannot be read.") from error
+
+
+def _rewrite(layer: Path, draft: Path, counted: _Counted) -> None:
+    """Write what was counted of a layer as the layer that is unpacked."""
     with (
         _opened(layer) as stream,
-        tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_B) as source,
+        tarfile.open(fileobj=stream, mode="r|", bufsize=_BUFFER_B, tarinfo=_Header) as source,
         draft.open("wb") as file,
-        tarfile.open(fileobj=file, mode="w|", format=tarfile.PAX_FORMAT) as target,
+        tarfile.open(fileobj=file, mode="w|", bufsize=_BUFFER_B, format=tarfile.PAX_FORMAT) as target,
     ):
         for member in source:
-            if not member.isdev() or member.isfifo():
-                target.addfile(member, source.extractfile(member) if member.isreg() else None)
-            source.members = target.members = []  # type: ignore[attr-defined] - as above
+            counted.add(member)
+            if member.isdev() and not member.isfifo():
+                counted.devices += 1
+            else:
+                content = source.extractfile(member) if member.isreg() else None
+                target.addfile(_plain(member), content)
+            # Otherwise they keep all of them.
+            source.members = target.members = []  # type: ignore[attr-defined] - not in its types
+
+
+def _moved(layout: Path, draft: Path) -> dict[str, Any]:
+    """Move a file among the blobs; return its descriptor."""
     with draft.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size_b = draft.stat().st_size
-    layer.unlink()
     draft.rename(layout / "blobs" / "sha256" / digest)
-    return {"mediaType": _TAR, "digest": f"sha256:{digest}", "size": size_b}, f"sha256:{digest}"
+    return {"digest": f"sha256:{digest}", "size": size_b}
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return a header that says what `tarfile` understood and nothing else: another reader may understand the rest differently."""
+    if member.isreg():
+        member.type = tarfile.REGTYPE
+    elif member.type in (tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+        member.size = 0
+    else:
+        raise Refused("The image has entries of a kind that is not known.")
+    member.pax_headers = {
+        name: value for name, value in member.pax_headers.items() if name.startswith(_XATTR)
+    }
+    return member
 
 
 def _stored(layout: Path, content: bytes) -> dict[str, Any]:
@@ -105,17 +161,19 @@ def _json(path: Path) -> Any:
     return json.loads(content)
 
 
-def _opened(layer: Path) -> IO[bytes]:
-    file = layer.open("rb", buffering=_BUFFER_B)
-    magic = file.read(4)
-    file.seek(0)
-    if magic == _ZSTD:
-        raise Refused(
-            "The image has layers that are compressed with zstd, which cannot be unpacked; use gzip."
-        )
-    if magic.startswith(_GZIP):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER_B)  # type: ignore[arg-type] - it has `readinto`
-    return file
+@contextmanager
+def _opened(layer: Path) -> Generator[IO[bytes]]:
+    with layer.open("rb", buffering=_BUFFER_B) as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == _ZSTD:
+            raise Refused(
+                "The image has layers that are compressed with zstd, which cannot be unpacked; use gzip."
+            )
+        if magic.startswith(_GZIP):
+            yield io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER_B)  # type: ignore[arg-type] - it has `readinto`
+        else:
+            yield file
 
 
 def main() -> None:
