@@ -10,7 +10,7 @@ from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.images import ContainerSource, Progress
 from wrenn.agent.images.container import ImportContainer
 from wrenn.agent.images.pulled_images import PulledImages
-from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
+from wrenn.agent.layout import IMPORT_SLOTS, Layout
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
 from wrenn.network import ReachableNetworks, Slots, claim_block
@@ -28,7 +28,7 @@ async def main(data_dir: Path, reference: str) -> None:
     )
     source = ContainerSource(reference, 64, insecure_registry=True)
     draft = await folder.new_draft(image_id)
-    facts = await containers.run(source, image_id, draft, Progress(), job_slot=IMAGE_JOB_SLOTS[0])
+    facts = await containers.run(source, image_id, draft, Progress(), job_slot=IMPORT_SLOTS[0])
     await folder.publish(draft, image_id, facts)
 
 

@@ -32,7 +32,7 @@ from wrenn.agent.images import Cache, ContainerSource, Images, ImageStatus, Phas
 from wrenn.agent.images.container import ImportContainer, Reference, missing_packages
 from wrenn.agent.images.job import Source
 from wrenn.agent.images.pulled_images import PulledImages
-from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
+from wrenn.agent.layout import IMPORT_SLOTS, Layout
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId
@@ -98,7 +98,7 @@ class Host:
 
 def confined_processes(layout: Layout) -> list[str]:
     """Processes of the ids that images of this installation are unpacked with."""
-    ids = range(layout.image_ids(IMAGE_JOB_SLOTS[0]), layout.image_ids(IMAGE_JOB_SLOTS[-1]) + ID_COUNT)
+    ids = range(layout.image_ids(IMPORT_SLOTS[0]), layout.image_ids(IMPORT_SLOTS[-1]) + ID_COUNT)
     found: list[str] = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile

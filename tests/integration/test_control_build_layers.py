@@ -202,6 +202,9 @@ async def test_a_started_program_is_started_anew_or_the_same_template_is_taken(p
     assert same["template_id"] == first["template_id"]
     assert await cached(platform, same) == [True, True]
     assert (await platform.api.get("/v1/templates/own:v2")).json()["tags"] == ["latest", "v2"]
+    entries = (await platform.api.get("/v1/audit-logs")).json()["items"]
+    tagged = [entry for entry in entries if entry["action"] == "template.tag" or entry["action"] == "tag"]
+    assert tagged, [entry["action"] for entry in entries]
     # Another name needs memory of its own.
     other = await build(platform, recipe, healthcheck=check, name="other")
     assert await cached(platform, other) == [True, False]

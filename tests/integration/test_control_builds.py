@@ -9,17 +9,21 @@ import os
 import tarfile
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from wrenn.base.ids import BuildId, SandboxId
+from wrenn.base.faults import arm_faults
+from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import SYSTEM
-from wrenn.control.db import Hints
+from wrenn.control.db import Database, Hints
+from wrenn.control.images import images
 from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.tables import sandboxes
+from wrenn.control.templates import templates
 
 from .conftest import DEADLINE_S, Platform, refused
 from .event_reader import reading
+from .people import sign_up
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -266,6 +270,77 @@ async def test_files_of_the_context_are_copied(platform: Platform):
             page async for page in platform.control.objects.pages("") if any("uploads" in o.key for o in page)
         ]:
             await asyncio.sleep(0.1)
+
+
+async def test_owners_are_those_that_docker_gives(platform: Platform):
+    """Files of COPY are root's wherever they go, and what they replace keeps no owner; WORKDIR is made for the current user."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("empty"))
+    text = """FROM template://minimal
+    WORKDIR /owned
+    RUN touch replaced && chown 4242:4242 replaced .
+    COPY empty /owned/replaced
+    USER 4242:7
+    WORKDIR /owned/made/below
+    WORKDIR /owned
+    RUN stat -c '%u:%g %a %n' /owned /owned/replaced /owned/made /owned/made/below
+    """
+    config = {"name": "owners", "dockerfile": text, "healthcheck": "--interval=1s true"}
+    answer = await platform.api.post(
+        "/v1/builds", data={"config": json.dumps(config)}, files={"archive": ("c.tar", archive.getvalue())}
+    )
+    assert answer.status_code == 201, answer.text
+    made = await ended(platform, answer.json()["id"])
+    assert made["status"] == "success", made
+    steps = (await platform.api.get(f"/v1/builds/{made['id']}/logs")).json()
+    assert steps[-1]["stdout"].splitlines() == [
+        "4242:4242 755 /owned",
+        "0:0 644 /owned/replaced",
+        "4242:7 755 /owned/made",
+        "4242:7 755 /owned/made/below",
+    ]
+
+
+async def test_a_working_directory_is_not_made_where_something_else_is(platform: Platform):
+    made = await build(platform, name="no", recipe=["RUN touch /plain", "WORKDIR /plain/below"])
+    assert made["status"] == "failed"
+    assert "step 2 failed: It could not create /plain/below" in str(made["error"])
+
+
+async def test_a_build_that_ends_while_its_team_is_deleted_leaves_nothing(platform: Platform):
+    """The deletion waits for the transaction that inserts the template, and removes it too."""
+    database = platform.control.database
+    person = await sign_up(platform.url, None, "Short")
+    team_id = (await person.post("/v1/teams", {"name": "short"})).json()["id"]
+    team = await person.at(team_id)
+    arm_faults("control.build.finished=sleep:2")
+    try:
+        answer = await team.post(
+            "/v1/builds", {"name": "left", "recipe": ["RUN true"], "skip_pre_post": True}
+        )
+        assert answer.status_code == 201, answer.text
+        async with asyncio.timeout(DEADLINE_S):
+            while not await uploaded(database, team_id):
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        assert (await team.delete(f"/v1/teams/{team_id}")).status_code in (200, 204)
+    finally:
+        arm_faults("")
+    found = await database.execute(
+        select(templates.c.status).where(templates.c.team_id == TeamId.parse(team_id).value)
+    )
+    assert "ready" not in [row.status for row in found], "layers are swept later"
+    images_left = await database.execute(
+        select(images.c.status).where(images.c.team_id == TeamId.parse(team_id).value)
+    )
+    assert "ready" not in [row.status for row in images_left]
+
+
+async def uploaded(database: Database, team_id: str) -> bool:
+    of_team = images.c.team_id == TeamId.parse(team_id).value
+    found = await database.execute(select(images.c.id).where(of_team, images.c.manifest_digest.is_not(None)))
+    return found.first() is not None
 
 
 async def test_without_a_started_program_the_disk_becomes_an_image(platform: Platform):

@@ -18,7 +18,9 @@ _SLOTS_PER_BLOCK: Final = 4096
 _FIRST_IMAGE_ID: Final = 2_000_000_000
 """Above the ids of all VMMs."""
 IMAGE_JOB_SLOTS: Final = (0, _SLOTS_PER_BLOCK - 1)
-"""Slot numbers without a network, for the user ids of programs that prepare images: one for each job at a time."""
+"""Slot numbers without a network, for the user ids of machines that flatten disks: one for each job at a time."""
+IMPORT_SLOTS: Final = tuple(range(8))
+"""Numbers for the user ids of programs that import container images: one for each import at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ class Layout:
         assert 0 <= slot_index < _SLOTS_PER_BLOCK, "user ids of a block do not overlap with the next one's"
         return _FIRST_VMM_UID + self.block.index * _SLOTS_PER_BLOCK + slot_index
 
-    def image_ids(self, job_slot: int) -> int:
-        """Return the first of the user and group ids that a container image is unpacked with, for one of `IMAGE_JOB_SLOTS`."""
-        number = self.block.index * len(IMAGE_JOB_SLOTS) + IMAGE_JOB_SLOTS.index(job_slot)
+    def image_ids(self, import_slot: int) -> int:
+        """Return the first of the user and group ids that a container image is unpacked with, for one of `IMPORT_SLOTS`."""
+        number = self.block.index * len(IMPORT_SLOTS) + IMPORT_SLOTS.index(import_slot)
         return _FIRST_IMAGE_ID + number * ID_COUNT

@@ -13,6 +13,7 @@ import lzma
 import posixpath
 import tarfile
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -357,6 +358,13 @@ class ContextArchive:
             raise refused(copy.line, error.message) from error
         self._nested[entry.offset] = nested
         return nested
+
+
+def archive_of_directory(name: str) -> bytes:
+    """Return an archive with one directory, whose parents are made where they are missing."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, int(time.time())
+    return entry.tobuf(tarfile.PAX_FORMAT) + tarfile.NUL * (2 * tarfile.BLOCKSIZE)
 
 
 def packed_below(folder: str, archive: ContextArchive) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from wrenn.recipe.instructions import Copy, Env, From, Run, Start, Step, User, Workdir
 
-_VERSION = 1
+_VERSION = 2
 """Part of every key: a change of what steps do must not find old layers."""
 
 

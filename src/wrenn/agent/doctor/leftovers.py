@@ -15,7 +15,7 @@ from wrenn import network
 from wrenn.agent.confinement import CgroupConfiner
 from wrenn.agent.doctor.owners import Owners
 from wrenn.agent.images import IMAGE_PREFIX
-from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, IMPORT_SLOTS, Layout
 from wrenn.linux import cgroups
 from wrenn.linux.jail import ID_COUNT
 from wrenn.linux.trees import remove_any_tree
@@ -138,7 +138,7 @@ def _processes(layout: Layout, groups: list[str]) -> list[Leftover]:
     group_of = {pid: name for name in groups for pid in cgroups.members(layout.cgroup(name))}
     first = layout.vmm_uid(0)
     uids = range(first, layout.vmm_uid(max(IMAGE_JOB_SLOTS)) + 1)
-    image_uids = range(layout.image_ids(IMAGE_JOB_SLOTS[0]), layout.image_ids(IMAGE_JOB_SLOTS[-1]) + ID_COUNT)
+    image_uids = range(layout.image_ids(IMPORT_SLOTS[0]), layout.image_ids(IMPORT_SLOTS[-1]) + ID_COUNT)
     found: list[Leftover] = []
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it ended meanwhile

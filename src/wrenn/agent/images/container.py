@@ -16,9 +16,10 @@ import shutil
 import stat
 import sys
 import sysconfig
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -29,7 +30,7 @@ from wrenn.agent.confinement import Confiner
 from wrenn.agent.images.disk_of import IMAGE_PREFIX
 from wrenn.agent.images.job import ContainerSource, Phase, Progress
 from wrenn.agent.images.pulled_images import PulledImages, key_of
-from wrenn.agent.layout import Layout
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, Layout
 from wrenn.base.errors import (
     AgentFailure,
     Forbidden,
@@ -61,6 +62,10 @@ _PACKAGES: Final = {SKOPEO: "skopeo", UMOCI: "umoci", _MKFS: "e2fsprogs"}
 _SHAPE: Final = Shape(vcpus=2, memory_mb=512)
 """What the programs of one import may take."""
 _PULL_TIMEOUT_S: Final = 1800.0
+_PULL_LEAST_B: Final = MIB
+_PULL_STILL_S: Final = 60.0
+"""A download that brings less than that in this time is ended, as others wait for its place."""
+_PACKED_AT_ONCE: Final = 2
 _INSPECT_TIMEOUT_S: Final = 60.0
 _CHECK_TIMEOUT_S: Final = 1200.0
 _UNPACK_TIMEOUT_S: Final = 1200.0
@@ -156,6 +161,7 @@ class ImportContainer:
         name_servers: those that the download asks, separated by commas.
         reserve_b: free space on the host's disk that must remain.
         pulled: images that were pulled before.
+        packing: held while layers are unpacked and packed, which takes processors and disk; more images are pulled at a time.
     """
 
     layout: Layout
@@ -164,6 +170,7 @@ class ImportContainer:
     name_servers: str
     reserve_b: int
     pulled: PulledImages
+    packing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_PACKED_AT_ONCE))
 
     async def run(
         self,
@@ -200,8 +207,9 @@ class ImportContainer:
             root = await self._root(draft)
             undo.push("close root", partial(asyncio.to_thread, root.close))
             undo.push("remove cgroup", partial(self.confiner.release, name))
+            # Its user id is not used: the programs have those of the jail.
             confinement = self.confiner.confine(
-                name, job_slot, _SHAPE, file_size_b=_LAYERS_FACTOR * size_b + _FILE_OVERHEAD_B
+                name, IMAGE_JOB_SLOTS[0], _SHAPE, file_size_b=_LAYERS_FACTOR * size_b + _FILE_OVERHEAD_B
             )
             jail = Jail(
                 root=root,
@@ -231,12 +239,13 @@ class ImportContainer:
             await fault_point("agent.image.after_pull")
             if known is not None:
                 return known
-            progress.begin(Phase.UNPACK)
-            config = await run.check()
-            await run.unpack()
-            await fault_point("agent.image.after_unpack")
-            progress.begin(Phase.PACK)
-            await run.pack(draft / ROOTFS)
+            async with self.packing:
+                progress.begin(Phase.UNPACK)
+                config = await run.check()
+                await run.unpack()
+                await fault_point("agent.image.after_unpack")
+                progress.begin(Phase.PACK)
+                await run.pack(draft / ROOTFS)
             facts = ImageFacts.new(reference=str(pinned), config=config)
             if source.scope:
                 await run_to_end(partial(self.pulled.keep, _key(source, pinned), draft, facts))
@@ -317,7 +326,7 @@ class _Import:
                 "copy", "--quiet", *(f"--src-{option[2:]}" for option in options),
                 f"docker://{reference}", f"oci:{WORK}/layout:image",
             ]  # fmt: skip
-            await self._watched(self._skopeo(copy, network, timeout_s=_PULL_TIMEOUT_S), self._check_pulled)
+            await self._watched(self._skopeo(copy, network, timeout_s=_PULL_TIMEOUT_S), self._checked_pace())
         finally:
             (self.jail.work / "auth.json").unlink(missing_ok=True)
         return reference
@@ -378,6 +387,21 @@ class _Import:
                 "The image could not be pulled: the registry is not reachable or does not serve it.",
                 context=error.context,
             ) from error
+
+    def _checked_pace(self) -> Callable[[], None]:
+        """Return a check of a download that also ends a slow one."""
+        since, at_b = time.monotonic(), 0
+
+        def check() -> None:
+            nonlocal since, at_b
+            self._check_pulled()
+            now, done_b = time.monotonic(), self.progress.done_b
+            if done_b - at_b >= _PULL_LEAST_B:
+                since, at_b = now, done_b
+            elif now - since > _PULL_STILL_S:
+                raise Unavailable("The image could not be pulled: the registry sends it too slowly.")
+
+        return check
 
     def _check_pulled(self) -> None:
         done_b = 0

@@ -9,16 +9,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from wrenn.agent.images.cache_limit import CachedImage, images_beyond
-from wrenn.agent.images.job import Failure, ImageStatus, Phase, Progress, Source, StoredSource
-from wrenn.agent.layout import IMAGE_JOB_SLOTS
+from wrenn.agent.images.job import (
+    ContainerSource,
+    Failure,
+    ImageStatus,
+    Phase,
+    Progress,
+    Source,
+    StoredSource,
+)
+from wrenn.agent.layout import IMAGE_JOB_SLOTS, IMPORT_SLOTS
 from wrenn.base.errors import (
     InternalError,
     InvalidState,
@@ -108,9 +117,10 @@ class Images:
         # Fetches wait for no other work, so that what one team prepares does not hold up the creates of others.
         self._fetches = asyncio.Semaphore(_FETCHES)
         self._limiting = asyncio.Lock()
-        self._slots: asyncio.Queue[int] = asyncio.Queue()
-        for slot in IMAGE_JOB_SLOTS:
-            self._slots.put_nowait(slot)
+        self._slots = _queue_of(IMAGE_JOB_SLOTS)
+        # Nor do imports, for which a registry may take as long as it likes: one at a time for each owner.
+        self._imports = _queue_of(IMPORT_SLOTS)
+        self._importing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def sweep(self) -> None:
         """Remove what a killed agent left. Call it before the first job."""
@@ -300,8 +310,7 @@ class Images:
             async with self._fetches:
                 await self._find_or_make(image_id, job, IMAGE_JOB_SLOTS[0])
             return
-        slot = await self._slots.get()
-        try:
+        async with self._slot(image_id, job.source) as slot:
             image = await self._find_or_make(image_id, job, slot)
             if job.upload and not image.facts.uploaded:
                 job.progress.begin(Phase.UPLOAD)
@@ -309,8 +318,19 @@ class Images:
                 sent_b = await self._upload(image, job.progress)
                 await fault_point("agent.image.after_upload")
                 self._folder.set_uploaded(image, uploaded_b=sent_b)
-        finally:
-            self._slots.put_nowait(slot)
+
+    @asynccontextmanager
+    async def _slot(self, image_id: ImageId, source: Source) -> AsyncGenerator[int]:
+        """Wait until a job of this kind may run, and hold its slot."""
+        async with AsyncExitStack() as stack:
+            slots = self._slots
+            if isinstance(source, ContainerSource):
+                owner = source.scope or str(image_id)
+                await stack.enter_async_context(self._importing.setdefault(owner, asyncio.Lock()))
+                slots = self._imports
+            slot = await slots.get()
+            stack.callback(slots.put_nowait, slot)
+            yield slot
 
     async def _find_or_make(self, image_id: ImageId, job: _Job, slot: int) -> LocalImage:
         self._require_free_disk()
@@ -323,6 +343,13 @@ class Images:
             facts = await self._prepare(job.source, image_id, draft, job.progress, job_slot=slot)
             # The undo step runs on success too: the draft has been renamed by then.
             return await self._folder.publish(draft, image_id, facts)
+
+
+def _queue_of(slots: Sequence[int]) -> asyncio.Queue[int]:
+    queue: asyncio.Queue[int] = asyncio.Queue()
+    for slot in slots:
+        queue.put_nowait(slot)
+    return queue
 
 
 def _status(image_id: ImageId, job: _Job) -> ImageStatus:

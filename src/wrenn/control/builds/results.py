@@ -20,6 +20,7 @@ from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, BuildStatus
 from wrenn.control.builds.steps import BuildSandbox
 from wrenn.control.db import Database, Transaction
+from wrenn.control.identity import lock_active_team
 from wrenn.control.images import Images
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
@@ -31,6 +32,7 @@ from wrenn.control.templates import (
     find_built_template,
     insert_base_template,
     lock_names,
+    record_tags,
     set_tags,
 )
 from wrenn.recipe import State
@@ -65,6 +67,7 @@ class BuildResults:
         """
 
         async def publish(tx: Transaction) -> list[UUID]:
+            await lock_active_team(tx, build.team_id)
             await lock_names(tx)
             earlier = await _find(tx, build, plan, build_key)
             if earlier is None:
@@ -72,6 +75,7 @@ class BuildResults:
             if plan.keeps_memory:
                 template_id = earlier.template_id
                 dropped = await set_tags(tx, build.owner, build.name, build.tags, template_id)
+                await record_tags(tx, build.owner, build.name, build.tags, template_id, by=by)
             else:
                 assert earlier.image_id is not None, "builds keep images in the store"
                 new = replace(
@@ -131,6 +135,7 @@ class BuildResults:
                 await fault_point("control.build.after_take")
 
                 async def publish(tx: Transaction) -> list[SnapshotId]:
+                    await lock_active_team(tx, build.team_id)
                     replaced = await self.snapshots.publish_as(tx, snapshot_id, taken, version, by=by)
                     await self._finish(tx, build, snapshot_id.value, by)
                     return replaced
@@ -172,6 +177,7 @@ class BuildResults:
                 await fault_point("control.build.after_upload")
 
                 async def publish(tx: Transaction) -> list[UUID]:
+                    await lock_active_team(tx, build.team_id)
                     size_b = await self.images.publish(tx, image_id, disk_size_mb=made.disk_size_mb)
                     new = replace(
                         _new_base(build, plan, image_id, build_key),
@@ -199,6 +205,7 @@ class BuildResults:
             tx, build, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
         ):
             raise lease_lost()
+        await fault_point("control.build.finished")
 
 
 async def _find(tx: Transaction, build: Build, plan: BuildPlan, build_key: str) -> Template | None:

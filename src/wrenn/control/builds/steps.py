@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 from wrenn.base.errors import (
@@ -23,9 +24,10 @@ from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.stage_copy import Place, copy_between
 from wrenn.control.hosts import Command, HostClient, HostNotResponding, Kind, StartProcess
 from wrenn.recipe import Copy, Env, ReadyCheck, Run, Start, State, Step, User, Workdir
-from wrenn.recipe.archive import ContextArchive
+from wrenn.recipe.archive import ContextArchive, archive_of_directory
 
 _SHELL: Final = "/bin/sh"
+_ROOT: Final = "0:0"
 DEFAULT_ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 """Of programs in a base that does not say what theirs are."""
 _NO_PROGRAM: Final = (126, 127)
@@ -108,7 +110,7 @@ class BuildSandbox:
             case Env():
                 return None
             case Workdir():
-                await self._make_directory(step.path)
+                await self._make_directory(step)
                 return None
             case User():
                 await self._user(step)
@@ -151,17 +153,20 @@ class BuildSandbox:
         except StepFailed as error:
             raise StepFailed(f"It could not {what}. {error.message}") from error
 
-    async def _make_directory(self, path: str) -> None:
-        # Not with a program, which the image need not have.
+    async def _make_directory(self, step: Workdir) -> None:
+        """Create a directory and its parents, for the current user wherever they are; those that exist are not changed."""
         try:
-            await self.host.make_dir(self.sandbox_id, path, user="root", timeout_s=_SHORT_TIMEOUT_S)
-        except Conflict:
-            if not await self.place.is_directory(path):
-                raise StepFailed(
-                    f"It could not create {path}: there is something else at this path."
-                ) from None
-        except InvalidRequest as error:
-            raise StepFailed(f"It could not create {path}. {error.message}") from error
+            there, missing = PurePosixPath(step.path), list[str]()
+            while there.name and not await self.place.is_directory(str(there)):
+                missing.append(there.name)
+                there = there.parent
+            if missing:
+                # Not with a program, which the image need not have.
+                query = {"path": str(there), "user": "root", "owner": step.state.user}
+                pieces = iter([archive_of_directory("/".join(reversed(missing)))])
+                await self.host.transfers.write(self.sandbox_id, "files/tar", query, _in_thread(pieces))
+        except (Conflict, InvalidRequest) as error:
+            raise StepFailed(f"It could not create {step.path}. {error.message}") from error
 
     async def _user(self, step: User) -> None:
         if not step.create:
@@ -188,7 +193,8 @@ class BuildSandbox:
         query = {
             "path": selection.directory(destination_is_directory=is_directory),
             "user": "root",
-            **({"owner": step.owner} if step.owner else {}),
+            # Otherwise files would belong to the owner of the home or of the file that they replace.
+            "owner": step.owner or _ROOT,
         }
         pieces = selection.chunks(destination_is_directory=is_directory)
         await self.host.transfers.write(self.sandbox_id, "files/tar", query, _in_thread(pieces))

@@ -189,6 +189,8 @@ async def take(
         ids = list((await tx.execute(due)).scalars())
         if not ids:
             return []
+        # Nobody is shown what a former attempt wrote.
+        await tx.execute(delete(build_logs).where(_l.build_id.in_(ids)))
         taken = await tx.execute(
             update(builds)
             .where(_c.id.in_(ids))

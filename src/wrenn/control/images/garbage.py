@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from wrenn.base.errors import InvalidRequest, WrennError
-from wrenn.base.ids import TeamId
+from wrenn.base.ids import ImageId, TeamId
 from wrenn.control.db import Database, Transaction
 from wrenn.control.images import collection_store, store
 from wrenn.control.images.records import (
@@ -117,8 +116,9 @@ class GarbageCollection:
             for found in page
             if found.key not in keys
         ]
+        known = {image.image_id for image in start.images}
         for begin in range(0, len(unnamed), _BATCH):
-            if not await self._delete(owner, team_id, unnamed[begin : begin + _BATCH], since=start.at):
+            if not await self._delete(owner, team_id, unnamed[begin : begin + _BATCH], known):
                 return False
         if unnamed:
             _log.info(
@@ -138,12 +138,12 @@ class GarbageCollection:
         return await asyncio.to_thread(parse)
 
     async def _delete(
-        self, owner: str, team_id: TeamId | None, keys: Sequence[str], *, since: datetime
+        self, owner: str, team_id: TeamId | None, keys: Sequence[str], known: Collection[ImageId]
     ) -> bool:
-        """Delete objects unless an image was begun since; returns whether they were."""
+        """Delete objects unless the owner has other images than these; returns whether they were."""
 
         async def delete(tx: Transaction) -> bool:
-            if not await store.is_unchanged(tx, owner, team_id, since=since):
+            if not await store.is_unchanged(tx, owner, team_id, known):
                 return False
             deletion = asyncio.create_task(self._objects.delete(keys))
             # The lock must outlast the deletion.

@@ -15,7 +15,6 @@ from sqlalchemy import (
     Row,
     Text,
     Uuid,
-    and_,
     column,
     delete,
     exists,
@@ -99,8 +98,6 @@ async def insert_pending(
             host_id=host_id.value,
             status=ImageStatus.PENDING,
             kind=kind,
-            # Not that of the transaction, which may have waited for the lock: garbage collection compares it with its begin.
-            created_at=func.clock_timestamp(),
             **LEASES.grant(owner, lease_s),
         )
     )
@@ -248,11 +245,7 @@ async def find_visible(
 
 @dataclass(frozen=True, slots=True)
 class CollectionStart:
-    """What an owner had when a garbage collection began.
-
-    Attributes:
-        at: a moment before which every image was inserted that is among `images`, and after which every other one is.
-    """
+    """What an owner had when a garbage collection began, and when that was by the database's clock."""
 
     at: datetime
     images: Sequence[StoredImage]
@@ -274,8 +267,11 @@ async def keep_alive(tx: Transaction) -> None:
     await tx.execute(select(1))
 
 
-async def is_unchanged(tx: Transaction, owner: str, team_id: TeamId | None, *, since: datetime) -> bool:
-    """Lock the owner; return whether no image of it was inserted since the collection began. None can be until the transaction ends."""
+async def is_unchanged(
+    tx: Transaction, owner: str, team_id: TeamId | None, known: Collection[ImageId]
+) -> bool:
+    """Lock the owner; return whether it has no other images than these. None is inserted until the transaction ends."""
     await lock_owner(tx, owner)
-    found = await tx.execute(select(func.count()).where(and_(_is_of(team_id), _c.created_at >= since)))
-    return found.scalar_one() == 0
+    # Not by their times: the clock may have been set back since, or be another machine's.
+    found = await tx.execute(select(_c.id).where(_is_of(team_id)))
+    return {ImageId(row.id) for row in found} <= set(known)

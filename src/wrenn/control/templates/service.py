@@ -114,11 +114,7 @@ class Templates:
             if len({*template.tags, *tags}) > max(_TAGS_LIMIT, len(template.tags)):
                 raise InvalidRequest(f"tag: a version may have {_TAGS_LIMIT} tags.")
             dropped = await store.set_tags(tx, team_id, template.name, tags, template.template_id)
-            for tag in tags:
-                action = AuditAction(
-                    Resource.TEMPLATE, "tag", facts={"tag": tag, "id": str(template.template_id)}
-                )
-                await record(tx, team_id, caller.actor, action, template.name)
+            await store.record_tags(tx, team_id, template.name, tags, template.template_id, by=caller.actor)
             changed = await store.get(tx, template.template_id)
             assert changed is not None, "its row is locked by the lock on names"
             return changed, dropped

@@ -410,6 +410,15 @@ async def set_tags(
     return await retire_untagged(tx, team_id, name)
 
 
+async def record_tags(
+    tx: Transaction, team_id: TeamId | None, name: str, tags: Sequence[str], template_id: UUID, *, by: Actor
+) -> None:
+    """Record in the audit log that these tags refer to this version now."""
+    for tag in tags:
+        action = AuditAction(Resource.TEMPLATE, "tag", facts={"tag": tag, "id": str(template_id)})
+        await record(tx, team_id or PLATFORM_TEAM, by, action, name)
+
+
 async def remove_tags(tx: Transaction, team_id: TeamId | None, name: str, tags: Sequence[str]) -> list[UUID]:
     """Remove these tags of a name, under `lock_names`. Returns as `set_tags`."""
     await tx.execute(
