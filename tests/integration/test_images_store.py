@@ -605,7 +605,7 @@ async def test_a_signed_url_is_for_one_object_one_method_and_a_time(world: World
             await objects.delete([key])
 
 
-async def test_slow_readers_of_large_objects_take_little_memory_and_leave_room(world: World):
+async def test_slow_readers_of_large_objects_take_little_memory(world: World):
     """A team's own host has the signed URL of its archive, and may open as many connections as it likes."""
     if world.s3 is not None:
         pytest.skip("the store serves its objects itself")
