@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from tests.drivers.adapter import DriverAdapter, local_adapter
 from tests.installations import remove_installation
-from wrenn.agent.parts import QemuHost
+from wrenn.agent.parts import VmHost
 from wrenn.agent.settings import Settings
 from wrenn.storage.layers import new_layer_id
 from wrenn.testing.simulated_agent import ProcessHost, agent_environment
@@ -30,7 +30,7 @@ async def host(request: pytest.FixtureRequest) -> AsyncIterator[DriverAdapter]:
     settings = Settings.from_environment(
         {**agent_environment(folder), "WRENN_IMAGES_DIR": images, "WRENN_READY_SLOTS": "1"}
     )
-    kind = QemuHost() if request.param == "qemu" else ProcessHost()
+    kind = VmHost() if request.param == "qemu" else ProcessHost()
     try:
         async with local_adapter(request.param, kind, settings) as adapter:
             yield adapter

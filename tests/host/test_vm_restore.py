@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from wrenn.base.units import PAGE_B
+from wrenn.linux.tap import NamedTap
 from wrenn.storage.folders import Folders
 from wrenn.vm import Confinement, DiskRef, ImageRef, RestoreRequest, Shape
 from wrenn.vm.qemu import QemuDriver
-from wrenn.vm.qemu.base_files import Base
+from wrenn.vm.qemu.bases import QemuBase
 
 
 class NoTap:
@@ -22,6 +23,9 @@ class NoTap:
     def open_tap(self) -> int:
         return os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
 
+    def give_tap(self, uid: int) -> NamedTap:
+        raise AssertionError(uid)
+
 
 @pytest.mark.parametrize("missing", ["state", "disk.qcow2"])
 async def test_a_restore_that_cannot_start_leaves_no_descriptor(tmp_path: Path, missing: str) -> None:
@@ -29,7 +33,7 @@ async def test_a_restore_that_cannot_start_leaves_no_descriptor(tmp_path: Path, 
     driver = QemuDriver(accelerator="tcg", version="7", folders=folders)
     draft = folders.bases / ".draft"
     draft.mkdir(parents=True)
-    base = Base("key", draft)
+    base = QemuBase("key", draft)
     for path in (*base.files, base.image):
         path.write_bytes(b"x" * PAGE_B)
     driver.bases.publish(draft, key="key", facts={})

@@ -21,7 +21,10 @@ from tests.kvm.sources import sources_archive
 
 __all__ = ["driver", "new_name", "started"]
 
-DRIVERS: dict[str, dict[str, str]] = {"qemu-kvm": {}}
+DRIVERS: dict[str, dict[str, str]] = {
+    "firecracker-kvm": {"WRENN_VMM": "firecracker", "WRENN_FIRECRACKER_DIR": "/data/firecracker"},
+    "qemu-kvm": {"WRENN_VMM": "qemu"},
+}
 """Drivers of the host machine, with the settings that differ from the default."""
 
 _SAMPLE = {

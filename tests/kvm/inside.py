@@ -18,7 +18,7 @@ from typing import Any
 from tests.drivers.adapter import LocalAdapter, local_adapter
 from tests.kvm import agent_tests, disk_runs, firecracker_runs
 from tests.kvm.wire import PORT, Call, Reply, receive, send
-from wrenn.agent.parts import QemuHost
+from wrenn.agent.parts import VmHost
 from wrenn.agent.settings import Settings
 from wrenn.storage.images import load_images
 from wrenn.vm.qemu import choose_accelerator
@@ -78,8 +78,8 @@ class Server:
         """Make a driver with a base, unless it was made before; returns what it says about itself."""
         if name not in self._adapters:
             settings = Settings.from_environment(_environment(name, environment))
-            adapter = await self._open.enter_async_context(local_adapter(name, QemuHost(), settings))
-            print(f"the driver {name} is ready", settings.accelerator_choice.read_text(), flush=True)
+            adapter = await self._open.enter_async_context(local_adapter(name, VmHost(), settings))
+            print(f"the driver {name} is ready: {adapter.parts.driver.vmm}", flush=True)
             self._adapters[name] = adapter
         adapter = self._adapters[name]
         driver = adapter.parts.driver

@@ -21,7 +21,7 @@ from wrenn.network import Slots, find_block
 from wrenn.storage.images import load_images
 from wrenn.vm import Shape
 from wrenn.vm.qemu import command_line
-from wrenn.vm.qemu.base_files import Base
+from wrenn.vm.qemu.bases import QemuBase
 from wrenn.vm.qemu.command_line import Descriptors
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n"
@@ -65,7 +65,9 @@ async def bare_restore(platform: Platform, shape: Shape) -> AsyncGenerator[BareR
 class BareRestore:
     """Restores the base again and again."""
 
-    def __init__(self, base: Base, image: Path, shape: Shape, address: str, tap: int, memory: int) -> None:
+    def __init__(
+        self, base: QemuBase, image: Path, shape: Shape, address: str, tap: int, memory: int
+    ) -> None:
         self._base = base
         self._image = image
         self._shape = shape
@@ -109,19 +111,19 @@ def _without_monitor(argv: list[str]) -> list[str]:
     return argv[: monitor - 1] + argv[monitor + 3 :]
 
 
-def _accelerator(base: Base) -> str:
+def _accelerator(base: QemuBase) -> str:
     import json
 
     return str(json.loads((base.directory / "manifest.json").read_text())["facts"]["accelerator"])
 
 
-def _base_of(platform: Platform, shape: Shape) -> Base:
+def _base_of(platform: Platform, shape: Shape) -> QemuBase:
     import json
 
     for directory in (platform.data_dir / "bases").iterdir():
         facts = json.loads((directory / "manifest.json").read_text())["facts"]
         if (facts["vcpus"], facts["memory_mb"]) == (shape.vcpus, shape.memory_mb):
-            return Base(directory.name, directory)
+            return QemuBase(directory.name, directory)
     raise AssertionError("create a sandbox of this shape first")
 
 

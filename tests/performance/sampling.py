@@ -15,7 +15,7 @@ import uvloop
 
 from tests.installations import remove_installation
 from tests.vm.kit import created
-from wrenn.agent.parts import QemuHost
+from wrenn.agent.parts import VmHost
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import running_agent
 from wrenn.testing.simulated_agent import agent_environment
@@ -29,7 +29,7 @@ LIMIT_PCT: Final = 0.3
 
 async def cost_pct(settings: Settings, *, sandboxes: int) -> float:
     """CPU time of an agent whose sandboxes are idle, in percent of a core."""
-    async with running_agent(settings, QemuHost()) as agent:
+    async with running_agent(settings, VmHost()) as agent:
         for _ in range(sandboxes - len(agent.sandboxes.list())):
             await created(agent.sandboxes)
         await asyncio.sleep(SETTLED_S)

@@ -26,8 +26,8 @@ from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.snapshots import Manifest, MemorySeal, Snapshot
 from wrenn.vm import SavedMemory, Shape
+from wrenn.vm.memory_diff import write_diff
 from wrenn.vm.qemu import QemuDriver
-from wrenn.vm.qemu.memory_diff import write_diff
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from wrenn.linux.process import ProcessRef
-from wrenn.vm import MachineHandle, Shape
+from wrenn.vm import MachineHandle, Shape, kvm
 from wrenn.vm.qemu import Qcow2Disks, QemuBases, accelerator, command_line
 from wrenn.vm.qemu.command_line import Descriptors
 from wrenn.vm.qemu.machine import QemuMachine
@@ -178,7 +178,7 @@ async def test_nobody_at_the_socket_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_kvm_that_only_root_may_open_is_not_used(mode: int, gid: int, group: int | None) -> None:
     device = os.stat_result((stat.S_IFCHR | mode, 0, 0, 1, 0, gid, 0, 0, 0, 0))
-    assert accelerator.group_with_access(device) == group
+    assert kvm.group_with_access(device) == group
 
 
 async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
@@ -209,7 +209,7 @@ def test_a_machine_without_kvm_gets_advice(flags: str, advice: str) -> None:
         if flags
         else "processor: 0\n"
     )
-    assert advice in accelerator.why_no_device(cpuinfo)
+    assert advice in kvm.why_no_device(cpuinfo)
 
 
 async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_cached(

@@ -9,7 +9,7 @@ import pytest
 
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm.disks import DiskRef
-from wrenn.vm.qemu.base_files import QemuBases
+from wrenn.vm.qemu.bases import QemuBases
 from wrenn.vm.qemu.disks import Qcow2Disks
 
 MIB = 1 << 20

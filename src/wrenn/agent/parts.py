@@ -1,4 +1,4 @@
-"""Interface between the agent and the machine it runs on, and its implementation for a real host with QEMU."""
+"""Interface between the agent and the machine it runs on, and its implementation for a real host."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Final, Protocol
 from wrenn.agent.base_boot import BootedBases
 from wrenn.agent.bases import BaseMaker
 from wrenn.agent.confinement import CgroupConfiner, Confiner
+from wrenn.agent.driver_choice import open_driver
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.images.container import ImportContainer
 from wrenn.agent.images.preparation import ContainerImages
@@ -30,9 +31,8 @@ from wrenn.network import (
     ensure_flow_table,
     plan_flow_table,
 )
-from wrenn.storage.images import ImageFolder, load_images
+from wrenn.storage.images import ImageFolder
 from wrenn.vm import Driver
-from wrenn.vm.qemu import QemuDriver, choose_accelerator, qemu_version
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ class Host(Protocol):
         ...
 
 
-class QemuHost:
-    """The real machine, with VMs under QEMU. Implements `Host`."""
+class VmHost:
+    """The real machine, with virtual machines. Implements `Host`."""
 
     def layout(self, settings: Settings) -> Layout:
         """Check the machine's prerequisites and claim a network block for the data folder."""
@@ -85,34 +85,19 @@ class QemuHost:
 
     @asynccontextmanager
     async def parts(self, settings: Settings, layout: Layout, tokens: Tokens) -> AsyncGenerator[Parts]:
-        """Choose the accelerator, prepare QEMU and the network, and yield the parts.
+        """Choose and prepare the driver, prepare the network, and yield the parts.
 
         Raises:
             NotFound: kernel or template are not built; the message says how.
         """
-        images = load_images(settings.images_dir)
-        choice = await choose_accelerator(
-            kernel=images.kernel,
-            memory_of_choice=settings.accelerator_choice,
-            probe_timeout_s=settings.kvm_probe_s,
-            cpu_model=settings.cpu_model,
-        )
-        if choice.reason:
-            _log.warning("no KVM: sandboxes are emulated", extra={"reason": choice.reason})
-        driver = QemuDriver(
-            accelerator=choice.accelerator,
-            version=await qemu_version(),
-            folders=layout.folders,
-            cpu_model=settings.cpu_model,
-        )
-        await driver.prepare()
+        driver = await open_driver(settings, layout)
         reach = ReachableNetworks.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
         table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
         if before := await ensure_flow_table(table):
             _log.info("connection table made larger for good", extra={"before": before, "size": table.size})
         slots = Slots(
             layout.block,
-            # The tap is opened by root and inherited, so it needs no owner.
+            # The tap is opened by root and inherited, or given away when its VMM is known.
             vmm_uid=0,
             vmm_gid=0,
             ready_target=min(settings.ready_slots, table.slots),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from math import inf
 from pathlib import Path
 from typing import Final, Self
@@ -22,6 +23,15 @@ _WILDCARDS: Final = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 _METRICS_PORT: Final = 8011
 _CPU_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _WARM_TEMPLATE: Final = f"{DEFAULT_TEMPLATE}:{DEFAULT_VCPUS}:{DEFAULT_MEMORY_MB}"
+
+
+class VmmChoice(StrEnum):
+    """Which virtual machine monitor runs the sandboxes of a host."""
+
+    AUTO = "auto"
+    """Firecracker where KVM works and a supported version is installed, otherwise QEMU."""
+    QEMU = "qemu"
+    FIRECRACKER = "firecracker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +57,8 @@ class Settings:
         control_lost_after_s: when no heartbeat was accepted for so long, all running sandboxes are paused; 0: never.
         sample_interval_s: time between two samples of what sandboxes use; 0: none are taken.
         kvm_probe_s: time for a guest kernel to boot with KVM, when it is tried whether KVM works.
+        vmm: which virtual machine monitor runs sandboxes: `qemu`, `firecracker`, or `auto`.
+        firecracker_dir: folder with `firecracker` and `jailer`; None: they are searched where programs are.
         cpu_model: processor that guests see under KVM: `host`, or a model of QEMU.
         start_limit_s: time for a guest to answer after its virtual machine was started.
         ready_slots: network slots prepared ahead of need.
@@ -77,6 +89,8 @@ class Settings:
     control_lost_after_s: float
     sample_interval_s: float
     kvm_probe_s: float
+    vmm: VmmChoice
+    firecracker_dir: Path | None
     cpu_model: str
     start_limit_s: float
     ready_slots: int
@@ -135,6 +149,8 @@ class Settings:
             control_lost_after_s=_seconds(environment, "WRENN_CP_LOST_AFTER_S", "3600"),
             sample_interval_s=_seconds(environment, "WRENN_SAMPLE_INTERVAL_S", "0.5"),
             kvm_probe_s=_limit(environment, "WRENN_KVM_PROBE_S", "10"),
+            vmm=_vmm(environment),
+            firecracker_dir=Path(folder) if (folder := environment.get("WRENN_FIRECRACKER_DIR")) else None,
             cpu_model=_cpu_model(environment),
             start_limit_s=_limit(environment, "WRENN_START_LIMIT_S", "30"),
             ready_slots=int(environment.get("WRENN_READY_SLOTS", "4")),
@@ -181,6 +197,14 @@ def _limit(environment: Mapping[str, str], name: str, default: str) -> float:
     if (limit_s := _seconds(environment, name, default)) == 0:
         raise InvalidRequest(f"{name} must be more than 0 seconds.")
     return limit_s
+
+
+def _vmm(environment: Mapping[str, str]) -> VmmChoice:
+    text = environment.get("WRENN_VMM") or VmmChoice.AUTO
+    try:
+        return VmmChoice(text)
+    except ValueError as error:
+        raise InvalidRequest(f"WRENN_VMM must be auto, qemu or firecracker, not {text!r}.") from error
 
 
 def _cpu_model(environment: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
 from wrenn.agent.inventory import Inventory
 from wrenn.agent.layout import Layout
 from wrenn.agent.metrics import MetricsSender, Outbox, Sampler, SamplerSettings
-from wrenn.agent.parts import Host, Parts, QemuHost
+from wrenn.agent.parts import Host, Parts, VmHost
 from wrenn.agent.recovery import Recovery
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes import Operations, Sandboxes
@@ -76,7 +76,7 @@ async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGe
         InvalidState: the machine cannot limit what a VMM takes.
         NotFound: kernel or template are not built; the message says how.
     """
-    host = host or QemuHost()
+    host = host or VmHost()
     layout = host.layout(settings)
     lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:

@@ -100,7 +100,7 @@ def spawn_confined(
             if reference is None:
                 raise ProcessLookupError
             start_in_own_thread(lambda: _finish_root(pid, root)).result()
-            _limit(pid, confinement)
+            apply_limits(pid, confinement)
             os.write(opener, b"\n")
         except OSError as error:
             with contextlib.suppress(ProcessLookupError):
@@ -136,7 +136,8 @@ def file_limit_of(pid: int) -> float:
     return math.inf
 
 
-def _limit(pid: int, confinement: Confinement) -> None:
+def apply_limits(pid: int, confinement: Confinement) -> None:
+    """Put a process into its cgroups, and let it be the first that the kernel kills when memory is short."""
     for procs in confinement.cgroup_procs:
         procs.write_text(str(pid))
     Path(f"/proc/{pid}/oom_score_adj").write_text(str(_OOM_SCORE))

@@ -1,4 +1,4 @@
-"""Tap devices: created once in a namespace, persistent, and passed to a VMM as an open descriptor."""
+"""Tap devices: created once in a namespace, persistent, and passed to a VMM as an open descriptor or by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -37,6 +38,34 @@ def open_tap(namespace: str, name: str) -> int:
         KernelError: no such namespace or tap, or it is already open.
     """
     return start_in_namespace(namespace, partial(_open, name)).result()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTap:
+    """A tap device that a process finds by its name, when it is in the namespace."""
+
+    namespace: str
+    name: str
+
+
+def give_tap(tap: NamedTap, uid: int) -> None:
+    """Let the user and the group `uid`, and nobody else, open the tap.
+
+    Raises:
+        KernelError: no such namespace or tap, or it is already open.
+    """
+    start_in_namespace(tap.namespace, partial(_give, tap.name, uid)).result()
+
+
+def _give(name: str, uid: int) -> None:
+    descriptor = _open(name)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETOWNER, uid)
+        fcntl.ioctl(descriptor, _TUNSETGROUP, uid)
+    except OSError as error:
+        raise KernelError(f"The tap {name} could not be given away: {error.strerror}.") from error
+    finally:
+        os.close(descriptor)
 
 
 def _create(name: str, uid: int, gid: int) -> None:

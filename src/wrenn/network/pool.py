@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from wrenn.linux.link_counters import LinkCounters
+from wrenn.linux.tap import NamedTap
 from wrenn.network.policy import EgressPolicy
 
 
@@ -23,6 +24,10 @@ class LeasedSlot(Protocol):
 
     def open_tap(self) -> int:
         """Open its tap device for one VMM; the caller closes the descriptor."""
+        ...
+
+    def give_tap(self, uid: int) -> NamedTap:
+        """Let one VMM's user open its tap device by name, and return where it is."""
         ...
 
 

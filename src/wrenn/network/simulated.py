@@ -16,6 +16,7 @@ from wrenn.base.errors import Conflict, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.connections import reset_connections
 from wrenn.linux.link_counters import LinkCounters
+from wrenn.linux.tap import NamedTap
 from wrenn.network.policy import EgressPolicy
 
 _SLOTS: Final = 254
@@ -32,6 +33,11 @@ class LoopbackSlot:
 
     def open_tap(self) -> int:
         """Raise an error: there is no tap device."""
+        raise AssertionError("a simulated slot has no tap")
+
+    def give_tap(self, uid: int) -> NamedTap:
+        """Raise an error: there is no tap device."""
+        del uid
         raise AssertionError("a simulated slot has no tap")
 
 

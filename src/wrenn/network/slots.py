@@ -19,7 +19,7 @@ from wrenn.base.tasks import OwnedTasks
 from wrenn.linux.connections import reset_connections
 from wrenn.linux.link_counters import LinkCounters, read_counters
 from wrenn.linux.nft import apply_batch
-from wrenn.linux.tap import open_tap
+from wrenn.linux.tap import NamedTap, give_tap, open_tap
 from wrenn.network.apply import bring_up, remove_slot
 from wrenn.network.block import SLOT_LIMIT, Block
 from wrenn.network.firewall import TAP, egress_change, root_table_removal
@@ -53,6 +53,12 @@ class Slot:
     def open_tap(self) -> int:
         """Open the slot's tap for one VMM. The caller closes the descriptor."""
         return open_tap(self.namespace, TAP)
+
+    def give_tap(self, uid: int) -> NamedTap:
+        """Let the VMM's user `uid` open the slot's tap, and return where it is."""
+        tap = NamedTap(self.namespace, TAP)
+        give_tap(tap, uid)
+        return tap
 
 
 class Slots:

@@ -23,6 +23,11 @@ class Folders:
         return self.data_dir / "snapshots"
 
     @property
+    def memory_images(self) -> Path:
+        """Memory images of snapshots as whole files, for VMMs that map one. They are made when they are needed."""
+        return self.data_dir / "memory-images"
+
+    @property
     def layers(self) -> Path:
         """The layers of root disks, written or frozen."""
         return self.data_dir / "layers"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wrenn.linux.spawn import Confinement
+from wrenn.linux.tap import NamedTap
 from wrenn.storage.images import Images
 from wrenn.vm.bases import BaseStore
 from wrenn.vm.disks import DiskChain, DiskRef
@@ -56,6 +57,10 @@ class Link(Protocol):
 
     def open_tap(self) -> int:
         """Open the tap device for one VMM and return the descriptor, which the caller closes."""
+        ...
+
+    def give_tap(self, uid: int) -> NamedTap:
+        """Let the user `uid` of one VMM open the tap device by name, and return where it is."""
         ...
 
 

@@ -30,12 +30,12 @@ from wrenn.storage.images.manifest import (
 _UNPACK_TIMEOUT_S: Final = 120.0
 
 MODULES: Final = (
-    "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk",
-    "failover", "net_failover", "virtio_net",
+    "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_mmio",
+    "virtio_blk", "failover", "net_failover", "virtio_net", "virtio_rng", "virtio_balloon",
     "inet_diag", "tcp_diag",
 )  # fmt: skip
-"""What the guest needs to find its disk and its network card, and to end connections of a former life (`sock_diag`), in an
-order in which they load."""
+"""What the guest needs to find its devices, on PCI (QEMU) or as memory-mapped ones (Firecracker), and to end connections of a
+former life (`sock_diag`), in an order in which they load."""
 
 
 LOADABLE: Final = (

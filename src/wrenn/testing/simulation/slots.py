@@ -8,6 +8,7 @@ from typing import Final
 from wrenn.base.errors import Conflict, NoCapacity, NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.link_counters import LinkCounters
+from wrenn.linux.tap import NamedTap
 from wrenn.network.policy import EgressPolicy
 from wrenn.testing.simulation.runs import require_alive
 from wrenn.testing.simulation.world import World
@@ -21,6 +22,11 @@ class MemorySlot:
 
     index: int
     address: str
+
+    def give_tap(self, uid: int) -> NamedTap:
+        """Raise an error: there is no tap device."""
+        del uid
+        raise AssertionError("a simulated slot has no tap")
 
     def open_tap(self) -> int:
         """Raise an error: there is no tap device."""

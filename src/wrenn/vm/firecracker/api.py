@@ -185,8 +185,15 @@ class FirecrackerApi:
         """Let all vCPUs continue. A running instance keeps running."""
         await self._call("PATCH", "/vm", {"state": "Resumed"})
 
+    async def update_drive(self, drive_id: str, path: str) -> None:
+        """Have a drive opened anew, so that its size is read again and the guest is told."""
+        await self._call("PATCH", f"/drives/{drive_id}", {"drive_id": drive_id, "path_on_host": path})
+
     async def create_snapshot(self, *, kind: SnapshotKind, state: str, memory: str) -> None:
-        """Write device state and memory of a paused instance to these files, which Firecracker creates."""
+        """Write device state and memory of a paused instance to these files, which Firecracker creates.
+
+        Of a memory file that exists and is as large as the memory, a difference overwrites only the dirtied pages.
+        """
         body = {"snapshot_type": kind.value, "snapshot_path": state, "mem_file_path": memory}
         await self._call("PUT", "/snapshot/create", body, timeout_s=SNAPSHOT_TIMEOUT_S)
 

@@ -1,10 +1,10 @@
 """QEMU driver: q35 machine with KVM where it works, otherwise software emulation. Details: docs/design/vm-qemu.md."""
 
+from wrenn.vm.memory_files import SAVED_FILES
 from wrenn.vm.qemu.accelerator import AcceleratorChoice, choose_accelerator, qemu_version
-from wrenn.vm.qemu.base_files import QemuBases
+from wrenn.vm.qemu.bases import QemuBases
 from wrenn.vm.qemu.disks import Qcow2Disks
 from wrenn.vm.qemu.driver import QemuDriver
-from wrenn.vm.qemu.memory_files import SAVED_FILES
 
 __all__ = [
     "SAVED_FILES",

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +18,9 @@ from wrenn.base.errors import StorageFull
 from wrenn.linux.boot import boot_id
 from wrenn.linux.command import CommandError, run
 from wrenn.linux.files import write_json
+from wrenn.vm.kvm import kvm_group, why_no_kvm
 from wrenn.vm.qemu.command_line import BINARY, cpu_argument
 
-_KVM: Final = Path("/dev/kvm")
-_GROUP_RW: Final = stat.S_IRGRP | stat.S_IWGRP
-_CPUINFO: Final = Path("/proc/cpuinfo")
-_CPU_FLAGS: Final = {"vmx": "kvm_intel", "svm": "kvm_amd"}
-"""Flag of a processor that supports KVM, and the kernel module for it."""
 _PROBE_ARGUMENTS: Final = (
     "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
     "-machine", "q35", "-accel", "kvm", "-m", "128",
@@ -59,23 +53,6 @@ async def qemu_version() -> str:
     return match[1]
 
 
-def kvm_group() -> int | None:
-    """The group whose members may use KVM, as the VMM's user will; None when there is no KVM or no such group.
-
-    Debian and Ubuntu make the device `root:kvm`, mode 660. QEMU opens it itself, and it does not run as root.
-    """
-    try:
-        return group_with_access(_KVM.stat())
-    except FileNotFoundError:
-        return None
-
-
-def group_with_access(device: os.stat_result) -> int | None:
-    """Return the group, other than root's, that may read and write the device, if there is one."""
-    may_group = device.st_gid != 0 and device.st_mode & _GROUP_RW == _GROUP_RW
-    return device.st_gid if may_group else None
-
-
 async def choose_accelerator(
     *, kernel: Path, memory_of_choice: Path, probe_timeout_s: float, cpu_model: str
 ) -> AcceleratorChoice:
@@ -83,7 +60,7 @@ async def choose_accelerator(
 
     The answer is kept in the file `memory_of_choice` for this boot of the machine, this QEMU, model and time limit.
     """
-    if reason := _why_not_usable():
+    if reason := why_no_kvm():
         choice = AcceleratorChoice("tcg", reason)
         _remember(memory_of_choice, None, choice)
         return choice
@@ -108,30 +85,6 @@ def _remember(path: Path, facts: object, choice: AcceleratorChoice) -> None:
     content = {"facts": facts, "accelerator": choice.accelerator, "reason": choice.reason}
     with contextlib.suppress(OSError, StorageFull):  # asked again next time
         write_json(path, content, durable=False)
-
-
-def _why_not_usable() -> str:
-    """Return why KVM cannot be used at all, and how to change that; empty if it may work."""
-    try:
-        device = _KVM.stat()
-    except FileNotFoundError:
-        return why_no_device(_CPUINFO.read_text())
-    if group_with_access(device) is None:
-        return f"only root may open {_KVM}; run: chgrp kvm {_KVM} && chmod 660 {_KVM}"
-    return ""
-
-
-def why_no_device(cpuinfo: str) -> str:
-    """Return why there is no `/dev/kvm` on a machine with this `/proc/cpuinfo`."""
-    found = re.search(r"^flags\s*: (.*)$", cpuinfo, re.MULTILINE)
-    flags = found[1].split() if found else []
-    for flag, module in _CPU_FLAGS.items():
-        if flag in flags:
-            return f"there is no {_KVM} although the processor supports it; run: modprobe {module}"
-    return (
-        f"there is no {_KVM}, and the processor shows no support for virtualisation: enable it in the firmware or, "
-        "for a virtual machine, enable nested virtualisation of its host"
-    )
 
 
 async def _why_not_booting(kernel: Path, timeout_s: float, cpu_model: str) -> str:

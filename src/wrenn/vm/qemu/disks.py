@@ -18,7 +18,7 @@ from wrenn.linux.files import copy_file, fsync_path, remove_file
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
-from wrenn.vm.qemu.base_files import Base, QemuBases
+from wrenn.vm.qemu.bases import QemuBase, QemuBases
 
 _SUFFIX: Final = ".qcow2"
 _SIZE_AT: Final = 24
@@ -61,7 +61,7 @@ class Qcow2Disks:
         base = self._base(disk.base)
         return (*(self.path(layer) for layer in disk.layers), base.disk, base.image)
 
-    def _base(self, key: str) -> Base:
+    def _base(self, key: str) -> QemuBase:
         return self._bases.of(key)
 
     def list_ids(self) -> list[str]:

@@ -23,19 +23,19 @@ from wrenn.storage import snapshots
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm.driver import BootRequest, BootSource, Capabilities, FlattenRequest, RestoreRequest, Shape
+from wrenn.vm.kvm import kvm_group
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef
+from wrenn.vm.memory_diff import apply_diff
+from wrenn.vm.memory_files import memory_path, state_path
 from wrenn.vm.qemu import command_line
-from wrenn.vm.qemu.accelerator import kvm_group
-from wrenn.vm.qemu.base_files import Base, QemuBases
+from wrenn.vm.qemu.bases import QemuBase, QemuBases
 from wrenn.vm.qemu.command_line import HOST_CPU, Descriptors
 from wrenn.vm.qemu.disks import Qcow2Disks, create_empty_overlay
 from wrenn.vm.qemu.flatten import flatten
 from wrenn.vm.qemu.installation import build_root
 from wrenn.vm.qemu.machine import CONSOLE_NAME, LOG_NAME, SOCKET_NAME, QemuMachine, find_memory
 from wrenn.vm.qemu.memory import QemuMemory
-from wrenn.vm.qemu.memory_diff import apply_diff
-from wrenn.vm.qemu.memory_files import memory_path, state_path
 from wrenn.vm.qemu.opened import Opened
 
 _MAPPING_TIMEOUT_S: Final = 30.0
@@ -123,7 +123,7 @@ class QemuDriver:
 
     async def boot(self, request: BootRequest) -> QemuMachine:
         """Start a cold boot whose guest RAM is a file that becomes the base's memory."""
-        base, images = Base(request.directory.name, request.directory), request.images
+        base, images = QemuBase(request.directory.name, request.directory), request.images
         with base.memory.open("wb") as memory:
             memory.truncate(request.shape.memory_mb * MIB)
         await asyncio.to_thread(link_or_copy, images.rootfs, base.image)
@@ -159,7 +159,7 @@ class QemuDriver:
         """Suspend the VM and write its device state; its memory and disk are in the base's folder already."""
         assert isinstance(machine, QemuMachine), "a machine of this driver"
         await machine.suspend()
-        await machine.save_state(Base(request.directory.name, request.directory).state)
+        await machine.save_state(QemuBase(request.directory.name, request.directory).state)
 
     async def restore(self, request: RestoreRequest) -> QemuMachine:
         """Start a restore. With a memory diff the device state waits in a pipe until the memory is complete.

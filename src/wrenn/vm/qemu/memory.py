@@ -1,63 +1,37 @@
-"""Memory and device state of QEMU VMs: diffs against a memory image, and the images themselves.
-
-The driver's side of docs/design/snapshots.md: which pages are saved, over which image, and how each is checked.
-"""
+"""Saves memory and device state of QEMU VMs."""
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
-from typing import Final
 
-import numpy as np
-import xxhash
-
-from wrenn.base.units import MIB
 from wrenn.linux.files import translated
-from wrenn.linux.process_memory import ProcessMemory
 from wrenn.linux.threads import run_to_end
-from wrenn.storage import snapshots
-from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
-from wrenn.storage.snapshots import MemorySeal, Snapshot
 from wrenn.vm.machine import Machine
 from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
+from wrenn.vm.memory_files import memory_path, state_path
 from wrenn.vm.qemu.machine import QemuMachine
-from wrenn.vm.qemu.memory_diff import DiffSize, MemoryFile, apply_diff, changed_pages, check_diff, write_diff
-from wrenn.vm.qemu.memory_files import memory_path, state_path
-from wrenn.vm.qemu.memory_images import LoadedImages
-
-_IMAGE_DEPTH: Final = 4
-"""Snapshots that a memory image may consist of; each is read when it is loaded. Deeper ones lie on the base again."""
-_STATE_LIMIT_B: Final = 8 * MIB
-"""Device state is some 30 KB; a VMM that a guest has taken over might write more."""
+from wrenn.vm.qemu.sealed_images import SealedImages
+from wrenn.vm.saved_memory import DiffedMemory, seal_state, write_memory
 
 
-class QemuMemory:
+class QemuMemory(DiffedMemory):
     """Saves and loads memory of QEMU VMs. Implements `wrenn.vm.memory.MemoryImages`."""
 
     def __init__(self, folders: Folders) -> None:
-        self._folders = folders
-        self.images = LoadedImages(folders)
-
-    async def load(self, image: ImageRef) -> None:
-        """Load the image."""
-        async with self.images.descriptor(image):
-            pass
+        super().__init__(folders, SealedImages(folders))
 
     async def save(
         self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
     ) -> SavedMemory:
         """Write the pages that differ from the image, then the device state."""
         assert isinstance(machine, QemuMachine), "a machine of this driver"
-        lineage = self._lineage(image.snapshot)
-        parent = image.snapshot if len(lineage) < _IMAGE_DEPTH else ""
+        parent, between = self.choose_parent(image)
         async with self.images.descriptor(ImageRef(image.base, parent)) as below_fd:
-            between = [] if parent == image.snapshot else lineage
             # A cancelled pause must not close the image while a thread reads it.
             size = await run_to_end(
-                partial(_write_memory, memory_path(directory), machine.memory(), below_fd, between)
+                partial(write_memory, memory_path(directory), machine.memory(), below_fd, between)
             )
         await on_part_saved("memory")
         state = state_path(directory)
@@ -65,66 +39,6 @@ class QemuMemory:
             await machine.save_state(state)
         except OSError as error:
             raise translated(error, doing="save the sandbox's devices") from error
-        seal = _seal(state, size)
+        seal = seal_state(state, size)
         await on_part_saved("state")
         return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
-
-    def _lineage(self, snapshot_id: str) -> list[Snapshot]:
-        """Return the snapshots that an image consists of, topmost first."""
-        lineage: list[Snapshot] = []
-        while snapshot_id:
-            lineage.append(snapshots.find(self._folders.snapshots, snapshot_id))
-            snapshot_id = lineage[-1].manifest.parent
-        return lineage
-
-    def check(self, snapshot: Snapshot) -> None:
-        """Check all files of the snapshot; pages of memory are verified when the diff is applied."""
-        manifest, name = snapshot.manifest, snapshot.manifest.snapshot_id
-        memory = memory_path(snapshot.directory)
-        try:
-            if memory.stat().st_size != manifest.memory_size_b:
-                raise DamagedSnapshot(f"The memory of {name} has another size than when it was saved.")
-            if _digest(state_path(snapshot.directory)) != manifest.state_digest:
-                raise DamagedSnapshot(f"The device state of {name} is not what was saved.")
-        except FileNotFoundError as error:
-            raise DamagedSnapshot(f"A file of {name} is missing.") from error
-        check_diff(memory, manifest.memory_digest)
-
-    def verify_memory(self, snapshot: Snapshot) -> None:
-        """Verify the digest of each page."""
-        size_b = snapshot.manifest.memory_mb * MIB
-        fd = os.memfd_create("wrenn-check", os.MFD_CLOEXEC)
-        try:
-            os.ftruncate(fd, size_b)
-            apply_diff(
-                memory_path(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(fd, size_b)
-            )
-        finally:
-            os.close(fd)
-
-    def forget(self, image: ImageRef) -> None:
-        """Unload an image."""
-        self.images.forget(image)
-
-    async def close(self) -> None:
-        """Cancel loads that are under way and unload all images."""
-        await self.images.close()
-
-
-def _write_memory(path: Path, memory: ProcessMemory, image: int, between: list[Snapshot]) -> DiffSize:
-    """Write the diff. Pages that the diffs in `between` contain are compared too, as they are part of `image`."""
-    pages = [changed_pages(memory_path(s.directory), s.manifest.memory_digest) for s in between]
-    return write_diff(path, memory, image, np.concatenate(pages) if pages else None)
-
-
-def _seal(state: Path, memory: DiffSize) -> MemorySeal:
-    size_b = state.stat().st_size
-    if not 0 < size_b <= _STATE_LIMIT_B:
-        raise DamagedSnapshot(f"The virtual machine saved a state of {size_b} bytes.")
-    state.chmod(0o400)
-    return MemorySeal(memory.size_b, memory.digest, size_b, _digest(state))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return xxhash.xxh3_128_hexdigest(file.read(_STATE_LIMIT_B + 1))

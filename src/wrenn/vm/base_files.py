@@ -1,9 +1,9 @@
 """The files of a base: a snapshot of a booted template in one shape, from which every sandbox is restored.
 
-A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), `disk.qcow2` (what
-the boot wrote), `empty.qcow2` (what a sandbox's overlay starts as), `rootfs.ext4` (the template's image, a hard link where
-that can be: a template that is made anew must not take it away) and `manifest.json`, which is written last: no manifest, no base. It is never changed after that. What it depends on is in its key, so that a new kernel, guest agent,
-VMM or image means another base and never a wrong one.
+A base is a folder, named by its key, with `memory` (sparse, the guest's RAM), `state` (device state), the files of its VMM for
+what the boot wrote to the disk, `rootfs.ext4` (the template's image, a hard link where that can be: a template that is made anew
+must not take it away) and `manifest.json`, which is written last: no manifest, no base. It is never changed after that. What it
+depends on is in its key, so that a new kernel, guest agent, VMM or image means another base and never a wrong one.
 """
 
 from __future__ import annotations
@@ -14,24 +14,28 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from wrenn.linux.files import fsync_path, remove_tree, write_json
+from wrenn.base.on_failure import on_failure
+from wrenn.linux.files import fsync_path, read_data, remove_tree, write_json
 from wrenn.linux.memfd import sealed_copy
 from wrenn.linux.threads import run_to_end
 from wrenn.storage.errors import DamagedBase
 from wrenn.vm.bases import BASE_FORMAT, Facts
-from wrenn.vm.qemu.page_digest import PageDigest
+from wrenn.vm.page_digest import PageDigest
 
 _MANIFEST: Final = "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """Paths of the files of one base."""
+    """Paths of the files of one base. A VMM has its own subclass."""
 
     key: str
     directory: Path
+    DISK_FILES: ClassVar[tuple[str, ...]] = ()
+    """Names of the VMM's files for the disk."""
+    MEMORY_MODE: ClassVar[int] = 0o400
 
     @property
     def memory(self) -> Path:
@@ -44,16 +48,6 @@ class Base:
         return self.directory / "state"
 
     @property
-    def disk(self) -> Path:
-        """The frozen overlay."""
-        return self.directory / "disk.qcow2"
-
-    @property
-    def empty_disk(self) -> Path:
-        """An overlay without content, to be copied."""
-        return self.directory / "empty.qcow2"
-
-    @property
     def image(self) -> Path:
         """The template's image under it."""
         return self.directory / "rootfs.ext4"
@@ -61,10 +55,13 @@ class Base:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files whose digests the manifest has, besides the image's size."""
-        return (self.memory, self.state, self.disk, self.empty_disk)
+        return (self.memory, self.state, *(self.directory / name for name in self.DISK_FILES))
 
 
-def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
+B = TypeVar("B", bound=Base)
+
+
+def publish(kind: type[B], draft: Path, root: Path, *, key: str, facts: Facts) -> B:
     """Atomically and durably make the finished folder `draft` the base `key` below `root`.
 
     One that was there under this key is replaced; snapshots on it then see that by its `content_digest`.
@@ -72,10 +69,10 @@ def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
     Raises:
         StorageFull: no room; the draft is still there.
     """
-    base = Base(key, draft)
+    base = kind(key, draft)
     for path in base.files:
         os.chown(path, os.geteuid(), os.getegid())  # not the VMM's any more
-        path.chmod(0o400)
+        path.chmod(base.MEMORY_MODE if path == base.memory else 0o400)
         fsync_path(path)
     fsync_path(base.image)  # it may be a copy
     manifest = {
@@ -89,16 +86,16 @@ def publish(draft: Path, root: Path, *, key: str, facts: Facts) -> Base:
     remove_tree(final)
     draft.rename(final)
     fsync_path(root)
-    return Base(key, final)
+    return kind(key, final)
 
 
-def find(root: Path, key: str) -> Base | None:
+def find(kind: type[B], root: Path, key: str) -> B | None:
     """Return the base `key`, or None. Small files are checked here, memory when it is loaded.
 
     Raises:
         DamagedBase: it is there and not as it was made.
     """
-    base = Base(key, root / key)
+    base = kind(key, root / key)
     try:
         files = _digests(base)
     except FileNotFoundError:
@@ -120,7 +117,7 @@ def content_digest(base: Base) -> str:
         files = _digests(base)
     except FileNotFoundError as error:
         raise DamagedBase(f"There is no base {base.key}.") from error
-    for path in (base.disk, base.image):
+    for path in (*(base.directory / name for name in base.DISK_FILES), base.image):
         _check_size(base, path, files)
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
@@ -148,6 +145,26 @@ def load_memory(base: Base) -> int:
     if digest.hexdigest() != expected:
         os.close(memory)
         raise DamagedBase(f"The memory of base {base.key} has other content than when it was made.")
+    return memory
+
+
+def open_memory(base: Base) -> int:
+    """Return a descriptor of the base's memory, which was compared with its digest; the caller closes it.
+
+    Raises:
+        DamagedBase: the content is not what was saved.
+    """
+    digest = PageDigest()
+    try:
+        expected = _digests(base).get(base.memory.name, {}).get("pages_sha256")
+        memory = os.open(base.memory, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise DamagedBase(f"A file of base {base.key} is missing.") from error
+    with on_failure(partial(os.close, memory)):
+        for offset, data in read_data(memory):
+            digest.update(offset, data)
+        if digest.hexdigest() != expected:
+            raise DamagedBase(f"The memory of base {base.key} has other content than when it was made.")
     return memory
 
 
@@ -189,23 +206,24 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-class QemuBases:
-    """The bases of a host as files for QEMU. Implements `wrenn.vm.bases.BaseStore`."""
+class StoredBases(Generic[B]):
+    """The bases of a host as files for one kind of VMM. Implements `wrenn.vm.bases.BaseStore`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, kind: type[B], root: Path) -> None:
+        self._kind = kind
         self._root = root
 
-    def of(self, key: str) -> Base:
+    def of(self, key: str) -> B:
         """Return the paths of a base, whether or not it exists."""
-        return Base(key, self._root / key)
+        return self._kind(key, self._root / key)
 
     def publish(self, draft: Path, *, key: str, facts: Facts) -> None:
         """Make the finished folder `draft` the base of this key."""
-        publish(draft, self._root, key=key, facts=facts)
+        publish(self._kind, draft, self._root, key=key, facts=facts)
 
     def find(self, key: str) -> bool:
         """Return whether the base exists."""
-        return find(self._root, key) is not None
+        return find(self._kind, self._root, key) is not None
 
     def content_digest(self, key: str) -> str:
         """Return a digest of the base's content."""
@@ -227,6 +245,6 @@ class QemuBases:
     async def restore(self, files: Path, *, key: str, facts: Facts) -> None:
         """Make the folder the base of this key; the digests in its manifest are computed from the files."""
         try:
-            await run_to_end(partial(publish, files, self._root, key=key, facts=facts))
+            await run_to_end(partial(publish, self._kind, files, self._root, key=key, facts=facts))
         except FileNotFoundError as error:
             raise DamagedBase("A file of the base is missing.") from error

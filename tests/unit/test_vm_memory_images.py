@@ -12,9 +12,10 @@ import pytest
 from wrenn.base.units import PAGE_B
 from wrenn.storage.errors import DamagedBase
 from wrenn.storage.folders import Folders
-from wrenn.vm import ImageRef
-from wrenn.vm.qemu import base_files
-from wrenn.vm.qemu.memory_images import LoadedImages
+from wrenn.vm import ImageRef, base_files
+from wrenn.vm.memory_images import LoadedImages
+from wrenn.vm.qemu.bases import QemuBase
+from wrenn.vm.qemu.sealed_images import SealedImages
 
 KEYS = [f"base{number:02}" for number in range(24)]
 
@@ -25,7 +26,7 @@ def make_base(root: Path, key: str, content: str) -> None:
     (draft / "memory").write_bytes(content.encode().ljust(PAGE_B, b"."))
     for name in ("state", "disk.qcow2", "empty.qcow2", "rootfs.ext4"):
         (draft / name).write_bytes(name.encode())
-    base_files.publish(draft, root, key=key, facts={})
+    base_files.publish(QemuBase, draft, root, key=key, facts={})
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def images(tmp_path: Path) -> AsyncIterator[LoadedImages]:
     folders = Folders(tmp_path)
     for key in KEYS:
         make_base(folders.bases, key, key)
-    images = LoadedImages(folders)
+    images = LoadedImages(folders, SealedImages(folders))
     yield images
     await images.close()
 

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import xxhash
@@ -50,6 +50,28 @@ class DiffSize:
     zero_pages: int
     size_b: int
     digest: str
+
+
+class MemorySource(Protocol):
+    """A guest's RAM as it is now, of which some pages may differ from its image."""
+
+    @property
+    def size_b(self) -> int:
+        """Its size."""
+        ...
+
+    @property
+    def pages(self) -> int:
+        """Its size in pages."""
+        ...
+
+    def own_pages(self) -> PageRuns:
+        """Return the pages that differ, or may differ, from the image."""
+        ...
+
+    def read(self, runs: PageRuns, into: NDArray[np.uint8]) -> None:
+        """Read the pages of `runs` consecutively into the start of `into`. Called by several threads."""
+        ...
 
 
 class _Image:
@@ -89,7 +111,7 @@ def _image(fd: int, size_b: int) -> Generator[_Image]:
 class _Writer:
     """Writes one diff with several threads."""
 
-    def __init__(self, fd: int, memory: ProcessMemory, image: _Image) -> None:
+    def __init__(self, fd: int, memory: MemorySource, image: _Image) -> None:
         self._fd = fd
         self._memory = memory
         self._image = image
@@ -182,7 +204,7 @@ def _in_threads(work: Callable[[PageRuns], None], pieces: Iterator[PageRuns]) ->
 
 
 def write_diff(
-    path: Path, memory: ProcessMemory, image_fd: int, further: NDArray[np.int64] | None = None
+    path: Path, memory: MemorySource, image_fd: int, further: NDArray[np.int64] | None = None
 ) -> DiffSize:
     """Write the pages of the suspended VM's `memory` that differ from the image to the new file `path`. Blocking.
 

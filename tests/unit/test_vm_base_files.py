@@ -10,9 +10,10 @@ import pytest
 
 from wrenn.base.units import MIB, PAGE_B
 from wrenn.storage.errors import DamagedBase
+from wrenn.vm import base_files as bases
 from wrenn.vm.bases import base_key
-from wrenn.vm.qemu import base_files as bases
-from wrenn.vm.qemu.page_digest import PageDigest
+from wrenn.vm.page_digest import PageDigest
+from wrenn.vm.qemu.bases import QemuBase
 
 
 def draft_of(root: Path) -> Path:
@@ -27,8 +28,8 @@ def draft_of(root: Path) -> Path:
     return draft
 
 
-def published(root: Path) -> bases.Base:
-    base = bases.publish(draft_of(root), root, key="k", facts={"vcpus": 1})
+def published(root: Path) -> QemuBase:
+    base = bases.publish(QemuBase, draft_of(root), root, key="k", facts={"vcpus": 1})
     for path in base.files:
         path.chmod(0o600)  # a test damages it, also when it is not root's
     return base
@@ -36,7 +37,7 @@ def published(root: Path) -> bases.Base:
 
 def test_a_published_base_is_found_and_its_memory_is_as_saved(tmp_path: Path) -> None:
     published(tmp_path)
-    found = bases.find(tmp_path, "k")
+    found = bases.find(QemuBase, tmp_path, "k")
     assert found is not None
     memory = bases.load_memory(found)
     try:
@@ -50,7 +51,7 @@ def test_a_published_base_is_found_and_its_memory_is_as_saved(tmp_path: Path) ->
 
 def test_without_a_manifest_there_is_no_base(tmp_path: Path) -> None:
     (published(tmp_path).directory / "manifest.json").unlink()
-    assert bases.find(tmp_path, "k") is None
+    assert bases.find(QemuBase, tmp_path, "k") is None
 
 
 def flip(path: Path) -> None:
@@ -59,11 +60,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def remove_state(base: bases.Base) -> None:
+def remove_state(base: QemuBase) -> None:
     base.state.unlink()
 
 
-DAMAGE: list[Callable[[bases.Base], object]] = [
+DAMAGE: list[Callable[[QemuBase], object]] = [
     lambda base: flip(base.state),
     lambda base: flip(base.disk),
     lambda base: os.truncate(base.empty_disk, 10),
@@ -80,10 +81,10 @@ DAMAGE: list[Callable[[bases.Base], object]] = [
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_base_is_refused(tmp_path: Path, damage: Callable[[bases.Base], object]) -> None:
+def test_a_damaged_base_is_refused(tmp_path: Path, damage: Callable[[QemuBase], object]) -> None:
     damage(published(tmp_path))
     with pytest.raises(DamagedBase):
-        bases.find(tmp_path, "k")
+        bases.find(QemuBase, tmp_path, "k")
 
 
 def test_altered_memory_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_altered_memory_is_refused_when_it_is_loaded(tmp_path: Path) -> None:
     with base.memory.open("r+b") as memory:
         memory.seek(3 * MIB)
         memory.write(b"!")
-    found = bases.find(tmp_path, "k")
+    found = bases.find(QemuBase, tmp_path, "k")
     assert found is not None
     with pytest.raises(DamagedBase):
         bases.load_memory(found)

@@ -1,6 +1,7 @@
-"""Cache of loaded memory images: each base, and each snapshot that VMs run on, as one sealed memfd.
+"""Cache of loaded memory images: each base, and each snapshot that VMs run on, as one open file that never changes.
 
-All VMs on an image map it privately and so share its pages. An image is loaded on first use.
+All VMs on an image map it privately and so share its pages. An image is loaded on first use. What kind of file it is, is up
+to the driver: `ImageLoader`.
 """
 
 from __future__ import annotations
@@ -11,19 +12,14 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
-from wrenn.base.on_failure import on_failure
 from wrenn.base.units import PAGE_B
-from wrenn.linux import memfd
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.vm.memory import ImageRef
-from wrenn.vm.qemu.base_files import Base, load_memory
-from wrenn.vm.qemu.memory_diff import MemoryFile, apply_diff
-from wrenn.vm.qemu.memory_files import memory_path
 
 _LOADED_LIMIT: Final = 16
 """Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
@@ -32,11 +28,28 @@ _SHARE_OF_MEMORY: Final = 4
 was loaded last stays, however large."""
 
 
+class ImageLoader(Protocol):
+    """Loads one image. All methods block."""
+
+    def load_base(self, key: str) -> int:
+        """Return a descriptor of a base's memory, which the caller owns. Raises DamagedBase."""
+        ...
+
+    def compose(self, below: int, snapshot: snapshots.Snapshot) -> int:
+        """Return a descriptor of the image `below` with a snapshot over it, which the caller owns. Raises DamagedSnapshot."""
+        ...
+
+    def drop(self, fd: int) -> None:
+        """Close a descriptor that `load_base` or `compose` returned, and remove what was made for it. VMs on it keep running."""
+        ...
+
+
 class LoadedImages:
     """A cache of memory images, bounded in number and size; concurrent requests for one image load it once."""
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: Folders, loader: ImageLoader) -> None:
         self._folders = folders
+        self._loader = loader
         self._limit_b = os.sysconf("SC_PHYS_PAGES") * PAGE_B // _SHARE_OF_MEMORY
         self._loaded: dict[ImageRef, int] = {}
         self._last_use: dict[ImageRef, float] = {}
@@ -77,7 +90,7 @@ class LoadedImages:
         if task.cancelled() or task.exception() is not None:
             return
         if outdated:
-            os.close(task.result())
+            self._loader.drop(task.result())
             return
         self._loaded[image] = task.result()
         self._last_use[image] = time.monotonic()
@@ -92,18 +105,17 @@ class LoadedImages:
 
     async def _load(self, image: ImageRef) -> int:
         if not image.snapshot:
-            base = Base(image.base, self._folders.bases / image.base)
-            return await run_to_end(partial(load_memory, base), drop=os.close)
+            return await run_to_end(partial(self._loader.load_base, image.base), drop=self._loader.drop)
         snapshot = snapshots.find(self._folders.snapshots, image.snapshot)
         if snapshot.manifest.base != image.base:
             raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
         async with self.descriptor(ImageRef(image.base, snapshot.manifest.parent)) as below:
-            return await run_to_end(partial(_compose, below, snapshot), drop=os.close)
+            return await run_to_end(partial(self._loader.compose, below, snapshot), drop=self._loader.drop)
 
     def forget(self, image: ImageRef) -> None:
         """Unload an image; VMs on it keep running. A load under way is repeated for those who wait for it."""
         if (fd := self._loaded.pop(image, None)) is not None:
-            os.close(fd)
+            self._loader.drop(fd)
         self._last_use.pop(image, None)
         if image in self._loading:
             self._outdated.add(image)
@@ -117,14 +129,3 @@ class LoadedImages:
             await asyncio.wait(tasks)
         for image in list(self._loaded):
             self.forget(image)
-
-
-def _compose(below: int, snapshot: snapshots.Snapshot) -> int:
-    memory = memfd.open_copy(below, name=f"wrenn-{snapshot.manifest.snapshot_id}")
-    with on_failure(partial(os.close, memory)):
-        size_b = os.fstat(memory).st_size
-        apply_diff(
-            memory_path(snapshot.directory), snapshot.manifest.memory_digest, MemoryFile(memory, size_b)
-        )
-        memfd.seal(memory)
-    return memory

@@ -18,7 +18,7 @@ import xxhash
 from wrenn.base.units import MIB, PAGE_B
 from wrenn.linux.process_memory import ProcessMemory, find_mapping, pages_of, read_pagemap, runs_of
 from wrenn.storage.errors import DamagedSnapshot
-from wrenn.vm.qemu.memory_diff import MemoryFile, apply_diff, check_diff, write_diff
+from wrenn.vm.memory_diff import MemoryFile, apply_diff, check_diff, write_diff
 
 SIZE_B = 16 * MIB
 HOLDER = """

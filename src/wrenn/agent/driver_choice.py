@@ -1,0 +1,124 @@
+"""Chooses the virtual machine monitor of a host by its settings, by what works there, and by what its sandboxes run on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Final
+
+from wrenn.agent.layout import Layout
+from wrenn.agent.settings import Settings, VmmChoice
+from wrenn.base.errors import InvalidState
+from wrenn.linux.files import write_json
+from wrenn.storage.images import load_images
+from wrenn.vm import Driver
+from wrenn.vm.firecracker import FirecrackerDriver, Installation, find_installation
+from wrenn.vm.kvm import why_no_kvm
+from wrenn.vm.qemu import AcceleratorChoice, QemuDriver, choose_accelerator, qemu_version
+
+_log = logging.getLogger(__name__)
+
+_RECORD: Final = "vmm.json"
+"""File in the data folder that names the monitor which the sandboxes there run on."""
+
+
+async def open_driver(settings: Settings, layout: Layout) -> Driver:
+    """Return the driver, ready to start VMs.
+
+    Raises:
+        NotFound: kernel or template are not built.
+        InvalidState: what the setting asks for does not work here, or there are sandboxes of the other monitor.
+    """
+    vmm = await choose_vmm(settings, layout)
+    if vmm is VmmChoice.FIRECRACKER:
+        driver = await _firecracker(await usable_firecracker(settings), layout)
+    else:
+        driver = await _qemu(settings, layout, await _accelerator(settings))
+    write_json(layout.data_dir / _RECORD, {"vmm": vmm.value}, durable=True)
+    return driver
+
+
+async def choose_vmm(settings: Settings, layout: Layout) -> VmmChoice:
+    """Return QEMU or Firecracker.
+
+    A host that has sandboxes, running or paused, stays with their monitor: the other one could neither adopt nor resume them.
+
+    Raises:
+        InvalidState: the setting demands the other one.
+    """
+    present = _vmm_of_sandboxes(layout)
+    if settings.vmm is VmmChoice.AUTO:
+        return present or await _best(settings)
+    if present is not None and present is not settings.vmm:
+        raise InvalidState(
+            f"WRENN_VMM is {settings.vmm}, but sandboxes of this host run under {present}: remove them first, or set "
+            f"WRENN_VMM={present}."
+        )
+    return settings.vmm
+
+
+async def usable_firecracker(settings: Settings) -> Installation:
+    """Return the installed Firecracker.
+
+    Raises:
+        InvalidState: it cannot be used here; the message says why and what to do.
+    """
+    if reason := why_no_kvm():
+        raise InvalidState(f"Firecracker needs KVM: {reason}")
+    return await find_installation(settings.firecracker_dir)
+
+
+def _vmm_of_sandboxes(layout: Layout) -> VmmChoice | None:
+    """Return the monitor of this host's sandboxes; None if there are none."""
+    if not layout.sandboxes.is_dir() or not any(layout.sandboxes.iterdir()):
+        return None
+    return _recorded(layout.data_dir / _RECORD)
+
+
+def _recorded(path: Path) -> VmmChoice:
+    try:
+        return VmmChoice(json.loads(path.read_text())["vmm"])
+    except FileNotFoundError:
+        return VmmChoice.QEMU  # the only one of earlier releases
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidState(
+            f'{path} is damaged: write the monitor of this host\'s sandboxes there, as in {{"vmm": "qemu"}}.'
+        ) from error
+
+
+async def _best(settings: Settings) -> VmmChoice:
+    try:
+        await usable_firecracker(settings)
+    except InvalidState as error:
+        _log.info("sandboxes run under QEMU", extra={"reason": error.message})
+        return VmmChoice.QEMU
+    return VmmChoice.FIRECRACKER
+
+
+async def _firecracker(installation: Installation, layout: Layout) -> FirecrackerDriver:
+    driver = FirecrackerDriver(installation=installation, folders=layout.folders, prefix=layout.cgroup_root)
+    await driver.prepare()
+    return driver
+
+
+async def _accelerator(settings: Settings) -> AcceleratorChoice:
+    return await choose_accelerator(
+        kernel=load_images(settings.images_dir).kernel,
+        memory_of_choice=settings.accelerator_choice,
+        probe_timeout_s=settings.kvm_probe_s,
+        cpu_model=settings.cpu_model,
+    )
+
+
+async def _qemu(settings: Settings, layout: Layout, choice: AcceleratorChoice) -> QemuDriver:
+    if choice.reason:
+        _log.warning("no KVM: sandboxes are emulated", extra={"reason": choice.reason})
+    driver = QemuDriver(
+        accelerator=choice.accelerator,
+        version=await qemu_version(),
+        folders=layout.folders,
+        cpu_model=settings.cpu_model,
+    )
+    await driver.prepare()
+    return driver

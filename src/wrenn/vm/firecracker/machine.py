@@ -1,0 +1,167 @@
+"""A running Firecracker: its process, its API, its disk, its log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from wrenn.base.errors import AgentFailure
+from wrenn.base.units import KIB, MIB
+from wrenn.linux.files import remove_tree
+from wrenn.linux.process import kill_and_wait
+from wrenn.linux.process_usage import ProcessUsage, read_proportional_b, read_usage
+from wrenn.linux.threads import run_to_end
+from wrenn.vm.firecracker.api import FirecrackerApi, InstanceState, SnapshotKind
+from wrenn.vm.firecracker.block_disks import AttachedDisk, BlockDisks
+from wrenn.vm.firecracker.jail_files import DIRTIED, DISK, MEMORY, STATE
+from wrenn.vm.machine import MachineHandle
+
+_log = logging.getLogger(__name__)
+
+SOCKET_NAME: Final = "api.sock"
+LOG_NAME: Final = "vmm.log"
+JAIL_NAME: Final = "firecracker"
+"""Folder in that of the machine in which the jailer makes the jail."""
+DRIVE: Final = "root"
+_KILL_TIMEOUT_S: Final = 10.0
+_LOG_TAIL_B: Final = 2000
+_LOG_LIMIT_B: Final = MIB
+"""The guest's console and messages of Firecracker; a hostile guest can write without end."""
+_CONSOLE_LIMIT_B: Final = 64 * KIB
+
+
+def disk_name(directory: Path) -> str:
+    """Return the name of the disk of the machine in this folder. The folder of a base that is being made begins with a dot."""
+    return directory.name.lstrip(".")
+
+
+class FirecrackerMachine:
+    """A VM run by Firecracker. Implements `wrenn.vm.machine.Machine`."""
+
+    def __init__(
+        self, handle: MachineHandle, root: Path, disks: BlockDisks, disk: AttachedDisk | None
+    ) -> None:
+        self._handle = handle
+        self._root = root
+        self._disks = disks
+        self._disk = disk
+
+    @property
+    def handle(self) -> MachineHandle:
+        """What identifies this VM across restarts of the agent."""
+        return self._handle
+
+    @property
+    def root(self) -> Path:
+        """Its jail."""
+        return self._root
+
+    @asynccontextmanager
+    async def api(self) -> AsyncGenerator[FirecrackerApi]:
+        """Return a context with a connection to the API."""
+        async with FirecrackerApi(self._handle.directory / SOCKET_NAME) as api:
+            yield api
+
+    def _attached(self) -> AttachedDisk:
+        if self._disk is None or not self._handle.process.is_alive():
+            raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
+        return self._disk
+
+    async def suspend(self) -> None:
+        """Stop the vCPUs, and write to the layer what the kernel still has of the disk in memory."""
+        async with self.api() as api:
+            await api.pause()
+        await self._attached().flush()
+
+    async def unsuspend(self) -> None:
+        """Let the vCPUs continue."""
+        async with self.api() as api:
+            await api.resume()
+
+    async def save_dirtied(self) -> None:
+        """Add the pages that were dirtied since the last save to the file of dirtied pages, and write the device state. The VM is suspended."""
+        async with self.api() as api:
+            await api.create_snapshot(kind=SnapshotKind.DIFF, state=f"/{STATE}", memory=f"/{DIRTIED}")
+
+    async def save_all(self) -> None:
+        """Write the whole memory and the device state. The VM is suspended."""
+        async with self.api() as api:
+            await api.create_snapshot(kind=SnapshotKind.FULL, state=f"/{STATE}", memory=f"/{MEMORY}")
+
+    async def switch_layer(self, layer_id: str) -> None:
+        """Put the layer on top of the disk; Firecracker has the same device as before."""
+        await self._attached().switch_layer(layer_id)
+
+    async def written_layer(self) -> str:
+        """Return the layer that the kernel writes to."""
+        return await self._attached().written_layer()
+
+    async def merge_layers(self) -> None:
+        """Not supported: `Capabilities.merges_layers` says so."""
+        raise AssertionError("layers of device-mapper are not merged")
+
+    async def grow_disk(self, size_b: int) -> None:
+        """Enlarge the device, then have Firecracker notice, which notifies the guest."""
+        disk = self._attached()
+        await disk.grow(size_b)
+        async with self.api() as api:
+            await api.update_drive(DRIVE, f"/{DISK}")
+
+    async def console(self) -> str:
+        """Return the end of what the guest wrote to its serial console, between messages of Firecracker."""
+        return self._tail(_CONSOLE_LIMIT_B)
+
+    def log_tail(self) -> str:
+        """Return the end of the log."""
+        return self._tail(_LOG_TAIL_B)
+
+    def _tail(self, size_b: int) -> str:
+        with contextlib.suppress(OSError), (self._handle.directory / LOG_NAME).open("rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - size_b))
+            return log.read(size_b).decode(errors="replace")
+        return ""
+
+    async def maintain(self, *, may_unsuspend: bool) -> bool:
+        """Truncate the log, and unsuspend a VM that stands still after a failed operation."""
+        log = self._handle.directory / LOG_NAME
+        with contextlib.suppress(FileNotFoundError):
+            if log.stat().st_size > _LOG_LIMIT_B:
+                os.truncate(log, 0)  # it is appended to
+        if not may_unsuspend or not self._handle.process.is_alive():
+            return False
+        async with self.api() as api:
+            if (await api.describe()).state is not InstanceState.PAUSED:
+                return False
+            await api.resume()
+        return True
+
+    def usage(self) -> ProcessUsage | None:
+        """Return CPU time and resident memory of Firecracker."""
+        return read_usage(self._handle.process)
+
+    def proportional_b(self) -> int | None:
+        """Return Firecracker's share of the memory that it uses; pages of the memory image are shared with other VMs."""
+        return read_proportional_b(self._handle.process)
+
+    def disconnect(self) -> None:
+        """Do nothing: each call has a connection of its own."""
+
+    async def kill(self) -> None:
+        """End Firecracker, wait until it is gone, and then remove its disk's devices and its jail."""
+        await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
+        await self._disks.detach(disk_name(self._handle.directory))
+        await run_to_end(lambda: remove_tree(self._handle.directory / JAIL_NAME))
+
+    async def wait_exit(self) -> None:
+        """Return when Firecracker has ended."""
+        ended_with = await self._handle.process.wait_exit()
+        if ended_with == -signal.SIGSYS:
+            # No Firecracker of ours makes such a call: its guest may have taken it over. The kernel's log names the call.
+            fields = {"vm": self._handle.directory.name, "pid": self._handle.process.pid}
+            _log.warning("VMM ended for a forbidden system call", extra=fields)

@@ -1,0 +1,57 @@
+"""Saves memory and device state of Firecracker's VMs.
+
+Firecracker adds the pages that were dirtied since its last save to one file in the jail, which so has all pages that differ from
+the memory image that the VM maps. They are compared with the image, and stored in the same format as those of other VMMs.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from wrenn.linux.threads import run_to_end
+from wrenn.storage.folders import Folders
+from wrenn.storage.snapshots import Snapshot
+from wrenn.vm.firecracker.image_files import ImageFiles
+from wrenn.vm.firecracker.jail_files import STATE, DirtiedPages, open_dirtied, take_file
+from wrenn.vm.firecracker.machine import FirecrackerMachine
+from wrenn.vm.machine import Machine
+from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
+from wrenn.vm.memory_diff import DiffSize
+from wrenn.vm.memory_files import memory_path, state_path
+from wrenn.vm.saved_memory import DiffedMemory, seal_state, write_memory
+
+
+class FirecrackerMemory(DiffedMemory):
+    """Saves and loads memory of Firecracker's VMs. Implements `wrenn.vm.memory.MemoryImages`."""
+
+    def __init__(self, folders: Folders, files: ImageFiles) -> None:
+        super().__init__(folders, files)
+
+    async def save(
+        self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved
+    ) -> SavedMemory:
+        """Have Firecracker save, then write the pages that differ from the image, then take the device state."""
+        assert isinstance(machine, FirecrackerMachine), "a machine of this driver"
+        parent, between = self.choose_parent(image)
+        await machine.save_dirtied()
+        async with self.images.descriptor(ImageRef(image.base, parent)) as below:
+            size = await run_to_end(partial(_write, memory_path(directory), machine.root, below, between))
+        await on_part_saved("memory")
+        async with machine.api() as api:
+            await api.describe()  # raises if the machine has ended
+        state = state_path(directory)
+        take_file(machine.root / STATE, state)
+        seal = seal_state(state, size)
+        await on_part_saved("state")
+        return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
+
+
+def _write(path: Path, root: Path, image: int, between: list[Snapshot]) -> DiffSize:
+    size_b = os.fstat(image).st_size
+    fd = open_dirtied(root, size_b=size_b)
+    try:
+        return write_memory(path, DirtiedPages(fd, size_b), image, between)
+    finally:
+        os.close(fd)
