@@ -91,6 +91,17 @@ def test_dirtied_pages_over_an_image_give_the_memory_again(tmp_path: Path) -> No
         assert os.pread(image, PAGE_B, number * PAGE_B) == expected.get(number, bytes(PAGE_B)), number
 
 
+def test_memory_that_began_as_zeros_is_saved_over_an_image(tmp_path: Path) -> None:
+    image = sparse(tmp_path / "image", {0: page("a"), 3: page("b"), 200: page("d")})
+    dirtied = sparse(tmp_path / DIRTIED, {3: page("n"), 7: page("m")})
+    size = write_diff(tmp_path / "memory", DirtiedPages(dirtied, MIB, image), image)
+    assert (size.data_pages, size.zero_pages) == (2, 2)
+    apply_diff(tmp_path / "memory", size.digest, MemoryFile(image, MIB))
+    for number in range(MIB // PAGE_B):
+        expected = {3: page("n"), 7: page("m")}.get(number, bytes(PAGE_B))
+        assert os.pread(image, PAGE_B, number * PAGE_B) == expected, number
+
+
 def test_dirtied_pages_that_are_cut_meanwhile_are_refused(tmp_path: Path) -> None:
     fd = sparse(tmp_path / DIRTIED, {3: page("n")})
     pages = DirtiedPages(fd, MIB)

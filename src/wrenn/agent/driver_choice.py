@@ -78,7 +78,9 @@ def _vmm_of_sandboxes(layout: Layout) -> VmmChoice | None:
 
 def _recorded(path: Path) -> VmmChoice:
     try:
-        return VmmChoice(json.loads(path.read_text())["vmm"])
+        return {vmm.value: vmm for vmm in (VmmChoice.QEMU, VmmChoice.FIRECRACKER)}[
+            json.loads(path.read_text())["vmm"]
+        ]
     except FileNotFoundError:
         return VmmChoice.QEMU  # the only one of earlier releases
     except (ValueError, KeyError, TypeError) as error:

@@ -35,6 +35,8 @@ class Base:
     directory: Path
     DISK_FILES: ClassVar[tuple[str, ...]] = ()
     """Names of the VMM's files for the disk."""
+    SPARSE_FILES: ClassVar[tuple[str, ...]] = ("memory",)
+    """Those of all files that are far larger than their data: their digest does not depend on holes."""
     MEMORY_MODE: ClassVar[int] = 0o400
 
     @property
@@ -79,7 +81,8 @@ def publish(kind: type[B], draft: Path, root: Path, *, key: str, facts: Facts) -
         "format": BASE_FORMAT,
         "key": key,
         "facts": dict(facts),
-        "files": {p.name: _digest_of(p) for p in base.files} | {base.image.name: _size_of(base.image)},
+        "files": {p.name: _digest_of(p, sparse=p.name in base.SPARSE_FILES) for p in base.files}
+        | {base.image.name: _size_of(base.image)},
     }
     write_json(draft / _MANIFEST, manifest, durable=True)
     final = root / key
@@ -102,7 +105,10 @@ def find(kind: type[B], root: Path, key: str) -> B | None:
         return None
     for path in (*base.files, base.image):
         _check_size(base, path, files)
-        if path not in (base.memory, base.image) and _sha256(path) != files[path.name].get("sha256"):
+        if (
+            path not in (base.memory, base.image)
+            and _digest_of(path, sparse=path.name in base.SPARSE_FILES) != files[path.name]
+        ):
             raise DamagedBase(f"{path.name} of base {key} has other content than when it was made.")
     return base
 
@@ -154,16 +160,13 @@ def open_memory(base: Base) -> int:
     Raises:
         DamagedBase: the content is not what was saved.
     """
-    digest = PageDigest()
     try:
         expected = _digests(base).get(base.memory.name, {}).get("pages_sha256")
         memory = os.open(base.memory, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise DamagedBase(f"A file of base {base.key} is missing.") from error
     with on_failure(partial(os.close, memory)):
-        for offset, data in read_data(memory):
-            digest.update(offset, data)
-        if digest.hexdigest() != expected:
+        if _page_digest(memory) != expected:
             raise DamagedBase(f"The memory of base {base.key} has other content than when it was made.")
     return memory
 
@@ -188,13 +191,19 @@ def _check_size(base: Base, path: Path, files: dict[str, dict[str, Any]]) -> Non
         raise DamagedBase(f"{path.name} of base {base.key} is missing or has another size.")
 
 
-def _digest_of(path: Path) -> dict[str, str | int]:
+def _digest_of(path: Path, *, sparse: bool) -> dict[str, str | int]:
     size_b = path.stat().st_size
-    if path.name == "memory":
-        digest = PageDigest()
-        os.close(sealed_copy(path, name="digest", on_data=digest.update))
-        return {"size_b": size_b, "pages_sha256": digest.hexdigest()}
+    if sparse:
+        with path.open("rb") as file:
+            return {"size_b": size_b, "pages_sha256": _page_digest(file.fileno())}
     return {"size_b": size_b, "sha256": _sha256(path)}
+
+
+def _page_digest(fd: int) -> str:
+    digest = PageDigest()
+    for offset, data in read_data(fd):
+        digest.update(offset, data)
+    return digest.hexdigest()
 
 
 def _size_of(path: Path) -> dict[str, str | int]:

@@ -10,11 +10,12 @@ from typing import Final
 
 from wrenn.agent.doctor.advisories import check_advisories
 from wrenn.agent.doctor.check_result import Check
+from wrenn.agent.driver_choice import usable_firecracker
 from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.images.container import missing_packages
 from wrenn.agent.machine import measure
-from wrenn.agent.settings import Settings
-from wrenn.base.errors import WrennError
+from wrenn.agent.settings import Settings, VmmChoice
+from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.units import GIB, MIB
 from wrenn.linux import cgroups
 from wrenn.storage.images import load_images
@@ -30,7 +31,8 @@ async def check_machine(settings: Settings) -> list[Check]:
         Check("root", ok=os.geteuid() == 0, detail=f"uid {os.geteuid()}", hint="Run it as root."),
         _check_commands(),
         _check_container_images(),
-        await _check_qemu(),
+        await _check_qemu(settings),
+        await _check_firecracker(settings),
         await _check_images(settings),
         Check("tun", ok=Path("/dev/net/tun").exists(), detail="/dev/net/tun", hint="Load it: modprobe tun"),
         _check_cgroups(),
@@ -61,11 +63,26 @@ def _check_container_images() -> Check:
     return Check("container images", ok=True, detail=detail)
 
 
-async def _check_qemu() -> Check:
+async def _check_qemu(settings: Settings) -> Check:
     try:
         return Check("qemu", ok=True, detail=await qemu_version())
     except WrennError as error:
-        return Check("qemu", ok=False, detail=error.message, hint="Run: make setup")
+        needed = settings.vmm is not VmmChoice.FIRECRACKER
+        return Check("qemu", ok=not needed, detail=error.message, hint="Run: make setup")
+
+
+async def _check_firecracker(settings: Settings) -> Check:
+    """Say whether Firecracker can be used. A host without it is a good host, unless its setting asks for it."""
+    name, hint = "firecracker", "Install it (docs/howto/run-on-kvm.md), or set WRENN_VMM=qemu."
+    if settings.vmm is VmmChoice.QEMU:
+        return Check(name, ok=True, detail="not used: WRENN_VMM is qemu")
+    try:
+        return Check(name, ok=True, detail=(await usable_firecracker(settings)).vmm)
+    except InvalidState as error:
+        needed = settings.vmm is VmmChoice.FIRECRACKER
+        return Check(
+            name, ok=not needed, detail=error.message if needed else f"not used: {error.message}", hint=hint
+        )
 
 
 async def _check_images(settings: Settings) -> Check:

@@ -16,6 +16,7 @@ class FirecrackerBase(Base):
     """Paths of the files of one base, with the copy-on-write file of what the boot wrote."""
 
     DISK_FILES: ClassVar[tuple[str, ...]] = (_WRITTEN,)
+    SPARSE_FILES: ClassVar[tuple[str, ...]] = ("memory", _WRITTEN)
     MEMORY_MODE: ClassVar[int] = 0o444
     """Each VMM maps it, as a user of its own. Its folder is root's; what a VMM sees is a hard link in its jail."""
 

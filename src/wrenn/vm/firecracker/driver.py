@@ -21,7 +21,7 @@ from wrenn.linux.tap import NamedTap
 from wrenn.storage import snapshots
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
-from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest
+from wrenn.vm.driver import BootRequest, BootSource, Capabilities, FlattenRequest, RestoreRequest
 from wrenn.vm.firecracker.api import (
     Drive,
     FirecrackerApi,
@@ -46,6 +46,7 @@ from wrenn.vm.firecracker.jail_files import (
     take_file,
 )
 from wrenn.vm.firecracker.machine import (
+    BOOTED_NAME,
     DRIVE,
     JAIL_NAME,
     LOG_NAME,
@@ -143,28 +144,34 @@ class FirecrackerDriver:
         async with Undo() as undo:
             undo.push("detach disk", partial(self._disks.detach, name))
             disk = await self._disks.attach_boot(name, image=base.image, written=base.written)
-
-            def fill_jail(root: Path) -> None:
-                for source, file in ((images.kernel, KERNEL), (images.initramfs, INITRAMFS)):
-                    shutil.copyfile(source, root / file)
-                    (root / file).chmod(0o444)
-
-            tap = request.link.give_tap(request.confinement.uid)
-            machine = await self._start(undo, request, disk, tap, fill_jail)
-            async with machine.api() as api:
-                await self._check_version(api)
-                await api.boot(
-                    MachineConfiguration(
-                        vcpus=request.shape.vcpus,
-                        memory_mb=request.shape.memory_mb,
-                        kernel=f"/{KERNEL}",
-                        kernel_args=request.kernel_args,
-                        initramfs=f"/{INITRAMFS}",
-                        drives=(Drive(DRIVE, f"/{DISK}", read_only=False),),
-                        interfaces=(NetworkInterface(_INTERFACE, tap.name, GUEST_MAC),),
-                    )
-                )
+            source = BootSource(images.kernel, images.initramfs, request.kernel_args)
+            machine = await self._boot(undo, request, disk, source)
             undo.keep()
+        return machine
+
+    async def _boot(
+        self, undo: Undo, request: BootRequest | RestoreRequest, disk: AttachedDisk, source: BootSource
+    ) -> FirecrackerMachine:
+        def fill_jail(root: Path) -> None:
+            for path, file in ((source.kernel, KERNEL), (source.initramfs, INITRAMFS)):
+                shutil.copyfile(path, root / file)
+                (root / file).chmod(0o444)
+
+        tap = request.link.give_tap(request.confinement.uid)
+        machine = await self._start(undo, request, disk, tap, fill_jail)
+        async with machine.api() as api:
+            await self._check_version(api)
+            await api.boot(
+                MachineConfiguration(
+                    vcpus=request.shape.vcpus,
+                    memory_mb=request.shape.memory_mb,
+                    kernel=f"/{KERNEL}",
+                    kernel_args=source.kernel_args,
+                    initramfs=f"/{INITRAMFS}",
+                    drives=(Drive(DRIVE, f"/{DISK}", read_only=False),),
+                    interfaces=(NetworkInterface(_INTERFACE, tap.name, GUEST_MAC),),
+                )
+            )
         return machine
 
     async def save_boot(self, machine: Machine, request: BootRequest) -> None:
@@ -181,6 +188,8 @@ class FirecrackerDriver:
 
     async def restore(self, request: RestoreRequest) -> FirecrackerMachine:
         """Start a restore. The guest runs when it returns."""
+        if request.boot is not None:
+            return await self._boot_again(request, request.boot)
         saved = snapshots.find(self._folders.snapshots, request.saved) if request.saved else None
         image = request.image
         if saved is not None:
@@ -209,6 +218,16 @@ class FirecrackerDriver:
                     version=self._installation.version,
                     resume=True,
                 )
+            undo.keep()
+        return machine
+
+    async def _boot_again(self, request: RestoreRequest, source: BootSource) -> FirecrackerMachine:
+        """Boot a VM from its disk. Its RAM begins as zeros, and is saved over the base's image nevertheless."""
+        async with Undo() as undo:
+            undo.push("detach disk", partial(self._disks.detach, disk_name(request.directory)))
+            disk = await self._disks.attach(disk_name(request.directory), request.disk)
+            (request.directory / BOOTED_NAME).touch()
+            machine = await self._boot(undo, request, disk, source)
             undo.keep()
         return machine
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wrenn.base.units import PAGE_B
 from wrenn.linux.files import data_extents
-from wrenn.linux.process_memory import PageRuns
+from wrenn.linux.process_memory import PageRuns, pages_of, runs_of
 from wrenn.storage.errors import DamagedSnapshot
 
 API = "api"
@@ -67,10 +67,15 @@ def open_dirtied(root: Path, *, size_b: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DirtiedPages:
-    """A sparse file with pages of a guest's RAM. Implements `wrenn.vm.memory_diff.MemorySource`."""
+    """A sparse file with pages of a guest's RAM. Implements `wrenn.vm.memory_diff.MemorySource`.
+
+    Attributes:
+        also: another file of that size: pages that it has count as dirtied, and are zero unless this one has them.
+    """
 
     fd: int
     size_b: int
+    also: int | None = None
 
     @property
     def pages(self) -> int:
@@ -79,8 +84,10 @@ class DirtiedPages:
 
     def own_pages(self) -> PageRuns:
         """Return the pages that the file has."""
-        extents = [(start // PAGE_B, -(-end // PAGE_B)) for start, end in data_extents(self.fd)]
-        return np.array([(first, end - first) for first, end in extents], dtype=np.int64).reshape(-1, 2)
+        runs = _pages_with_data(self.fd)
+        if self.also is not None:
+            runs = runs_of(np.union1d(pages_of(runs), pages_of(_pages_with_data(self.also))))
+        return runs
 
     def read(self, runs: PageRuns, into: NDArray[np.uint8]) -> None:
         """Read the pages of `runs` consecutively into the start of `into`."""
@@ -93,3 +100,8 @@ class DirtiedPages:
                 if read == 0:
                     raise DamagedSnapshot("The virtual machine cut the memory that it saved.")
                 at, offset = at + read, offset + read
+
+
+def _pages_with_data(fd: int) -> PageRuns:
+    extents = [(start // PAGE_B, -(-end // PAGE_B)) for start, end in data_extents(fd)]
+    return np.array([(first, end - first) for first, end in extents], dtype=np.int64).reshape(-1, 2)

@@ -15,7 +15,7 @@ from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm.firecracker.image_files import ImageFiles
 from wrenn.vm.firecracker.jail_files import STATE, DirtiedPages, open_dirtied, take_file
-from wrenn.vm.firecracker.machine import FirecrackerMachine
+from wrenn.vm.firecracker.machine import BOOTED_NAME, FirecrackerMachine
 from wrenn.vm.machine import Machine
 from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
 from wrenn.vm.memory_diff import DiffSize
@@ -37,7 +37,7 @@ class FirecrackerMemory(DiffedMemory):
         parent, between = self.choose_parent(image)
         await machine.save_dirtied()
         async with self.images.descriptor(ImageRef(image.base, parent)) as below:
-            size = await run_to_end(partial(_write, memory_path(directory), machine.root, below, between))
+            size = await run_to_end(partial(_write, memory_path(directory), machine, below, between))
         await on_part_saved("memory")
         async with machine.api() as api:
             await api.describe()  # raises if the machine has ended
@@ -48,10 +48,12 @@ class FirecrackerMemory(DiffedMemory):
         return SavedMemory(parent, seal, {"data_pages": size.data_pages, "zero_pages": size.zero_pages})
 
 
-def _write(path: Path, root: Path, image: int, between: list[Snapshot]) -> DiffSize:
+def _write(path: Path, machine: FirecrackerMachine, image: int, between: list[Snapshot]) -> DiffSize:
     size_b = os.fstat(image).st_size
-    fd = open_dirtied(root, size_b=size_b)
+    fd = open_dirtied(machine.root, size_b=size_b)
     try:
-        return write_memory(path, DirtiedPages(fd, size_b), image, between)
+        # What a VM that was booted has not written is zero, whatever the image has there.
+        also = image if (machine.handle.directory / BOOTED_NAME).exists() else None
+        return write_memory(path, DirtiedPages(fd, size_b, also), image, between)
     finally:
         os.close(fd)
