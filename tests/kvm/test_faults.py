@@ -56,6 +56,8 @@ async def test_the_clock_of_a_restored_guest_is_right_and_never_goes_back(
 async def test_machines_run_on_when_kvm_is_forbidden_and_new_ones_are_refused(
     host_machine: HostMachine, driver: DriverAdapter, started: Started
 ) -> None:
+    if driver.name.startswith("firecracker"):
+        pytest.skip("the jailer makes a device node of its own for each machine")
     layer = new_layer_id()
     await driver.create_layer(layer, DiskRef((), driver.base))
     disk = DiskRef((layer,), driver.base)

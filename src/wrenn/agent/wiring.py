@@ -69,7 +69,7 @@ class Agent:
 async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGenerator[Agent]:
     """Build the agent, recover sandboxes of a former one, and close everything at the end; VMs keep running.
 
-    Tests may give it another `host` than this machine with QEMU.
+    Tests may give it another `host` than this machine.
 
     Raises:
         Conflict: another agent runs on this data folder.

@@ -15,10 +15,8 @@ from wrenn.vm.driver import (
 )
 from wrenn.vm.machine import Machine, MachineHandle
 from wrenn.vm.memory import ImageRef, MemoryImages, OnPartSaved, SavedMemory
-from wrenn.vm.memory_files import SAVED_FILES
 
 __all__ = [
-    "SAVED_FILES",
     "BaseStore",
     "BootRequest",
     "BootSource",
