@@ -33,7 +33,7 @@ from wrenn.vm.firecracker.bases import FirecrackerBase, FirecrackerBases
 from wrenn.vm.firecracker.block_disks import AttachedDisk
 from wrenn.vm.firecracker.disks import DmDisks
 from wrenn.vm.firecracker.flatten import flatten
-from wrenn.vm.firecracker.image_files import ImageFiles, compose, lay_over, path_of
+from wrenn.vm.firecracker.image_files import ImageFiles, compose, write_snapshot_pages, path_of
 from wrenn.vm.firecracker.installation import Installation, dotted
 from wrenn.vm.firecracker.jail_files import (
     API,
@@ -304,7 +304,7 @@ def _write_dirtied(path: Path, saved: Snapshot, *, size_b: int, uid: int) -> Non
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         os.ftruncate(fd, size_b)
-        lay_over(fd, saved)
+        write_snapshot_pages(fd, saved)
         os.fchown(fd, uid, uid)
     finally:
         os.close(fd)

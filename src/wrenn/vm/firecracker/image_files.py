@@ -64,7 +64,7 @@ def compose(path: Path, below: int, snapshot: Snapshot) -> None:
     try:
         with on_failure(partial(path.unlink, missing_ok=True)):
             copy_sparse(below, memory)
-            lay_over(memory, snapshot)
+            write_snapshot_pages(memory, snapshot)
             os.fchmod(memory, IMAGE_MODE)
     except OSError as error:
         raise translated(error, doing="prepare the sandbox's memory") from error
@@ -72,7 +72,7 @@ def compose(path: Path, below: int, snapshot: Snapshot) -> None:
         os.close(memory)
 
 
-def lay_over(memory: int, snapshot: Snapshot) -> None:
+def write_snapshot_pages(memory: int, snapshot: Snapshot) -> None:
     """Write the pages of a snapshot to an open file of the same size."""
     file = MemoryFile(memory, os.fstat(memory).st_size)
     apply_diff(memory_path(snapshot.directory), snapshot.manifest.memory_digest, file)
