@@ -184,7 +184,7 @@ def test_a_kvm_that_only_root_may_open_is_not_used(mode: int, gid: int, group: i
 async def test_what_was_chosen_can_be_read_also_where_kvm_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accelerator, "_KVM", tmp_path / "kvm")
+    monkeypatch.setattr(kvm, "_KVM", tmp_path / "kvm")
     chosen = await accelerator.choose_accelerator(
         kernel=tmp_path, memory_of_choice=tmp_path / "choice", probe_timeout_s=1, cpu_model="host"
     )
@@ -218,7 +218,7 @@ async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_cached(
     """A plain file is no KVM: QEMU says so."""
     device = tmp_path / "kvm"
     device.touch()
-    monkeypatch.setattr(accelerator, "_KVM", device)
+    monkeypatch.setattr(kvm, "_KVM", device)
     monkeypatch.setattr(accelerator, "group_with_access", group_of_the_test)
     choice = tmp_path / "choice"
     kernel = tmp_path / "no-kernel"

@@ -33,7 +33,7 @@ from wrenn.vm.firecracker.bases import FirecrackerBase, FirecrackerBases
 from wrenn.vm.firecracker.block_disks import AttachedDisk
 from wrenn.vm.firecracker.disks import DmDisks
 from wrenn.vm.firecracker.flatten import flatten
-from wrenn.vm.firecracker.image_files import ImageFiles, compose, write_snapshot_pages, path_of
+from wrenn.vm.firecracker.image_files import ImageFiles, compose, path_of, write_snapshot_pages
 from wrenn.vm.firecracker.installation import Installation, dotted
 from wrenn.vm.firecracker.jail_files import (
     API,
