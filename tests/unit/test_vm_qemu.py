@@ -219,7 +219,7 @@ async def test_a_kvm_that_boots_nothing_is_not_used_and_the_answer_is_cached(
     device = tmp_path / "kvm"
     device.touch()
     monkeypatch.setattr(kvm, "_KVM", device)
-    monkeypatch.setattr(accelerator, "group_with_access", group_of_the_test)
+    monkeypatch.setattr(kvm, "group_with_access", group_of_the_test)
     choice = tmp_path / "choice"
     kernel = tmp_path / "no-kernel"
     first = await accelerator.choose_accelerator(
