@@ -8,10 +8,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use sys::rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sys::rustix::net::{
-    self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags, sockopt::socket_peercred,
-};
+use sys::rustix::net::{self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SocketFlags};
 use sys::rustix::process::geteuid;
+use sys::socket::peer_user;
 
 use sys::rustix;
 
@@ -74,9 +73,9 @@ pub fn receive(listener: OwnedFd) -> Result<Message, HandshakeError> {
     wait(&listener)?;
     let connection = UnixStream::from(net::accept_with(&listener, SocketFlags::CLOEXEC)?);
     drop(listener);
-    let peer = socket_peercred(&connection)?;
-    if peer.uid != geteuid() {
-        return Err(HandshakeError::Stranger(peer.uid.as_raw()));
+    let user = peer_user(&connection)?;
+    if user != geteuid().as_raw() {
+        return Err(HandshakeError::Stranger(user));
     }
     wait(&connection)?;
     let mut text = vec![0; LARGEST];
