@@ -7,7 +7,7 @@ import hashlib
 import os
 import select
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +45,7 @@ async def starter() -> AsyncIterator[PagerStarter]:
 
 
 @contextmanager
-def vmm(request: PagerRequest, *, uid: int) -> Iterator[subprocess.Popen[str]]:
+def vmm(request: PagerRequest, *, uid: int) -> Generator[subprocess.Popen[str]]:
     """A program whose memory is filled, of this user."""
     process = subprocess.Popen(
         ["/usr/bin/python3", "-c", _PROGRAM.read_text(), request.socket.name, str(_PAGES), ""],
@@ -72,7 +72,7 @@ def ask(process: subprocess.Popen[str], command: str) -> None:
 
 
 @contextmanager
-def request_in(folder: Path) -> Iterator[PagerRequest]:
+def request_in(folder: Path) -> Generator[PagerRequest]:
     """A machine's folder, deep enough that the path of its socket is too long for a socket's name."""
     directory = folder / ("d" * 80) / "cl-1"
     jail = directory / "jail"

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from wrenn.linux.process import ProcessRef
+from wrenn.linux.spawn import Confinement
 from wrenn.storage.images import load_images
 from wrenn.vm.firecracker.api import (
     FirecrackerApi,
@@ -26,6 +28,7 @@ from wrenn.vm.firecracker.api import (
     SnapshotKind,
     is_supported,
 )
+from wrenn.vm.firecracker.pager import PagerRequest, PagerStarter, find_pager, kill_without_pager
 
 _PROGRAMS = Path("/data/firecracker")
 _JAILS = Path("/data/jails")
@@ -198,8 +201,80 @@ async def a_jailed_guest_is_saved_and_restored(initramfs: bytes) -> dict[str, fl
         await third.api.pause()
         await third.api.create_snapshot(kind=SnapshotKind.DIFF, state="/state3", memory="/diff3")
         assert (third.root / "diff3").stat().st_blocks < full.st_blocks / 2
+    program = find_pager()
+    assert program is not None, "the host machine has no page-fault server: `make setup` builds it"
+    starter = await PagerStarter.of(program)
+    try:
+        served = _Served(starter, saved, instance.version, before)
+        figures |= await served.by_faults("fourth", recorded=False)
+        figures |= await served.by_faults("fifth", recorded=True)
+        await served.ends_with_its_server("sixth")
+    finally:
+        starter.close()
     shutil.rmtree(_JAILS)
     return figures
+
+
+@dataclass(frozen=True)
+class _Served:
+    """Restores a saved guest with a page-fault server as its memory."""
+
+    starter: PagerStarter
+    saved: Path
+    version: tuple[int, int, int]
+    before: int
+
+    @asynccontextmanager
+    async def _loaded(self, name: str, **order: Path) -> AsyncGenerator[tuple[Jailed, ProcessRef, Path]]:
+        directory = _JAILS / f"{name}.machine"
+        directory.mkdir()
+        with (self.saved / "memory").open("rb") as memory:
+            async with jailed(name, self.saved / "state") as machine:
+                log = directory / "log"
+                request = PagerRequest(
+                    directory=directory, socket=machine.root / "uffd", image=memory.fileno(),
+                    confinement=Confinement(uid=_UID, cgroup_procs=()), log=log, **order,
+                )  # fmt: skip
+                pager = await asyncio.to_thread(self.starter.start, request)
+                await machine.api.load_snapshot(
+                    state="/state", memory="/uffd", backend=MemoryBackend.USERFAULTFD, version=self.version, resume=True
+                )  # fmt: skip
+                yield machine, pager, log
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            await pager.wait_exit()
+
+    async def by_faults(self, name: str, *, recorded: bool) -> dict[str, float]:
+        """It goes on where it was saved. Then its memory is saved again: only what it dirtied."""
+        begun = time.monotonic()
+        order = {"order" if recorded else "record": _JAILS / "order"}
+        async with self._loaded(name, **order) as (machine, pager, log):
+            loaded = time.monotonic()
+            first_tick = await machine.wait_tick(0)
+            shown = time.monotonic()
+            assert self.before < first_tick <= self.before + 1
+            assert pager.is_alive()
+            await machine.wait_tick(first_tick + 3)
+            await machine.api.pause()
+            await machine.api.create_snapshot(kind=SnapshotKind.DIFF, state="/state2", memory="/diff")
+            assert (machine.root / "diff").stat().st_blocks < (self.saved / "memory").stat().st_blocks / 2
+        counts = dict(re.findall(r"(\w+)=(\d+)", log.read_text()))
+        kind = "order" if recorded else "uffd"
+        return {
+            f"{kind}_load_s": loaded - begun, f"{kind}_first_output_s": shown - begun,
+            **{f"{kind}_{name}": float(value) for name, value in counts.items()},
+        }  # fmt: skip
+
+    async def ends_with_its_server(self, name: str) -> None:
+        """A guest that nobody serves is killed, not left waiting."""
+        async with self._loaded(name) as (machine, pager, _):
+            vmm = ProcessRef.of(machine.pid)
+            assert vmm is not None
+            watching = asyncio.create_task(kill_without_pager(vmm, pager))
+            pager.kill()
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await watching
+                while vmm.is_alive():
+                    await asyncio.sleep(0.05)
 
 
 def _assert_confined(machine: Jailed) -> None:

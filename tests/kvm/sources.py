@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.kvm.cache import built, digest_of
+from wrenn.vm.firecracker.pager import find_pager
 
 _CHECKOUT: Final = Path(__file__).resolve().parents[2]
 # What an agent imports. A change of anything else of the project needs no new saved state.
@@ -53,6 +54,8 @@ def _archive() -> bytes:
         *(_CHECKOUT / "tests" / name for name in _TESTS),
         *(path for name in _PACKAGES for path in (_CHECKOUT / "src/wrenn" / name).rglob("*.py")),
     ]
+    if (pager := find_pager()) is not None:
+        paths.append(pager)
     contents |= {str(path.relative_to(_CHECKOUT)): path.read_bytes() for path in paths}
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -60,5 +63,6 @@ def _archive() -> bytes:
         for name, content in sorted(contents.items()):
             member = tarfile.TarInfo(name)
             member.size = len(content)
+            member.mode = 0o755
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
