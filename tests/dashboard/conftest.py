@@ -51,6 +51,16 @@ pki = integration.pki
 
 expect.set_options(timeout=DEADLINE_MS)
 
+# The program of the page takes the click, as that of any link. The address changes when the new page is drawn.
+_FOLLOW_A_LINK = """href => new Promise(done => {
+  const link = Object.assign(document.createElement('a'), { href });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  const look = () => location.pathname === link.pathname ? done() : setTimeout(look, 5);
+  look();
+})"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip where there is no browser or no build. The tests share one event loop, in which the platform and the browser live."""
@@ -82,8 +92,13 @@ class Visitor:
         return f"{self.person.url}/t/{self.slug}/{path}"
 
     async def open(self, path: str) -> None:
-        """Show a page of the team."""
-        await self.page.goto(self.url(path))
+        """Show a page of the team: by a link, if a page of the dashboard is shown, else by its address."""
+        url = self.url(path)
+        here, there = urlsplit(self.page.url), urlsplit(url)
+        if here.netloc == there.netloc and here.path.startswith("/t/") and here.path != there.path:
+            await self.page.evaluate(_FOLLOW_A_LINK, url)
+        else:
+            await self.page.goto(url)
 
     async def new_page(self) -> Page:
         """Another tab of the same browser."""
@@ -156,42 +171,106 @@ async def platform(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        # Pages of one site share a process, so that a new page finds its programs compiled.
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM, args=[*QUIET, "--renderer-process-limit=1"]
+        )
         yield browser
         await browser.close()
+
+
+class Profiles:
+    """Browser profiles that tests use one after the other, so that what a page loads is in the cache already.
+
+    A test that changes a profile for good (by a clock or a script of its own) takes a new one: `visit`.
+    """
+
+    def __init__(self, browser: Browser, url: str) -> None:
+        self._browser = browser
+        self._url = url
+        self._unused: list[tuple[BrowserContext, Page]] = []
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncGenerator[BrowserContext]:
+        """A profile without cookies and storage, and with one page that is none of the dashboard's."""
+        context, anchor = self._unused.pop() if self._unused else await self._new()
+        yield context
+        # Not reached if a page reported an error: then the profile is not used again.
+        for page in context.pages:
+            if page is not anchor:
+                await page.close()
+        await context.clear_cookies()
+        await context.clear_permissions()
+        await context.set_offline(False)
+        await anchor.evaluate("localStorage.clear()")
+        self._unused.append((context, anchor))
+
+    async def _new(self) -> tuple[BrowserContext, Page]:
+        context = await self._browser.new_context(viewport=DESKTOP, color_scheme="dark")
+        # It keeps the process of the pages, and runs none of their programs.
+        anchor = await context.new_page()
+        await anchor.goto(f"{self._url}/favicon.svg")
+        return context, anchor
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def profiles(browser: Browser, platform: Platform) -> Profiles:
+    return Profiles(browser, platform.url)
 
 
 @asynccontextmanager
 async def visit(
     browser: Browser, person: Person, *, viewport: ViewportSize = DESKTOP, **options: Any
 ) -> AsyncGenerator[Visitor]:
-    """A browser in which this user has signed in: it has the cookie of the session. `options` are those of `Browser.new_context`."""
-    team = (await person.get(f"/v1/teams/{person.team_id}")).json()["team"]
+    """This user, signed in, in a new profile. `options` are those of `Browser.new_context`."""
     context = await browser.new_context(viewport=viewport, color_scheme="dark", **options)
     try:
-        await context.add_cookies(
-            [
-                {
-                    "name": "wrenn_refresh",
-                    "value": person.cookie,
-                    "domain": "127.0.0.1",
-                    "path": "/v1/auth",
-                    "httpOnly": True,
-                }
-            ]
-        )
-        errors: list[str] = []
-        page = await context.new_page()
-        watch(page, errors)
-        yield Visitor(person, context, page, team["slug"], errors)
-        assert errors == []
+        async with signed_in(context, person) as visitor:
+            yield visitor
     finally:
         await context.close()
 
 
+@asynccontextmanager
+async def visit_in_profile(profiles: Profiles, person: Person) -> AsyncGenerator[Visitor]:
+    """This user, signed in, in a profile that tests share."""
+    async with profiles.lend() as context, signed_in(context, person) as visitor:
+        yield visitor
+
+
+@asynccontextmanager
+async def signed_in(context: BrowserContext, person: Person) -> AsyncGenerator[Visitor]:
+    """A page of a profile that has the cookie of the user's session. At the end no page has reported an error."""
+    team = (await person.get(f"/v1/teams/{person.team_id}")).json()["team"]
+    await context.add_cookies(
+        [
+            {
+                "name": "wrenn_refresh",
+                "value": person.cookie,
+                "domain": "127.0.0.1",
+                "path": "/v1/auth",
+                "httpOnly": True,
+            }
+        ]
+    )
+    errors: list[str] = []
+    page = await context.new_page()
+    watch(page, errors)
+    yield Visitor(person, context, page, team["slug"], errors)
+    assert errors == []
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def visitor(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
+async def visitor(profiles: Profiles, platform: Platform) -> AsyncIterator[Visitor]:
     """The owner of a new team, signed in."""
+    async with visit_in_profile(profiles, await sign_up(platform.url)) as visitor:
+        yield visitor
+    await integration.empty(platform)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor_with_own_profile(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
+    """The same in a new profile, for a test that changes its clock."""
     async with visit(browser, await sign_up(platform.url)) as visitor:
         yield visitor
     await integration.empty(platform)

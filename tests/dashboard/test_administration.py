@@ -6,22 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from tests.integration import conftest as integration
 from tests.integration.conftest import Platform, run_sql
 from tests.integration.host_agents import AgentPlayer, elsewhere
 from tests.integration.people import make_admin, sign_up
 
-from .conftest import DEADLINE_MS, Visitor, visit
+from .conftest import DEADLINE_MS, Profiles, Visitor, visit_in_profile
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def admin(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
+async def admin(profiles: Profiles, platform: Platform) -> AsyncIterator[Visitor]:
     """An admin of the platform, signed in."""
     person = await sign_up(platform.url, name="Operator")
     await make_admin(str(platform.settings.database_url), person)
-    async with visit(browser, person) as visitor:
+    async with visit_in_profile(profiles, person) as visitor:
         yield visitor
     await integration.empty(platform)
 

@@ -40,7 +40,8 @@ async def test_somebody_who_is_not_signed_in_signs_in_and_comes_back(browser: Br
     await context.close()
 
 
-async def test_a_sandbox_from_its_creation_to_its_end(visitor: Visitor):
+async def test_a_sandbox_from_its_creation_to_its_end(visitor_with_own_profile: Visitor):
+    visitor = visitor_with_own_profile
     page = visitor.page
     await visitor.open("sandboxes")
     await expect(page.get_by_role("heading", name="Start your first sandbox")).to_be_visible()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from playwright.async_api import Browser, expect
+from playwright.async_api import expect
 
 from tests.integration.conftest import Platform
 from tests.integration.people import sign_up
 
-from .conftest import Visitor, at, visit
+from .conftest import Profiles, Visitor, at, visit_in_profile
 
 
 async def test_a_key_is_shown_once_works_and_is_revoked(visitor: Visitor):
@@ -73,10 +73,10 @@ async def test_somebody_is_invited_becomes_admin_and_is_removed(visitor: Visitor
 
 
 async def test_a_member_sees_what_is_for_admins_and_why(
-    visitor: Visitor, platform: Platform, browser: Browser
+    visitor: Visitor, platform: Platform, profiles: Profiles
 ):
     member = await visitor.person.add(await sign_up(platform.url, name="Alan"))
-    async with visit(browser, member) as guest:
+    async with visit_in_profile(profiles, member) as guest:
         page = guest.page
         await guest.open("team")
         invite = page.get_by_role("button", name="Invite")
@@ -98,7 +98,7 @@ async def test_a_member_sees_what_is_for_admins_and_why(
 
 
 async def test_a_team_is_renamed_transferred_and_deleted(
-    visitor: Visitor, platform: Platform, browser: Browser
+    visitor: Visitor, platform: Platform, profiles: Profiles
 ):
     page = visitor.page
     heir = await visitor.person.add(await sign_up(platform.url, name="Grace"))
@@ -115,7 +115,7 @@ async def test_a_team_is_renamed_transferred_and_deleted(
     await expect(page.get_by_role("row").filter(has_text="Grace")).to_contain_text("owner")
     await page.goto("about:blank")  # what it asked for would be refused
 
-    async with visit(browser, heir) as owner:
+    async with visit_in_profile(profiles, heir) as owner:
         await owner.open("team")
         await owner.page.get_by_role("button", name="Delete").click()
         dialog = owner.page.get_by_role("dialog")
