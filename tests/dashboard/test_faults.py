@@ -89,8 +89,17 @@ async def test_a_list_of_two_thousand(visitor: Visitor, platform: Platform):
         assert await page.get_by_role("row").count() < 100, (
             "only what is near the visible part is in the document"
         )
+        # A row that stays in view keeps its focus, and one that leaves takes its focus along.
+        box = page.get_by_role("checkbox", name="Select copy 1009", exact=True)
+        await box.hover()
+        await box.focus()
+        for distance in (520, -520):
+            await page.mouse.wheel(0, distance)
+            await expect(page.get_by_role("row").filter(has=box)).to_have_attribute("aria-rowindex", "14")
+            await expect(box).to_be_focused()
         await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
         await expect(page.get_by_role("link", name="real")).to_be_visible()
+        assert await page.evaluate("document.activeElement.closest('[role=row]')") is None
         await page.get_by_label("Search").fill("copy 1234")
         await expect(page.get_by_role("row")).to_have_count(2)
         await page.get_by_label("Search").fill(one)
