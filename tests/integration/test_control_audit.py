@@ -323,6 +323,29 @@ async def test_ids_are_the_same_in_the_database(database: Database):
             assert found.scalar_one() == str(known)
 
 
+async def test_a_team_searches_for_words_twice_at_once_at_most(platform: Platform):
+    database = Database(str(platform.settings.database_url))
+    locked, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(tx: Transaction) -> None:
+        await tx.execute(text("LOCK TABLE audit_logs IN ACCESS EXCLUSIVE MODE"))
+        locked.set()
+        await release.wait()
+
+    holding = asyncio.create_task(database.transaction(hold))
+    await locked.wait()
+    searches = [
+        asyncio.create_task(platform.api.get(LOGS, params={"q": "nothing has this"})) for _ in range(3)
+    ]
+    done, others = await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
+    refused(done.pop().result(), 429, "rate_limited")
+    release.set()
+    await holding
+    assert [search.result().status_code for search in (await asyncio.wait(others))[0]] == [200, 200]
+    assert (await platform.api.get(LOGS, params={"q": "nothing has this"})).status_code == 200
+    await database.close()
+
+
 async def test_the_log_is_searched_by_words_and_by_time(platform: Platform):
     first = id_of(await platform.create(name="one"))
     await platform.api.patch(f"/v1/sandboxes/{first}", json={"name": "Renamed 100% _x"})

@@ -13,7 +13,7 @@ import pytest
 
 from tests.integration.conftest import Platform
 from wrenn.base.errors import NotFound
-from wrenn.base.ids import TeamId
+from wrenn.base.ids import KeyId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database
 from wrenn.control.e2b import BuilderFiles, BuilderRetention
@@ -132,6 +132,11 @@ async def test_files_are_of_a_team_and_a_link_is_for_one_hash(platform_of_module
         url = answer.json()["url"]
         assert (await anybody.put(url, content=archive(a="one"))).status_code == 204
         assert (await api.get(path)).json()["present"]
+        again = await anybody.put(url, content=archive(a="two"))
+        assert (again.status_code, "not valid any more" in again.text) == (404, True), (
+            "a link is for one upload"
+        )
+        url = (await api.get(path)).json()["url"]
         altered = [
             url.replace(HASH, "cd" * 32),
             url[:-1] + ("0" if url[-1] != "0" else "1"),
@@ -170,13 +175,14 @@ async def test_a_damaged_archive_fails_the_request_and_files_of_several_steps_do
 
 async def test_a_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
     files = BuilderFiles(database=None, objects=None, secret=Secret("s" * 32))  # type: ignore[arg-type]
-    team = TeamId.new()
-    link = files.link(team, HASH)
-    assert files._parsed(link) == (team, HASH)  # pyright: ignore[reportPrivateUsage]
+    team, holder = TeamId.new(), KeyId.new()
+    text = files.links.make(team, HASH, holder)
+    link = files.links.read(text)
+    assert (link.team_id, link.files_hash, link.holder) == (team, HASH, holder)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3700)
     with pytest.raises(NotFound, match="expired"):
-        files._parsed(link)  # pyright: ignore[reportPrivateUsage]
+        files.links.read(text)
 
 
 async def test_old_files_and_those_beyond_a_teams_limit_are_deleted(

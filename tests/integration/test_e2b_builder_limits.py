@@ -9,8 +9,10 @@ import io
 import os
 import tarfile
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx2
 import pytest
@@ -18,10 +20,11 @@ import pytest
 from tests.integration.conftest import Platform, client, make_team
 from tests.integration.test_e2b_builder import HASH, announced, archive, ended, rows, start, status
 from wrenn.base.errors import DatabaseUnavailable, RateLimited
-from wrenn.base.ids import TeamId
+from wrenn.base.ids import KeyId, TeamId
 from wrenn.control.db import Database
 from wrenn.control.e2b import BuilderFiles, BuilderRetention, file_store
 from wrenn.control.e2b.builder_files import key_of
+from wrenn.control.e2b.upload_links import UploadLink
 from wrenn.control.objects import ObjectStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -134,11 +137,12 @@ async def test_uploads_at_the_same_time_are_counted_one_after_the_other(team_pla
     assert (await upload(team_platform.api, HASH, archive(f="one"))).status_code == 204
     team = TeamId((await rows(database, f"SELECT team_id FROM builder_files WHERE hash = '{HASH}'"))[0])
 
+    holder = KeyId((await rows(database, f"SELECT id FROM team_api_keys WHERE team_id = '{team.value}'"))[0])
+
     async def begin(number: int) -> bool:
         try:
-            await file_store.begin_upload(
-                database, team, f"{number:064x}", 1, bytes_of_team=4 << 30, files_of_team=5
-            )
+            link = UploadLink(uuid4(), team, f"{number:064x}", datetime.now(UTC), holder)
+            await file_store.begin_upload(database, link, 1, bytes_of_team=4 << 30, files_of_team=5)
         except RateLimited:
             return False
         return True

@@ -274,6 +274,27 @@ async def test_a_revoked_key_ends_every_kind_of_open_call_on_another_replica(peo
         assert await survivor.recv() == "still"
 
 
+async def test_visits_of_a_port_end_when_it_is_not_public_any_more(people: People):
+    ada = await people.sign_up()
+    async with (
+        AsyncExitStack() as stack,
+        program(endless_page) as pages,
+        socket_program(echo_messages) as sockets,
+        socket_program(echo_messages) as others,
+    ):
+        ports = [pages, sockets, others]
+        path = f"/v1/sandboxes/{(await ada.post('/v1/sandboxes', {'public_ports': ports})).json()['id']}"
+        anybody = Opened(people.second.url, path, {}, stack, pages, sockets)
+        endings = [await kind(anybody) for kind in (page, port_socket)]
+        survivor = await anybody.socket("/", anybody.at_port(others))
+        assert (await ada.patch(path, {"public_ports": [others]})).status_code == 200
+        async with asyncio.timeout(NOTICED_WITHIN_S):
+            for ended in endings:
+                await ended()
+        await survivor.send("still")
+        assert await survivor.recv() == "still"
+
+
 async def removed_member(people: People, ada: Person, bob: Person) -> None:
     assert (await ada.delete(f"/v1/teams/{ada.team_id}/members/{bob.user_id}")).status_code == 204
 

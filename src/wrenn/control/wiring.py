@@ -55,6 +55,7 @@ from wrenn.control.e2b import (
     TemplateLookup,
     build_e2b_app,
 )
+from wrenn.control.e2b import remove_all_of_team as remove_all_e2b_of_team
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import CHANNEL as EVENTS
 from wrenn.control.events import Events, Feed
@@ -103,6 +104,7 @@ from wrenn.control.proxy import (
     LinkSigner,
     PortAccess,
     PortProxy,
+    PublicVisits,
     SandboxLocations,
     SignedFiles,
     TrafficTokens,
@@ -495,6 +497,7 @@ def _build(
         Listener(database, _listeners(auth, sandboxes, ports, feed, mail_sender)),
         feed,
         auth.open_calls,
+        ports.public_visits,
         auth.last_used,
         EventRetention(base.loops_database, keep_s=settings.event_retention_h * 3600),
         AuditRetention(base.loops_database, days=settings.audit_retention_days),
@@ -523,6 +526,7 @@ def _build(
             locations=ports.locations,
             rates=rates,
             open_calls=auth.open_calls,
+            public_visits=ports.public_visits,
         ),
         ports.signed_files,
     )
@@ -909,6 +913,7 @@ class _Ports:
     access: PortAccess
     links: Links
     signed_files: SignedFiles
+    public_visits: PublicVisits
 
 
 def _build_ports(
@@ -940,7 +945,7 @@ def _build_ports(
     )
     links = Links(lookup=sandboxes.lookup, signer=signer, clock=base.clock)
     signed_files = SignedFiles(database=base.database, tokens=access_tokens, rates=rates, clock=base.clock)
-    return _Ports(locations, access, links, signed_files)
+    return _Ports(locations, access, links, signed_files, PublicVisits(base.database))
 
 
 def _build_mail_sender(base: _Base) -> MailSender | None:
@@ -986,6 +991,7 @@ def _build_accounts(
             sandboxes.snapshots.remove_all,
             builds.remove_all,
             registry_credentials.remove_all,
+            remove_all_e2b_of_team,
         ),
         wake=sandboxes.deletions.wake,
     )
@@ -1044,6 +1050,7 @@ def _listeners(
         ports.locations.forget_all()
         ports.access.forget_all()
         ports.signed_files.forget_all()
+        ports.public_visits.wake()
 
     def on_access_change(_payload: str) -> None:
         ports.access.forget_all()

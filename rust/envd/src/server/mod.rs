@@ -12,7 +12,7 @@ pub mod route;
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,10 +55,16 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Whether the peer is in this machine.
+    /// Whether the peer is in this machine: its address is one of this machine's, whichever the connection goes to.
     pub fn is_local(&self) -> bool {
-        self.peer.ip().is_loopback() || self.peer.ip() == self.local.ip()
+        let (peer, local) = (self.peer.ip().to_canonical(), self.local.ip().to_canonical());
+        peer.is_loopback() || local.is_loopback() || peer == local || is_own(peer)
     }
+}
+
+/// Whether this machine has the address, on any interface: only then can a socket be bound to it.
+fn is_own(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// One thread for everything that waits: a guest usually has one CPU.
@@ -135,4 +141,25 @@ async fn serve_connection(agent: Arc<Agent>, stream: TcpStream, ends: Ends) {
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades()
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ends;
+
+    fn is_local(peer: &str, local: &str) -> bool {
+        let address = |text: &str| text.parse().expect("an address and a port");
+        Ends { peer: address(peer), local: address(local) }.is_local()
+    }
+
+    #[test]
+    fn a_peer_with_any_address_of_this_machine_is_in_it() {
+        assert!(is_local("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(is_local("192.0.2.1:1", "192.0.2.1:2"));
+        // Bound to an address of its own, and connected to another one.
+        assert!(is_local("192.0.2.1:1", "127.0.0.1:2"));
+        assert!(is_local("127.0.0.9:1", "192.0.2.1:2"));
+        assert!(is_local("[::ffff:127.0.0.1]:1", "[::ffff:192.0.2.1]:2"));
+        assert!(!is_local("203.0.113.77:1", "192.0.2.1:2"));
+    }
 }

@@ -69,20 +69,23 @@ class PortStreams:
         sandbox_id, port = SandboxId.parse(place[1]), int(place[3])
         if not 1 <= port <= 65535:
             raise InvalidRequest("A port is a number from 1 to 65535.")
-        if port == GUEST_AGENT_PORT and place[4] == HEALTH_PATH:
-            # Anybody may ask this, so it keeps no sandbox awake.
-            async with self._sandboxes.open_stream(sandbox_id, counts_as_active=False) as stream:
-                await _request(
-                    stream, port, HEALTH_PATH, scope=scope, receive=receive, send=send, is_use=False
-                )
-            return
-        async with self._sandboxes.open_stream(sandbox_id) as stream:
+        # Anybody may ask for the health, so that keeps no sandbox awake.
+        is_use = port != GUEST_AGENT_PORT or place[4] != HEALTH_PATH
+        async with self._sandboxes.open_stream(sandbox_id, counts_as_active=is_use) as stream:
             if place[2] == "streams":
                 await _stream(stream, port, scope, receive, send)
             elif scope["type"] == "websocket":
                 await _socket(stream, port, _target(place, scope), scope=scope, receive=receive, send=send)
             else:
-                await _request(stream, port, _target(place, scope), scope=scope, receive=receive, send=send)
+                await _request(
+                    stream,
+                    port,
+                    _target(place, scope),
+                    scope=scope,
+                    receive=receive,
+                    send=send,
+                    is_use=is_use,
+                )
 
 
 def _raw_path(scope: Scope) -> str:
@@ -102,7 +105,7 @@ async def _request(
     scope: Scope,
     receive: Receive,
     send: Send,
-    is_use: bool = True,
+    is_use: bool,
 ) -> None:
     mark_active = stream.mark_active if is_use else _no_use
 

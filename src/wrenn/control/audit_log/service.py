@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Final
 
-from wrenn.base.errors import InvalidRequest
+from wrenn.base.errors import InvalidRequest, RateLimited
 from wrenn.base.ids import AuditId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Scope
 from wrenn.control.audit_log import store
@@ -19,6 +21,8 @@ PAGE_DEFAULT: Final = 50
 PAGE_LIMIT: Final = 200
 TEXT_LIMIT: Final = 200
 _WORDS_LIMIT: Final = 8
+_SEARCHES_OF_TEAM: Final = 2
+"""Searches for words of one team at once, at one replica."""
 _NAMES_LIMIT: Final = 50
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
@@ -29,6 +33,7 @@ class AuditLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._searching: Counter[TeamId] = Counter()
         # The latest moment that is known to be settled: the pages after a first one need not ask again.
         self._settled: datetime | None = None
 
@@ -36,6 +41,9 @@ class AuditLog:
         """Return up to `limit` entries (200 at most) that the caller may see, newest first.
 
         A page is final: nothing will ever appear between its entries, nor above the first of them with an earlier time.
+
+        Raises:
+            RateLimited: the team searches for words twice already at this replica; each search reads thousands of entries.
         """
         return await self._page(caller.team_id, scopes_of(caller), which, limit)
 
@@ -44,6 +52,22 @@ class AuditLog:
         return await self._page(PLATFORM_TEAM, frozenset(Scope), which, limit)
 
     async def _page(self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int) -> Page:
+        with self._search(team_id) if which.words else nullcontext():
+            return await self._read(team_id, scopes, which, limit)
+
+    @contextmanager
+    def _search(self, team_id: TeamId) -> Generator[None]:
+        if self._searching[team_id] >= _SEARCHES_OF_TEAM:
+            raise RateLimited("The team searches the audit log at this moment. Try again.")
+        self._searching[team_id] += 1
+        try:
+            yield
+        finally:
+            self._searching[team_id] -= 1
+            if not self._searching[team_id]:
+                del self._searching[team_id]
+
+    async def _read(self, team_id: TeamId, scopes: Collection[Scope], which: Filter, limit: int) -> Page:
         until = self._settled
         if until is None or which.before is None or which.before > until:
             until = await settled_moment(self._database)

@@ -18,7 +18,7 @@ from wrenn.control.auth.dependency import (
     credential_of_token,
 )
 from wrenn.control.auth.last_used import LastUsed
-from wrenn.control.auth.open_calls import CHANNEL, OpenCalls
+from wrenn.control.auth.open_calls import CHANNEL, OpenCalls, endable
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
 from wrenn.control.auth.tokens import (
     SECRET_MIN_CHARACTERS,
@@ -67,6 +67,7 @@ __all__ = [
     "credential_of",
     "credential_of_socket",
     "credential_of_token",
+    "endable",
     "ensure_secret",
     "scopes_of",
 ]

@@ -2,8 +2,8 @@
 
 A request is authorised once, by the query that finds its sandbox. A terminal, a transfer or an event stream may outlast the
 authorisation. So this registry checks the credentials of open calls again, all in one query, when a trigger of the database notifies
-that some changed, and by a timer. It ends the calls whose credential no longer allows them. Links and public ports need no credential
-and are not registered.
+that some changed, and by a timer. It ends the calls whose credential no longer allows them. Links need no credential and are not
+registered; public ports are looked at by `proxy/public_visits.py`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,31 @@ class _OpenCall:
     end: Callable[[AccessLost], None]
 
 
+@asynccontextmanager
+async def endable() -> AsyncGenerator[Callable[[AccessLost], None]]:
+    """Yield a function that cancels the body. Only its first call counts.
+
+    Raises:
+        AccessLost: what the function was called with.
+    """
+    refusal: AccessLost | None = None
+    limit = asyncio.timeout(None)
+
+    def end(error: AccessLost) -> None:
+        nonlocal refusal
+        if refusal is None:
+            refusal = error
+            limit.reschedule(asyncio.get_running_loop().time())
+
+    try:
+        async with limit:
+            yield end
+    except TimeoutError as error:
+        if refusal is None or not limit.expired():
+            raise
+        raise refusal from error
+
+
 class OpenCalls:
     """The long-lasting calls of this replica, ended when their credential is no longer valid."""
 
@@ -60,26 +85,13 @@ class OpenCalls:
         Raises:
             AccessLost: the credential no longer allows the call. The body was cancelled.
         """
-        refusal: AccessLost | None = None
-        limit = asyncio.timeout(None)
-
-        def end(error: AccessLost) -> None:
-            nonlocal refusal
-            if refusal is None:
-                refusal = error
-                limit.reschedule(asyncio.get_running_loop().time())
 
         def still_allowed(now: Caller) -> bool:
             return (now.team_id, now.scope) == (caller.team_id, caller.scope)
 
-        try:
-            async with limit:
-                with self.watched(credential, still_allowed, end):
-                    yield
-        except TimeoutError as error:
-            if refusal is None or not limit.expired():
-                raise
-            raise refusal from error
+        async with endable() as end:
+            with self.watched(credential, still_allowed, end):
+                yield
 
     @contextmanager
     def watched(

@@ -1,7 +1,7 @@
 """The API of e2b, over the same services as the platform's own: docs/design/e2b.md."""
 
 from wrenn.control.e2b.app import E2bEdge, build_e2b_app
-from wrenn.control.e2b.builder_files import BuilderFiles, BuilderRetention
+from wrenn.control.e2b.builder_files import BuilderFiles, BuilderRetention, remove_all_of_team
 from wrenn.control.e2b.metrics import E2bMetrics
 from wrenn.control.e2b.sandboxes import E2bSandboxes
 from wrenn.control.e2b.snapshots import E2bSnapshots
@@ -18,4 +18,5 @@ __all__ = [
     "E2bTemplates",
     "TemplateLookup",
     "build_e2b_app",
+    "remove_all_of_team",
 ]

@@ -123,6 +123,11 @@ async def set_steps(
     )
 
 
+async def delete_all(tx: Transaction, team_id: TeamId) -> None:
+    """Delete all builds that a team has announced."""
+    await tx.execute(delete(announced_builds).where(_c.team_id == team_id.value))
+
+
 async def delete_old(database: Database, *, waiting_s: float, older_s: float) -> None:
     """Delete builds that are old, or whose steps have not come for long."""
     age = func.now() - _c.created_at

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hmac
 import re
 import tempfile
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import IO, Final
-from uuid import UUID
 
-from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, NotFound, RateLimited, TooLarge
+from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, RateLimited, TooLarge
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import TeamId
 from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
-from wrenn.control.db import Database
+from wrenn.control.audit import Actor
+from wrenn.control.db import Database, Transaction
 from wrenn.control.e2b import announced_store, file_store
+from wrenn.control.e2b.upload_links import UploadLink, UploadLinks
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
@@ -30,7 +29,6 @@ from wrenn.recipe.limits import MAX_ENTRIES
 from wrenn.recipe.tar_index import BLOCK_B
 
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_LINK_LIFE_S: Final = 3600
 _UPLOAD_TIMEOUT_S: Final = 1800.0
 _PACKING_TIMEOUT_S: Final = 600.0
 _RECEIVED_AT_ONCE: Final = 32
@@ -39,7 +37,6 @@ _STORED_AT_ONCE: Final = 2
 """Archives that this replica holds in memory, while they go to the store."""
 _PACKED_AT_ONCE: Final = 2
 """Builds whose archives this replica puts together; each holds one of them in memory."""
-_PURPOSE: Final = b"wrenn e2b file upload"
 
 
 class BuilderFiles:
@@ -52,7 +49,7 @@ class BuilderFiles:
     def __init__(self, *, database: Database, objects: ObjectStore, secret: Secret) -> None:
         self._database = database
         self._objects = objects
-        self._key = hmac.digest(secret.reveal().encode(), _PURPOSE, "sha256")
+        self.links = UploadLinks(secret)
         self._in_memory = asyncio.Semaphore(_STORED_AT_ONCE)
         self._packing = asyncio.Semaphore(_PACKED_AT_ONCE)
         self._uploading: set[TeamId] = set()
@@ -68,22 +65,19 @@ class BuilderFiles:
         _check_hash(files_hash)
         return await file_store.use(self._database, team_id, files_hash)
 
-    def link(self, team_id: TeamId, files_hash: str) -> str:
-        """Return what permits the upload of these files for an hour, as a part of a path."""
-        expires = int(time.time()) + _LINK_LIFE_S
-        message = f"{team_id.value.hex}-{files_hash}-{expires}"
-        return f"{message}-{self._signature(message)}"
-
-    async def upload(self, link: str, content: AsyncIterator[bytes]) -> None:
-        """Store what is uploaded to a link.
+    async def upload(self, text: str, content: AsyncIterator[bytes]) -> None:
+        """Store what is uploaded to a link, which is used then.
 
         Raises:
-            NotFound: the link is not valid any more, or never was. TooLarge. Conflict: the former files of this hash are
+            NotFound: the link is not valid any more, was used, or never was one. TooLarge. Conflict: the former files of this hash are
                 being deleted.
             RateLimited: another upload of the team is under way, or too many of others, or the team has too many files.
             DeadlineExceeded.
         """
-        team_id, files_hash = self._parsed(link)
+        link = self.links.read(text)
+        team_id = link.team_id
+        # Looked at again when it is used: nothing is received for one who has no access.
+        await file_store.require_valid(self._database, link)
         if team_id in self._uploading:
             raise RateLimited("The team uploads other files at this moment. Try again.")
         if len(self._uploading) >= _RECEIVED_AT_ONCE:
@@ -94,7 +88,7 @@ class BuilderFiles:
                 async with asyncio.timeout(_UPLOAD_TIMEOUT_S):
                     await _receive(content, received)
                     async with self._in_memory:
-                        await self._store(team_id, files_hash, received)
+                        await self._store(link, received)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
@@ -133,14 +127,14 @@ class BuilderFiles:
         finally:
             self._packing_for.discard(team_id)
 
-    async def _store(self, team_id: TeamId, files_hash: str, received: IO[bytes]) -> None:
+    async def _store(self, link: UploadLink, received: IO[bytes]) -> None:
+        team_id, files_hash = link.team_id, link.files_hash
         received.seek(0)
         archive = await asyncio.to_thread(received.read)
         # The row first: without it nobody would delete the object.
         await file_store.begin_upload(
             self._database,
-            team_id,
-            files_hash,
+            link,
             len(archive),
             bytes_of_team=self._BYTES_OF_TEAM,
             files_of_team=self._FILES_OF_TEAM,
@@ -161,18 +155,6 @@ class BuilderFiles:
         finally:
             packing.close()
         packed.seek(0)
-
-    def _signature(self, message: str) -> str:
-        return hmac.digest(self._key, message.encode(), "sha256").hex()
-
-    def _parsed(self, link: str) -> tuple[TeamId, str]:
-        message, _, signature = link.rpartition("-")
-        if not hmac.compare_digest(signature.encode(), self._signature(message).encode()):
-            raise NotFound("There is no such link for an upload.")
-        team, files_hash, expires = message.split("-")
-        if int(expires) < time.time():
-            raise NotFound("The link for the upload has expired.")
-        return TeamId(UUID(team)), files_hash
 
 
 async def _receive(content: AsyncIterator[bytes], received: IO[bytes]) -> None:
@@ -232,6 +214,12 @@ def key_of(team_id: TeamId, files_hash: str) -> str:
     return f"{owner_name(team_id)}/builder-files/{files_hash}"
 
 
+async def remove_all_of_team(tx: Transaction, team_id: TeamId, _by: Actor) -> None:
+    """Forget what a team has announced, and have its archives deleted by the retention, as the team is deleted in this transaction."""
+    await announced_store.delete_all(tx, team_id)
+    await file_store.expire_all(tx, team_id)
+
+
 class BuilderRetention:
     """Deletes archives and announced builds that are old, at an interval. Any number of replicas may do it."""
 
@@ -267,6 +255,7 @@ class BuilderRetention:
                 if await file_store.begin_deletion(self._database, files):
                     await self._objects.delete([key_of(files.team_id, files.files_hash)])
                     await file_store.finish_deletion(self._database, files)
+        await file_store.delete_used_links(self._database)
         await announced_store.delete_old(
             self._database, waiting_s=self._WAITING_S, older_s=self._BUILDS_OLD_S
         )

@@ -9,12 +9,13 @@ from typing import Final
 from sqlalchemy import BigInteger, and_, cast, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from wrenn.base.errors import RateLimited
+from wrenn.base.errors import NotFound, RateLimited
 from wrenn.base.ids import TeamId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database, Transaction, span_s
-from wrenn.control.e2b.tables import builder_files
-from wrenn.control.identity import lock_active_team
+from wrenn.control.e2b.tables import builder_files, used_upload_links
+from wrenn.control.e2b.upload_links import UploadLink
+from wrenn.control.identity import lock_active_team, may_write
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 
 _c = builder_files.c
@@ -35,24 +36,41 @@ class StoredFiles:
     used_at: datetime
 
 
+async def require_valid(database: Database, link: UploadLink) -> None:
+    """Return if the link was not used, and its holder has access to the team.
+
+    Raises:
+        NotFound: it is not so.
+    """
+    await database.transaction(lambda tx: _require_valid(tx, link))
+
+
+async def _require_valid(tx: Transaction, link: UploadLink) -> None:
+    found = await tx.execute(select(used_upload_links.c.id).where(used_upload_links.c.id == link.link_id))
+    if found.one_or_none() is not None or not await may_write(tx, link.team_id, link.holder):
+        raise NotFound("The link for the upload is not valid any more.")
+
+
 async def begin_upload(
     database: Database,
-    team_id: TeamId,
-    files_hash: str,
+    link: UploadLink,
     size_bytes: int,
     *,
     bytes_of_team: int,
     files_of_team: int,
 ) -> None:
-    """Record that an archive is about to be stored. One that is there already stays usable until it is replaced.
+    """Use the link: record that an archive is about to be stored. One that is there already stays usable until it is replaced.
 
     Raises:
-        RateLimited: the team would have more than it may. Unauthorized: the team is gone.
+        NotFound: as `require_valid`. RateLimited: the team would have more than it may. Unauthorized: the team is gone. The link is not used then.
     """
+    team_id, files_hash = link.team_id, link.files_hash
 
     async def insert_row(tx: Transaction) -> None:
         await lock_active_team(tx, team_id)
         await tx.execute(select(func.pg_advisory_xact_lock(_TEAM_LOCK, func.hashtext(str(team_id.value)))))
+        await _require_valid(tx, link)
+        await tx.execute(insert(used_upload_links).values(id=link.link_id, expires_at=link.expires_at))
         # One whose upload was broken off may have any size.
         used = func.coalesce(func.sum(func.coalesce(_c.size_bytes, ARCHIVE_LIMIT_B)), 0)
         found = await tx.execute(
@@ -143,6 +161,18 @@ async def expired(
     )
     found = await database.execute(statement, repeatable=True)
     return [StoredFiles(TeamId(row.team_id), row.hash, row.used_at) for row in found]
+
+
+async def expire_all(tx: Transaction, team_id: TeamId) -> None:
+    """Have all archives of a team deleted that is deleted in this transaction. No upload of it begins after that."""
+    await tx.execute(
+        update(builder_files).where(_c.team_id == team_id.value).values(size_bytes=None, used_at=_DELETED_AT)
+    )
+
+
+async def delete_used_links(database: Database) -> None:
+    """Forget links that have expired."""
+    await database.execute(delete(used_upload_links).where(used_upload_links.c.expires_at < func.now()))
 
 
 async def begin_deletion(database: Database, files: StoredFiles) -> bool:

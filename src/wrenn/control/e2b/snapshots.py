@@ -10,8 +10,8 @@ from wrenn.control.auth import Caller, Credential
 from wrenn.control.e2b.errors import NotSupported
 from wrenn.control.e2b.sandboxes import E2bSandboxes
 from wrenn.control.e2b.template_names import DEFAULT_TAG, own_reference
-from wrenn.control.snapshots import CreateSnapshot, Snapshots
-from wrenn.control.templates import LATEST, Reference, Template, TemplateNameTaken, Templates
+from wrenn.control.snapshots import CreateSnapshot, MayReplace, Snapshots
+from wrenn.control.templates import LATEST, Reference, Template, Templates
 
 
 class E2bSnapshots:
@@ -33,16 +33,8 @@ class E2bSnapshots:
         """
         found = await self._sandboxes.find(credential, text_id)
         own_name = _own_name(name)
-        if own_name is not None and await self._is_built(found.caller, own_name):
-            raise TemplateNameTaken(f"The template {own_name} was built: a snapshot needs another name.")
         body = CreateSnapshot(sandbox_id=str(found.sandbox.sandbox_id), name=own_name, keep_memory=memory)
-        return await self._snapshots.create(credential, body, overwrite=True)
-
-    async def _is_built(self, caller: Caller, name: str) -> bool:
-        return any(
-            isinstance(template, Template) and template.name == name and not template.is_platform
-            for template in await self._templates.list(caller, "base")
-        )
+        return await self._snapshots.create(credential, body, may_replace=MayReplace.SNAPSHOTS)
 
     async def list(
         self, caller: Caller, *, sandbox_id: str | None, name: str | None, limit: int, after: str | None

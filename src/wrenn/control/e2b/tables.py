@@ -57,3 +57,13 @@ builder_files = Table(
 )
 
 Index("ix_builder_files_used_at", builder_files.c.used_at)
+
+# Links for uploads that were used, until they have expired.
+used_upload_links = Table(
+    "used_upload_links",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("expires_at", TIMESTAMP(timezone=True), nullable=False),
+)
+
+Index("ix_used_upload_links_expires_at", used_upload_links.c.expires_at)

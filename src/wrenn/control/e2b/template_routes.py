@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 
+from wrenn.base.ids import KeyId, UserId
 from wrenn.control.auth import CallerOf, Scope
 from wrenn.control.e2b.errors import refusals
 from wrenn.control.e2b.template_types import (
@@ -60,14 +61,18 @@ async def get_upload(
     is_present = await templates.files.is_present(caller.team_id, files_hash)
     if caller.scope is Scope.READ:
         return JSONResponse({"present": is_present}, 201)
-    link = templates.files.link(caller.team_id, files_hash)
+    holder = KeyId.find(caller.actor.actor_id) or UserId.parse(caller.actor.actor_id)
+    link = templates.files.links.make(caller.team_id, files_hash, holder)
     base = f"{request.url.scheme}://{request.headers.get('host', '')}"
     return JSONResponse({"present": is_present, "url": f"{base}{E2B_PREFIX}{UPLOADS}{link}"}, 201)
 
 
 @router.put(UPLOADS + "{link}", status_code=204, responses=refusals(404, 413))
 async def upload_files(request: Request, link: str, templates: TemplatesOf) -> Response:
-    """Upload the files of a COPY step: a tar file, perhaps compressed, of at most 100 MiB. The link is the permission."""
+    """Upload the files of a COPY step: a tar file, perhaps compressed, of at most 100 MiB.
+
+    The link is the permission, for one upload. It ends with the access of whoever asked for it.
+    """
     await templates.files.upload(link, body_of(request, silence_s=UPLOAD_SILENCE_S))
     return Response(status_code=204)
 

@@ -10,6 +10,7 @@ from wrenn.control.identity.store import (
     insert_key,
     insert_team,
     lock_active_team,
+    may_write,
     replace_key,
 )
 from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
@@ -21,6 +22,7 @@ __all__ = [
     "insert_key",
     "insert_team",
     "lock_active_team",
+    "may_write",
     "replace_key",
     "sessions",
     "team_api_keys",

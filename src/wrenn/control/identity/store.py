@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, exists, func, insert, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.errors import Unauthorized
@@ -78,6 +78,30 @@ async def lock_active_team(tx: Transaction, team_id: TeamId) -> None:
     )
     if held.one_or_none() is None:
         raise Unauthorized("The team is gone.")
+
+
+async def may_write(tx: Transaction, team_id: TeamId, holder: KeyId | UserId) -> bool:
+    """Return whether an API key or a user has access to the team, which is not deleted, and not only to read."""
+    if isinstance(holder, KeyId):
+        query = (
+            select(keys.c.id)
+            .join(users, users.c.id == keys.c.created_by)
+            .where(
+                keys.c.id == holder.value,
+                keys.c.team_id == team_id.value,
+                keys.c.scope != "read",
+                or_(keys.c.expires_at.is_(None), keys.c.expires_at > func.now()),
+            )
+        )
+    else:
+        query = (
+            select(users.c.id)
+            .join(users_teams, users_teams.c.user_id == users.c.id)
+            .where(users.c.id == holder.value, users_teams.c.team_id == team_id.value)
+        )
+    is_active = exists().where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
+    found = await tx.execute(query.where(users.c.status != "disabled", is_active))
+    return found.one_or_none() is not None
 
 
 async def insert_key(

@@ -39,6 +39,7 @@ from wrenn.control.proxy.broken_streams import StreamEnd
 from wrenn.control.proxy.e2b_errors import NoSuchCall
 from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.port_target import PortTarget
+from wrenn.control.proxy.public_visits import PublicVisits
 from wrenn.control.proxy.request_head import (
     Visit,
     cookie_name,
@@ -95,16 +96,18 @@ class Visits:
         locations: SandboxLocations,
         rates: Rates,
         open_calls: OpenCalls,
+        public_visits: PublicVisits,
     ) -> None:
         self._access = access
         self._access_tokens = access_tokens
         self._locations = locations
         self._rates = rates
         self._open_calls = open_calls
+        self._public_visits = public_visits
         self._signed: Counter[SandboxId] = Counter()
 
     async def serve(self, target: PortTarget, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or WebSocket, to its end or until the visitor's credential is revoked.
+        """Serve one request or WebSocket, to its end or until the visitor's credential is revoked, or the port is not public any more.
 
         Raises:
             WrennError: the visitor may not visit, the sandbox does not run, or its host does not answer.
@@ -116,6 +119,10 @@ class Visits:
         async with AsyncExitStack() as stack:
             if admission.grant is not None:
                 await stack.enter_async_context(self._open_calls.while_allowed(*admission.grant))
+            if admission.is_public:
+                await stack.enter_async_context(
+                    self._public_visits.while_public(target.sandbox_id, target.port)
+                )
             if admission.is_signed:
                 await stack.enter_async_context(self._signed_visit(target))
             if (

@@ -219,6 +219,21 @@ async def find_location(database: Database, sandbox_id: SandboxId) -> tuple[Sand
     return None if row is None else _located(row)
 
 
+async def ingress_of(database: Database, ids: Collection[SandboxId]) -> dict[SandboxId, Ingress]:
+    """Return how the ports of these sandboxes are visited now, of any team; those that have ended are left out."""
+    c = sandboxes.c
+    found = await database.execute(
+        select(c.id, c.public_ports, c.all_ports_public, c.request_host).where(
+            c.id.in_([sandbox_id.value for sandbox_id in ids]), is_live()
+        ),
+        repeatable=True,
+    )
+    return {
+        SandboxId(row.id): Ingress(tuple(row.public_ports), row.all_ports_public, row.request_host)
+        for row in found
+    }
+
+
 _ONE: Final = RowQuery(select_sandboxes().where(sandboxes.c.id == bindparam("sandbox_id")))
 
 

@@ -3,7 +3,7 @@
 from wrenn.control.snapshots import routes
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle, SnapshotLifecycleSettings
 from wrenn.control.snapshots.reconciler import SnapshotSweep
-from wrenn.control.snapshots.records import NewVersion, SnapshotSource, SnapshotUploads
+from wrenn.control.snapshots.records import MayReplace, NewVersion, SnapshotSource, SnapshotUploads
 from wrenn.control.snapshots.service import Snapshots
 from wrenn.control.snapshots.storage import BackgroundUploads, NotStoredYet, SnapshotStorage
 from wrenn.control.snapshots.types import CreateSnapshot
@@ -13,6 +13,7 @@ routers = (routes.router,)
 __all__ = [
     "BackgroundUploads",
     "CreateSnapshot",
+    "MayReplace",
     "NewVersion",
     "NotStoredYet",
     "SnapshotLifecycle",

@@ -19,13 +19,14 @@ from wrenn.control.hosts import HostClients, HostEndpoint, HostSnapshot
 from wrenn.control.identity import lock_active_team
 from wrenn.control.quotas import Limits
 from wrenn.control.snapshots import store
-from wrenn.control.snapshots.records import NewVersion, SnapshotSource, StoredSnapshot
+from wrenn.control.snapshots.records import MayReplace, NewVersion, SnapshotSource, StoredSnapshot
 from wrenn.control.templates import (
     DEFAULT_TEMPLATE,
     NameReserved,
     Template,
     TemplateNameTaken,
     TemplateStatus,
+    has_base,
     is_reserved_name,
     lock_names,
     require_any_space,
@@ -67,7 +68,11 @@ class SnapshotLifecycle:
         self._settings = settings
 
     async def begin(
-        self, source: SnapshotSource, *, name: str | None = None, may_replace: bool = False
+        self,
+        source: SnapshotSource,
+        *,
+        name: str | None = None,
+        may_replace: MayReplace = MayReplace.NOTHING,
     ) -> SnapshotId:
         """Insert the row of a new snapshot; no host is called yet. Without a name it is hidden.
 
@@ -85,7 +90,9 @@ class SnapshotLifecycle:
                 there = await statuses(tx, source.team_id, name)
                 if TemplateStatus.PENDING in there:
                     raise TemplateNameTaken(f"A template named {name} is being made just now.")
-                if there and not may_replace:
+                if may_replace is MayReplace.SNAPSHOTS and await has_base(tx, source.team_id, name):
+                    raise TemplateNameTaken(f"The template {name} was built: a snapshot needs another name.")
+                if there and may_replace is MayReplace.NOTHING:
                     raise TemplateNameTaken(
                         f"There is a template named {name}: use overwrite=true to replace it."
                     )

@@ -23,6 +23,15 @@ class SnapshotUploads(enum.StrEnum):
     """In the background, when it is taken: it outlives its host."""
 
 
+class MayReplace(enum.Enum):
+    """Which template of the same name a new snapshot may take the place of."""
+
+    NOTHING = enum.auto()
+    SNAPSHOTS = enum.auto()
+    """One that consists of snapshots alone."""
+    ANYTHING = enum.auto()
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotSource:
     """The running or paused sandbox that a snapshot is taken of."""

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import CallerOf, CredentialOf
 from wrenn.control.http import refusals, service
+from wrenn.control.snapshots.records import MayReplace
 from wrenn.control.snapshots.service import Snapshots
 from wrenn.control.snapshots.types import CreateSnapshot
 from wrenn.control.templates import Templates
@@ -33,7 +34,8 @@ async def create_snapshot(
 
     A running sandbox goes on after a short stop. Goes on to its end when the client goes away.
     """
-    template = await snapshots.create(credential, body, overwrite=overwrite)
+    may_replace = MayReplace.ANYTHING if overwrite else MayReplace.NOTHING
+    template = await snapshots.create(credential, body, may_replace=may_replace)
     return JSONResponse(template_json(template), 201)
 
 

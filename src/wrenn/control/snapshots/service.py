@@ -12,7 +12,7 @@ from wrenn.control.auth import Caller, Credential
 from wrenn.control.db import Database, Transaction
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
-from wrenn.control.snapshots.records import SnapshotSource
+from wrenn.control.snapshots.records import MayReplace, SnapshotSource
 from wrenn.control.snapshots.types import CreateSnapshot
 from wrenn.control.templates import BAD_NAME, Template, remove_all_bases
 from wrenn.protocol.api import TEMPLATE_NAME_PATTERN
@@ -34,10 +34,12 @@ class Snapshots:
         self._lifecycle = lifecycle
         self._find_source = find_source
 
-    async def create(self, credential: Credential, body: CreateSnapshot, *, overwrite: bool) -> Template:
+    async def create(
+        self, credential: Credential, body: CreateSnapshot, *, may_replace: MayReplace
+    ) -> Template:
         """Take a snapshot of a sandbox and publish it as a template; the sandbox does not change.
 
-        With `overwrite` an earlier one of this name is there until the new one is, and goes then.
+        An earlier one of this name that it may replace is there until the new one is, and goes then.
 
         Raises:
             InvalidState: the sandbox neither runs nor is paused. NameReserved, TemplateNameTaken.
@@ -46,7 +48,7 @@ class Snapshots:
         caller, source = await self._find_source(credential, body.sandbox_id)
         name = f"template-{random_hex(4)}" if body.name is None else body.name
         _check_name(name)
-        snapshot_id = await self._lifecycle.begin(source, name=name, may_replace=overwrite)
+        snapshot_id = await self._lifecycle.begin(source, name=name, may_replace=may_replace)
         await fault_point("control.snapshot.after_insert")
         with self._lifecycle.renewing_lease(snapshot_id):
             try:

@@ -329,6 +329,21 @@ async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateS
     return {TemplateStatus(row.status) for row in found}
 
 
+async def has_base(tx: Transaction, team_id: TeamId, name: str) -> bool:
+    """Return whether a version of the team's template of this name was built, and is not being removed."""
+    found = await tx.execute(
+        select(_c.id)
+        .where(
+            _c.team_id == team_id.value,
+            _c.name == name,
+            _c.type == "base",
+            _c.status != TemplateStatus.REMOVING,
+        )
+        .limit(1)
+    )
+    return found.one_or_none() is not None
+
+
 @dataclass(frozen=True, slots=True)
 class NewBase:
     """A template of type `base` that is to be inserted.
