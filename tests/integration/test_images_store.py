@@ -8,7 +8,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,17 +144,13 @@ def quiet(done_b: int, total_b: int) -> None:
     assert 0 <= done_b <= total_b
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["file", "s3"])
-async def world(
-    request: pytest.FixtureRequest,
-    data_dir: Path,
-    pki: Path,
-    template_url: str,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> AsyncIterator[World]:
-    folder = tmp_path_factory.mktemp("store")
-    s3: S3Server | None = request.getfixturevalue("s3") if request.param == "s3" else None
+@contextlib.asynccontextmanager
+async def running_world(
+    data_dir: Path, template_url: str, folder: Path, s3: S3Server | None, **more: str
+) -> AsyncGenerator[World]:
+    """Start the control plane on this store, with further settings."""
     environment = {"WRENN_STORE": folder.as_uri()} if s3 is None else dict(s3.environment)
+    environment |= more
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
@@ -186,6 +182,19 @@ async def world(
                     s3,
                     folder,
                 )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["file", "s3"])
+async def world(
+    request: pytest.FixtureRequest,
+    data_dir: Path,
+    pki: Path,
+    template_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AsyncIterator[World]:
+    s3: S3Server | None = request.getfixturevalue("s3") if request.param == "s3" else None
+    async with running_world(data_dir, template_url, tmp_path_factory.mktemp("store"), s3) as started:
+        yield started
 
 
 @pytest.fixture

@@ -841,7 +841,12 @@ def _build_images(base: _Base, auth: _Auth) -> _Images:
     return _Images(
         objects=objects,
         url_signer=url_signer,
-        images=Images(database=database, owner=base.owner, lease_s=settings.lease_s),
+        images=Images(
+            database=database,
+            owner=base.owner,
+            lease_s=settings.lease_s,
+            key_id=settings.store.keys.current,
+        ),
         host_images=HostImages(database=database, objects=objects, tokens=auth.tokens, clock=base.clock),
         sweep=ImageSweep(
             database=base.loops_database,

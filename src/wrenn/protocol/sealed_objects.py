@@ -63,7 +63,9 @@ class ObjectKey:
         try:
             return self._cipher().decrypt(nonce, data[start + _NONCE_B :], self._bound(name))
         except (InvalidTag, ValueError) as error:
-            raise CannotOpen("The object in the store cannot be decrypted: it was altered, or is another one.") from error
+            raise CannotOpen(
+                "The object in the store cannot be decrypted: it was altered, or is another one."
+            ) from error
 
     def to_json(self) -> dict[str, str]:
         """Return the message of the control plane to a host that needs the key."""

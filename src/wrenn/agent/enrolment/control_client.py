@@ -26,7 +26,12 @@ from wrenn.base.errors import (
     error_class,
 )
 from wrenn.base.units import KIB, MIB
-from wrenn.protocol.api import HOST_CREDENTIAL_HEADER, HOST_RENEWAL_HEADER, HOSTS_PREFIX
+from wrenn.protocol.api import (
+    HOST_CREDENTIAL_HEADER,
+    HOST_OPENS_SEALED_HEADER,
+    HOST_RENEWAL_HEADER,
+    HOSTS_PREFIX,
+)
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
 
 _TIMEOUT_S: Final = 10.0
@@ -99,8 +104,7 @@ class ControlClient:
 
     async def image(self, host_id: str, token: str, image_id: str) -> Mapping[str, Any]:
         """Return where the manifest of an image is. Raises NotFound if there is none that this host may have."""
-        headers = {HOST_CREDENTIAL_HEADER: token}
-        content, _ = await self._send("GET", _image_path(host_id, image_id), None, headers)
+        content, _ = await self._send("GET", _image_path(host_id, image_id), None, _image_headers(token))
         return _object(content)
 
     async def chunk_urls(
@@ -132,7 +136,7 @@ class ControlClient:
             "POST",
             f"{_image_path(host_id, image_id)}/{kind}",
             json.dumps({"digests": list(digests)}).encode(),
-            {HOST_CREDENTIAL_HEADER: token},
+            _image_headers(token),
             timeout_s=_URLS_TIMEOUT_S,
             limit_b=_URLS_LIMIT_B,
         )
@@ -172,6 +176,10 @@ class ControlClient:
             ) from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"The control plane at {self.base_url} cannot be reached: {error}.") from error
+
+
+def _image_headers(token: str) -> dict[str, str]:
+    return {HOST_CREDENTIAL_HEADER: token, HOST_OPENS_SEALED_HEADER: "1"}
 
 
 def _image_path(host_id: str, image_id: str) -> str:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from wrenn.base.ids import ImageId, SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.network import EgressPolicy
+from wrenn.protocol.sealed_objects import CannotOpen, ObjectKey, key_id_of
 from wrenn.storage.images import LocalImage
 
 
@@ -45,6 +46,7 @@ class ContainerSource:
         policy: which destinations the download may reach, within what the host allows.
         insecure_registry: plain HTTP, or a certificate that cannot be verified, is accepted.
         archive_url: signed, of an archive in the store that the image is in; `reference` is its format then. None: a registry has it.
+        archive_name, archive_keys: with which the archive is decrypted, if it is encrypted.
         scope: for whom it is pulled: a pulled image is used again within its scope alone; empty: never.
     """
 
@@ -56,6 +58,18 @@ class ContainerSource:
     insecure_registry: bool = False
     scope: str = ""
     archive_url: Secret | None = None
+    archive_name: str = ""
+    archive_keys: tuple[ObjectKey, ...] = ()
+
+    def opened(self, archive: bytes) -> bytes:
+        """Return the content of the archive as the store has it. Raises InvalidRequest: it cannot be decrypted."""
+        key_id = key_id_of(archive)
+        if key_id is None:
+            return archive
+        for key in self.archive_keys:
+            if key.key_id == key_id:
+                return key.open(archive, self.archive_name)
+        raise CannotOpen("The archive in the store is encrypted with a key that is not known.")
 
 
 Source = StoredSource | DiskSource | ContainerSource

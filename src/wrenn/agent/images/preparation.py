@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from wrenn.agent.sandboxes.transfers import StateStore
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import ImageId
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
+from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
 from wrenn.storage.images import ROOTFS, ImageFacts, LocalImage
 
 Report = Callable[[int, int], None]
@@ -96,7 +98,10 @@ class Preparation:
                 archive = None
                 if source.archive_url is not None:
                     progress.begin(Phase.PULL)
-                    archive = await self.connected().download(source.archive_url.reveal(), ARCHIVE_LIMIT_B)
+                    stored = await self.connected().download(
+                        source.archive_url.reveal(), ARCHIVE_LIMIT_B + SEALED_EXTRA_B
+                    )
+                    archive = await asyncio.to_thread(source.opened, stored)
                 return await self._containers.run(
                     source, image_id, draft, progress, job_slot=job_slot, archive=archive
                 )

@@ -43,6 +43,7 @@ from wrenn.protocol.image_manifest import (
     Manifest,
     digest_of,
 )
+from wrenn.protocol.sealed_objects import SEALED_EXTRA_B, CannotOpen, ObjectKey
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
 from wrenn.storage.objects import (
     ChunkReader,
@@ -161,12 +162,13 @@ class ImageTransfer:
             Unavailable, DeadlineExceeded: store or control plane did not answer for a while.
         """
         async with self._connected() as connection:
-            manifest = await self._fetch_manifest(connection, image_id)
+            manifest, key = await self._fetch_manifest(connection, image_id)
             try:
                 with SparseWriter(rootfs, manifest.size_b) as writer:
                     stored = StoredChunks(
                         connection,
                         manifest,
+                        key,
                         in_thread=self._in_thread,
                         reserve_b=self._settings.disk_reserve_b,
                     )
@@ -185,24 +187,32 @@ class ImageTransfer:
             Unavailable, DeadlineExceeded: store or control plane did not answer for a while.
         """
         async with self._connected() as connection:
-            manifest = await self._fetch_manifest(connection, image_id)
+            manifest, key = await self._fetch_manifest(connection, image_id)
             yield StoredChunks(
-                connection, manifest, in_thread=self._in_thread, reserve_b=self._settings.disk_reserve_b
+                connection,
+                manifest,
+                key,
+                in_thread=self._in_thread,
+                reserve_b=self._settings.disk_reserve_b,
             )
 
-    async def _fetch_manifest(self, connection: _Connection, image_id: ImageId) -> Manifest:
-        data = await self._manifest_bytes(connection, image_id) or await self._manifest_bytes(
+    async def _fetch_manifest(
+        self, connection: _Connection, image_id: ImageId
+    ) -> tuple[Manifest, ObjectKey | None]:
+        """Return the manifest, and the key with which the image is encrypted."""
+        found = await self._manifest_bytes(connection, image_id) or await self._manifest_bytes(
             connection, image_id
         )
-        if data is None:
+        if found is None:
             raise DamagedChunk("The manifest of the image in the store has other content than it had.")
+        data, key = found
         try:
             manifest = await self._in_thread(Manifest.decode, data)
         except InvalidRequest as error:
             raise DamagedChunk(f"The image in the store cannot be read: {error.message}") from error
         if manifest.image_id != image_id:
             raise DamagedChunk("The manifest in the store is that of another image.")
-        return manifest
+        return manifest, key
 
     async def download(self, url: str, limit_b: int) -> bytes:
         """Read an object of the store by its signed URL.
@@ -213,16 +223,23 @@ class ImageTransfer:
         async with self._connected() as connection:
             return await connection.patiently(partial(connection.get, url, limit_b))
 
-    async def _manifest_bytes(self, connection: _Connection, image_id: ImageId) -> bytes | None:
-        """Read the manifest; None: it is not the one that the control plane accepted."""
+    async def _manifest_bytes(
+        self, connection: _Connection, image_id: ImageId
+    ) -> tuple[bytes, ObjectKey | None] | None:
+        """Read the manifest, and the key of the image; None: it is not the one that the control plane accepted."""
         found = await connection.patiently(
             lambda: connection.control.image(*connection.identity, str(image_id))
         )
-        url = found.get("manifest_url")
-        if not isinstance(url, str):
+        url, digest, key = found.get("manifest_url"), found.get("manifest_digest"), key_of(found)
+        if not isinstance(url, str) or not isinstance(digest, str):
             raise AgentFailure("The control plane's answer does not say where the image is.")
-        data = await connection.patiently(partial(connection.get, url, MANIFEST_LIMIT_B))
-        return data if digest_of(data) == found.get("manifest_digest") else None
+        data = await connection.patiently(partial(connection.get, url, MANIFEST_LIMIT_B + SEALED_EXTRA_B))
+        if key is not None:
+            try:
+                data = await self._in_thread(key.open, data, digest)
+            except CannotOpen:
+                return None
+        return (data, key) if digest_of(data) == digest else None
 
     async def _manifest_of(self, image_id: ImageId, reader: ChunkReader) -> Manifest:
         """Compute the digests of all chunks."""
@@ -360,6 +377,7 @@ class _Upload:
         self._total_b = sum(self._size_of.values())
         self._done: set[str] = set()
         self._done_b = 0
+        self._key: ObjectKey | None = None
         self.sent_b = 0
 
     async def send_missing(self) -> None:
@@ -379,6 +397,7 @@ class _Upload:
         answer = await self._connection.patiently(
             lambda: control.upload_urls(*self._connection.identity, str(self._image_id), digests)
         )
+        self._key = key_of(answer)
         return urls_of(answer, digests)
 
     async def _send(self, digest: str, first_url: str) -> None:
@@ -404,7 +423,8 @@ class _Upload:
         data = self._reader.read(self._index_of[digest])
         if digest_of(data) != digest:
             raise InternalError("The image was altered while it was uploaded.")
-        return compress(data)
+        frame = compress(data)
+        return frame if self._key is None else self._key.seal(frame, digest)
 
     def _finish(self, digest: str) -> None:
         if digest not in self._done:
@@ -421,10 +441,17 @@ class StoredChunks:
     """
 
     def __init__(
-        self, connection: _Connection, manifest: Manifest, *, in_thread: _InThread, reserve_b: int
+        self,
+        connection: _Connection,
+        manifest: Manifest,
+        key: ObjectKey | None,
+        *,
+        in_thread: _InThread,
+        reserve_b: int,
     ) -> None:
         self._connection = connection
         self._manifest = manifest
+        self._key = key
         self._in_thread = in_thread
         self._reserve_b = reserve_b
         self.size_b = manifest.size_b
@@ -467,6 +494,7 @@ class StoredChunks:
         fetch = _Fetch(
             self._connection,
             manifest=self._manifest,
+            key=self._key,
             indexes=indexes,
             writer=writer,
             progress=progress,
@@ -495,6 +523,7 @@ class _Fetch:
         connection: _Connection,
         *,
         manifest: Manifest,
+        key: ObjectKey | None,
         indexes: Sequence[int],
         writer: ChunkWriter,
         progress: Progress,
@@ -503,6 +532,7 @@ class _Fetch:
     ) -> None:
         self._connection = connection
         self._manifest = manifest
+        self._key = key
         self._writer = writer
         self._progress = progress
         self._in_thread = in_thread
@@ -562,6 +592,11 @@ class _Fetch:
 
     def _write(self, digest: str, frame: bytes) -> None:
         places = self._places[digest]
+        if self._key is not None:
+            try:
+                frame = self._key.open(frame, digest)
+            except CannotOpen as error:
+                raise DamagedChunk(f"The chunk {digest} cannot be used: {error.message}") from error
         data = decompress(frame, digest=digest, size_b=self._manifest.chunk_size_b(places[0]))
         for index in places:
             self._writer.write(index, data)
@@ -586,6 +621,14 @@ async def for_each(items: Collection[_T], work: Callable[[_T], Awaitable[None]])
 def batches(items: Sequence[_T], size: int = DIGESTS_A_CALL) -> Sequence[Sequence[_T]]:
     """Split a list into parts of at most `size` items."""
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def key_of(answer: Mapping[str, Any]) -> ObjectKey | None:
+    """Return the key of an answer with which an image is encrypted. Raises AgentFailure if it cannot be read."""
+    try:
+        return ObjectKey.from_json(answer.get("key"))
+    except InvalidRequest as error:
+        raise AgentFailure(error.message) from error
 
 
 def urls_of(answer: Mapping[str, Any], digests: Collection[str]) -> Mapping[str, str]:

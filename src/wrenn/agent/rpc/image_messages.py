@@ -11,9 +11,11 @@ from wrenn.base.ids import SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.protocol.host import host_pb as pb
+from wrenn.protocol.sealed_objects import ObjectKey
 from wrenn.storage.images import ContainerConfig
 
 WAIT_LIMIT_MS: Final = 60_000
+_KEYS_LIMIT: Final = 64
 _SCOPE_LIMIT: Final = 64
 
 
@@ -39,9 +41,17 @@ def source_of(request: pb.EnsureImageRequest) -> Source:
                 insecure_registry=image.insecure_registry,
                 scope=image.scope[:_SCOPE_LIMIT],
                 archive_url=Secret(image.archive_url) if image.archive_url else None,
+                archive_name=image.archive_name,
+                archive_keys=tuple(_object_key(key) for key in image.archive_keys[:_KEYS_LIMIT]),
             )
         case _:
             raise InvalidRequest("An image needs a source.")
+
+
+def _object_key(key: pb.ObjectKey) -> ObjectKey:
+    found = ObjectKey.from_json({"id": key.id, "secret": key.secret})
+    assert found is not None, "it was given"
+    return found
 
 
 def image_message(status: ImageStatus) -> pb.Image:

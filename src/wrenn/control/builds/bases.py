@@ -20,7 +20,7 @@ from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
 from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
 from wrenn.control.images import URL_LIFE_S, Images, owner_name
-from wrenn.control.objects import ObjectStore
+from wrenn.control.objects import ObjectStore, name_of
 from wrenn.control.registries import RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
@@ -109,7 +109,15 @@ class BuildBases:
         if base.kind is BaseKind.ARCHIVE:
             assert build.archive_key is not None, "the service looked"
             (url,) = await self.objects.sign("GET", [build.archive_key], expires_s=URL_LIFE_S)
-            return ContainerSource(base.reference, build.disk_size_mb, _EVERYWHERE, scope, archive_url=url)
+            return ContainerSource(
+                base.reference,
+                build.disk_size_mb,
+                _EVERYWHERE,
+                scope,
+                archive_url=url,
+                archive_name=name_of(build.archive_key),
+                archive_keys=self.objects.keys.all_of(scope),
+            )
         login = await self.credentials.for_image(build.team_id, base.reference)
         username, password = ("", "") if login is None else (login[0], login[1].reveal())
         return ContainerSource(

@@ -365,6 +365,10 @@ def _image_source(
                 insecure_registry=source.is_insecure,
                 scope=source.scope,
                 archive_url=source.archive_url,
+                archive_name=source.archive_name,
+                archive_keys=[
+                    pb.ObjectKey(id=key.key_id, secret=key.secret.reveal()) for key in source.archive_keys
+                ],
             )
             return Oneof("container", container)
         case _:

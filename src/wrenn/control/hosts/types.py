@@ -11,6 +11,7 @@ from typing import Literal
 from uuid import UUID
 
 from wrenn.base.ids import HostId, ImageId, SandboxId, SnapshotId, TeamId
+from wrenn.protocol.sealed_objects import ObjectKey
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM, VmPlatform
 
 FileKind = Literal["file", "directory", "symlink", "socket", "fifo", "char_device", "block_device"]
@@ -320,6 +321,7 @@ class ContainerSource:
         disk_size_mb: of the file system that is made.
         network: for the download.
         archive_url: signed, of an archive in the store that the image is in; `reference` is its format then. Empty: a registry has it.
+        archive_name, archive_keys: with which it is decrypted, if it is encrypted.
         scope: for whom it is pulled: a host that has it pulled already for another scope pulls it again.
         is_insecure: the registry speaks plain HTTP, or its certificate cannot be verified.
     """
@@ -332,6 +334,8 @@ class ContainerSource:
     password: str = field(default="", repr=False)
     is_insecure: bool = False
     archive_url: str = field(default="", repr=False)
+    archive_name: str = ""
+    archive_keys: tuple[ObjectKey, ...] = ()
 
 
 ImageSource = ContainerSource | SandboxId | None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Final
 
 from wrenn.base.errors import InvalidRequest, WrennError
@@ -18,7 +19,9 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.images import collection_store, store
 from wrenn.control.images.records import (
     ImageStatus,
+    StoredImage,
     chunks_prefix,
+    key_id_of_folder,
     manifest_key,
     manifests_prefix,
     team_of,
@@ -93,23 +96,28 @@ class GarbageCollection:
     async def _collect(self, owner: str, team_id: TeamId | None, start: CollectionStart) -> bool:
         """Delete what none of these images names; returns whether no other image was begun meanwhile."""
         keys: set[str] = set()
-        chunks: set[bytes] = set()
+        # By the key of the store with which they are encrypted.
+        chunks: dict[str | None, set[bytes]] = {}
         for image in start.images:
             if image.manifest_digest is not None:
                 key = manifest_key(owner, image.image_id, image.manifest_digest)
                 keys.add(key)
                 try:
-                    chunks |= await self._chunks_of(key, image.manifest_digest)
+                    chunks.setdefault(image.key_id, set()).update(await self._chunks_of(key, image))
                 except ObjectMissing:
                     # It was removed from the store, and waits for hosts that do not answer.
                     if image.status is not ImageStatus.REMOVING:
                         raise
-        unnamed = [
-            found.key
-            async for page in self._objects.pages(chunks_prefix(owner))
-            for found in page
-            if not _is_named(found.key, chunks)
-        ]
+        unnamed: list[str] = []
+        for folder in await self._objects.folders(owner):
+            has_chunks, key_id = key_id_of_folder(folder)
+            if has_chunks:
+                unnamed += [
+                    found.key
+                    async for page in self._objects.pages(chunks_prefix(owner, key_id))
+                    for found in page
+                    if not _is_named(found.key, chunks.get(key_id, set()))
+                ]
         unnamed += [
             found.key
             async for page in self._objects.pages(manifests_prefix(owner))
@@ -126,14 +134,15 @@ class GarbageCollection:
             )
         return True
 
-    async def _chunks_of(self, key: str, digest: str) -> set[bytes]:
-        """Read the digests of an image's chunks. Raises WrennError if they cannot be known: then nothing may be deleted."""
+    async def _chunks_of(self, key: str, image: StoredImage) -> set[bytes]:
+        """Read the names of an image's chunks. Raises WrennError if they cannot be known: then nothing may be deleted."""
         data = await self._objects.get(key, limit_b=MANIFEST_LIMIT_B)
 
         def parse() -> set[bytes]:
-            if digest_of(data) != digest:
+            if digest_of(data) != image.manifest_digest:
                 raise InvalidRequest("A manifest in the store was altered.")
-            return {bytes.fromhex(chunk) for chunk in Manifest.decode(data).digests}
+            name = partial(self._objects.keys.chunk_name, image.owner, image.key_id)
+            return {bytes.fromhex(name(chunk)) for chunk in Manifest.decode(data).digests}
 
         return await asyncio.to_thread(parse)
 

@@ -25,6 +25,7 @@ from wrenn.control.images import store
 from wrenn.control.images.records import ImageStatus, StoredImage, chunk_key, manifest_key
 from wrenn.control.objects import Method, ObjectStore
 from wrenn.protocol.image_manifest import CHUNK_STORED_LIMIT_B, Manifest, digest_of
+from wrenn.protocol.sealed_objects import ObjectKey
 
 URL_LIFE_S: Final = 900.0
 _CALLS: Final = Rate(per_s=20, burst=100)
@@ -38,10 +39,16 @@ _BUCKETS: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class CallingHost:
-    """A host that has shown its token. `team_id`: whose it is; None: the platform's."""
+    """A host that has shown its token.
+
+    Attributes:
+        team_id: whose it is; None: the platform's.
+        opens_sealed: its release can encrypt and decrypt objects.
+    """
 
     host_id: HostId
     team_id: TeamId | None
+    opens_sealed: bool
 
 
 class HostImages:
@@ -55,7 +62,9 @@ class HostImages:
         self._manifests = asyncio.Semaphore(_MANIFESTS)
         self._calls = Buckets(_CALLS, clock, most=_BUCKETS)
 
-    async def caller(self, host_token: str | None, text_id: str) -> CallingHost:
+    async def caller(
+        self, host_token: str | None, text_id: str, *, opens_sealed: bool = False
+    ) -> CallingHost:
         """Return which host calls; to be asked before its body is read.
 
         Raises:
@@ -68,19 +77,21 @@ class HostImages:
         if wait_s:
             raise RateLimited("This host calls too often.", retry_after_s=math.ceil(wait_s))
         team_id = await credential_store.owner_of_caller(self._database, token.host_id, token.refresh_id)
-        return CallingHost(token.host_id, team_id)
+        return CallingHost(token.host_id, team_id, opens_sealed)
 
-    async def manifest_url(self, host: CallingHost, text_id: str) -> tuple[str, str]:
-        """Return a URL of an image's manifest, and the digest that it must have.
+    async def manifest_url(self, host: CallingHost, text_id: str) -> tuple[str, str, ObjectKey | None]:
+        """Return a URL of an image's manifest, the digest that it must have, and the key with which the image is encrypted.
 
         Raises:
-            NotFound: there is no image that the host may read.
+            NotFound: there is no image that the host may read. StoreKeyMissing.
+            InvalidRequest: the host is of a release that cannot decrypt it.
         """
         image = await self._readable(host, text_id)
         assert image.manifest_digest is not None, "looked at"
         key = manifest_key(image.owner, image.image_id, image.manifest_digest)
+        owner_key = self._key_for(host, image)
         (url,) = await self._objects.sign("GET", [key], expires_s=URL_LIFE_S)
-        return url, image.manifest_digest
+        return url, image.manifest_digest, owner_key
 
     async def chunk_urls(self, host: CallingHost, text_id: str, digests: Sequence[str]) -> dict[str, str]:
         """Return URLs to read chunks of the image's owner.
@@ -89,18 +100,22 @@ class HostImages:
             NotFound: there is no image that the host may read.
         """
         image = await self._readable(host, text_id)
-        return await self._signed("GET", image.owner, digests)
+        return await self._signed("GET", image, digests)
 
-    async def upload_urls(self, host: CallingHost, text_id: str, digests: Sequence[str]) -> dict[str, str]:
-        """Return URLs to write those of these chunks that the store lacks.
+    async def upload_urls(
+        self, host: CallingHost, text_id: str, digests: Sequence[str]
+    ) -> tuple[dict[str, str], ObjectKey | None]:
+        """Return URLs to write those of these chunks that the store lacks, and the key with which they are to be encrypted.
 
         Raises:
-            NotFound: the image is not pending on this host.
+            NotFound: the image is not pending on this host. StoreKeyMissing.
+            InvalidRequest: the host is of a release that cannot encrypt them.
         """
         image = await self._uploadable(host, text_id)
-        there = await self._objects.sizes_of(chunk_key(image.owner, digest) for digest in digests)
-        missing = [digest for digest in digests if chunk_key(image.owner, digest) not in there]
-        return await self._signed("PUT", image.owner, missing)
+        key = self._key_for(host, image)
+        there = await self._objects.sizes_of(self._chunk_key(image, digest) for digest in digests)
+        missing = [digest for digest in digests if self._chunk_key(image, digest) not in there]
+        return await self._signed("PUT", image, missing), key
 
     async def put_manifest(
         self, host: CallingHost, text_id: str, read: Callable[[], Awaitable[bytes]]
@@ -130,13 +145,14 @@ class HostImages:
         manifest, digest = await asyncio.to_thread(lambda: (Manifest.decode(data), digest_of(data)))
         if manifest.image_id != image.image_id:
             raise InvalidRequest("The manifest is that of another image.")
-        sizes = await self._objects.sizes_of(chunk_key(image.owner, chunk) for chunk in manifest.digests)
+        sizes = await self._objects.sizes_of(self._chunk_key(image, chunk) for chunk in manifest.digests)
         missing = len(manifest.digests) - len(sizes)
         if missing:
             raise Conflict(f"The store lacks {missing} chunks of this image: upload them first.")
         if any(size_b > CHUNK_STORED_LIMIT_B for size_b in sizes.values()):
             raise Conflict("A chunk of this image in the store is larger than one can be.")
-        await self._objects.put(manifest_key(image.owner, image.image_id, digest), data)
+        key = manifest_key(image.owner, image.image_id, digest)
+        await self._objects.put_sealed(key, data, image.key_id)
         await fault_point("control.image.after_manifest")
         stored_b = sum(sizes.values())
         if not await store.record_manifest(
@@ -145,8 +161,20 @@ class HostImages:
             raise _not_found(str(image.image_id))
         return stored_b
 
-    async def _signed(self, method: Method, owner: str, digests: Sequence[str]) -> dict[str, str]:
-        keys = [chunk_key(owner, digest) for digest in digests]
+    def _chunk_key(self, image: StoredImage, digest: str) -> str:
+        name = self._objects.keys.chunk_name(image.owner, image.key_id, digest)
+        return chunk_key(image.owner, name, image.key_id)
+
+    def _key_for(self, host: CallingHost, image: StoredImage) -> ObjectKey | None:
+        key = self._objects.keys.of(image.owner, image.key_id)
+        if key is not None and not host.opens_sealed:
+            raise InvalidRequest(
+                "The store is encrypted, which the release of wrenn on this host does not know: upgrade the host."
+            )
+        return key
+
+    async def _signed(self, method: Method, image: StoredImage, digests: Sequence[str]) -> dict[str, str]:
+        keys = [self._chunk_key(image, digest) for digest in digests]
         urls = await self._objects.sign(method, keys, expires_s=URL_LIFE_S)
         return dict(zip(digests, urls, strict=True))
 

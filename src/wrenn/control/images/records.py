@@ -9,6 +9,7 @@ from typing import Final
 from wrenn.base.ids import HostId, ImageId, TeamId
 
 PLATFORM: Final = "platform"
+_CHUNKS: Final = "chunks"
 
 
 class ImageStatus(enum.StrEnum):
@@ -56,6 +57,7 @@ class StoredImage:
         kind: images of other kinds than `template` are in the store alone, and on no host.
         host_id: the host that prepares it and may upload it, while it is pending.
         manifest_digest: of its manifest in the store; None: it is not there (yet).
+        key_id: the key of the store with which it is encrypted; None: it is not.
     """
 
     image_id: ImageId
@@ -64,6 +66,7 @@ class StoredImage:
     status: ImageStatus
     host_id: HostId | None
     manifest_digest: str | None
+    key_id: str | None
 
     @property
     def owner(self) -> str:
@@ -81,14 +84,20 @@ def team_of(owner: str) -> TeamId | None:
     return None if owner == PLATFORM else TeamId.parse(owner)
 
 
-def chunk_key(owner: str, digest: str) -> str:
-    """Return the key of a chunk in the store."""
-    return f"{chunks_prefix(owner)}/{digest[:2]}/{digest}"
+def chunk_key(owner: str, name: str, key_id: str | None = None) -> str:
+    """Return the key of a chunk in the store. `name` is `StoreKeys.chunk_name`: without encryption its digest."""
+    return f"{chunks_prefix(owner, key_id)}/{name[:2]}/{name}"
 
 
-def chunks_prefix(owner: str) -> str:
-    """Return the folder of an owner's chunks."""
-    return f"{owner}/chunks"
+def chunks_prefix(owner: str, key_id: str | None) -> str:
+    """Return the folder of an owner's chunks that are encrypted with a key of the store, or are not."""
+    return f"{owner}/{_CHUNKS}" if key_id is None else f"{owner}/{_CHUNKS}-{key_id}"
+
+
+def key_id_of_folder(folder: str) -> tuple[bool, str | None]:
+    """Return whether a folder of an owner has chunks, and the key with which they are encrypted."""
+    kind, _, key_id = folder.partition("-")
+    return kind == _CHUNKS, key_id or None
 
 
 def manifests_prefix(owner: str, image_id: ImageId | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import JSONResponse, Response
 
 from wrenn.control.auth import HostTokenOf
@@ -20,7 +20,9 @@ from wrenn.control.images.host_access import HostImages
 from wrenn.control.images.served_objects import ServedObjects
 from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
 from wrenn.control.objects import UrlSigner
+from wrenn.protocol.api import HOST_OPENS_SEALED_HEADER
 from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B
+from wrenn.protocol.sealed_objects import ObjectKey
 
 router = APIRouter(prefix="/{host_id}/images", tags=["hosts"])
 store_router = APIRouter(tags=["store"])
@@ -40,14 +42,22 @@ _MANIFEST_IN: Final[dict[str, Any]] = {
     }
 }
 SignedUrlOf = Annotated[SignedUrl, Query()]
+OpensOf = Annotated[str | None, Header(alias=HOST_OPENS_SEALED_HEADER, include_in_schema=False)]
+
+
+def _key_field(key: ObjectKey | None) -> dict[str, dict[str, str]]:
+    return {} if key is None else {"key": key.to_json()}
 
 
 @router.get("/{image_id}", response_model=ImageManifest, responses=refusals(403, 404))
-async def host_get_image(host_id: str, image_id: str, images: HostImagesOf, token: HostTokenOf) -> Response:
+async def host_get_image(
+    host_id: str, image_id: str, images: HostImagesOf, token: HostTokenOf, *, opens: OpensOf = None
+) -> Response:
     """Where the agent of a host finds the manifest of an image: of any team, or for a team's own host of that team and the platform."""
-    host = await images.caller(token, host_id)
-    url, digest = await images.manifest_url(host, image_id)
-    return JSONResponse({"id": image_id, "manifest_url": url, "manifest_digest": digest}, 200, _NO_STORE)
+    host = await images.caller(token, host_id, opens_sealed=opens is not None)
+    url, digest, key = await images.manifest_url(host, image_id)
+    content = {"id": image_id, "manifest_url": url, "manifest_digest": digest, **_key_field(key)}
+    return JSONResponse(content, 200, _NO_STORE)
 
 
 @router.post("/{image_id}/chunk-urls", response_model=ChunkUrls, responses=refusals(403, 404))
@@ -61,14 +71,21 @@ async def host_chunk_urls(
 
 @router.post("/{image_id}/upload-urls", response_model=ChunkUrls, responses=refusals(403, 404))
 async def host_upload_urls(
-    host_id: str, image_id: str, body: Chunks, images: HostImagesOf, token: HostTokenOf
+    host_id: str,
+    image_id: str,
+    body: Chunks,
+    images: HostImagesOf,
+    token: HostTokenOf,
+    *,
+    opens: OpensOf = None,
 ) -> Response:
     """URLs by which the agent of a host writes those of these chunks that the store lacks, for 15 minutes.
 
     Only for the host that makes the image.
     """
-    host = await images.caller(token, host_id)
-    return JSONResponse({"urls": await images.upload_urls(host, image_id, body.digests)}, 200, _NO_STORE)
+    host = await images.caller(token, host_id, opens_sealed=opens is not None)
+    urls, key = await images.upload_urls(host, image_id, body.digests)
+    return JSONResponse({"urls": urls, **_key_field(key)}, 200, _NO_STORE)
 
 
 @router.put(

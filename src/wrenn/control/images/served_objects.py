@@ -18,6 +18,7 @@ from wrenn.base.units import KIB, MIB
 from wrenn.control.http import read_at_most
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B, MANIFEST_LIMIT_B
+from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
 
 _READ_AT_ONCE: Final = 512
 """Objects that this replica sends at once, each with some hundred KiB in memory."""
@@ -81,7 +82,9 @@ class ServedObjects:
             ObjectMissing. TooLarge. RateLimited. DeadlineExceeded: it was not sent in time.
         """
         with self._reads.take(address):
-            size_b, pieces = await self._objects.open(key, limit_b=max(MANIFEST_LIMIT_B, ARCHIVE_LIMIT_B))
+            size_b, pieces = await self._objects.open_stored(
+                key, limit_b=max(MANIFEST_LIMIT_B, ARCHIVE_LIMIT_B) + SEALED_EXTRA_B
+            )
             try:
                 async with asyncio.timeout(_LEAST_S + size_b / _LEAST_RATE_B):
                     yield ServedObject(size_b, pieces)
@@ -100,4 +103,4 @@ class ServedObjects:
                     content = await read_at_most(pieces, _OBJECT_LIMIT_B)
             except TimeoutError as error:
                 raise DeadlineExceeded("The object was not received in time.") from error
-            await self._objects.put(key, content)
+            await self._objects.put_stored(key, content)

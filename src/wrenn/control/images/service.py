@@ -20,10 +20,11 @@ _RETRY_S: Final = 1.0
 
 
 class Images:
-    """Begins and publishes images. `owner` names the replica's leases."""
+    """Begins and publishes images. `owner` names the replica's leases; `key_id`: the key of the store for new ones."""
 
-    def __init__(self, *, database: Database, owner: str, lease_s: float) -> None:
+    def __init__(self, *, database: Database, owner: str, lease_s: float, key_id: str | None = None) -> None:
         self._database = database
+        self.key_id = key_id
         self.leases = HeldLeases(database, store.LEASES, owner=owner, lease_s=lease_s)
 
     async def begin(
@@ -47,6 +48,7 @@ class Images:
             team_id=team_id,
             host_id=host_id,
             kind=kind,
+            key_id=self.key_id,
             owner=self.leases.owner,
             lease_s=self.leases.lease_s,
         )

@@ -45,7 +45,7 @@ _templates = table(
 _sandboxes = table("sandboxes", column("stored_image_id", Uuid), column("status", Text))
 _c = images.c
 LEASES: Final = Leases(images)
-_COLUMNS: Final = (_c.id, _c.team_id, _c.kind, _c.status, _c.host_id, _c.manifest_digest)
+_COLUMNS: Final = (_c.id, _c.team_id, _c.kind, _c.status, _c.host_id, _c.manifest_digest, _c.key_id)
 
 
 def _image(row: Row[*tuple[Any, ...]]) -> StoredImage:
@@ -56,6 +56,7 @@ def _image(row: Row[*tuple[Any, ...]]) -> StoredImage:
         ImageStatus(row.status),
         None if row.host_id is None else HostId(row.host_id),
         row.manifest_digest,
+        row.key_id,
     )
 
 
@@ -75,6 +76,7 @@ async def insert_pending(
     team_id: TeamId | None,
     host_id: HostId,
     kind: ImageKind,
+    key_id: str | None,
     owner: str,
     lease_s: float,
 ) -> None:
@@ -98,6 +100,7 @@ async def insert_pending(
             host_id=host_id.value,
             status=ImageStatus.PENDING,
             kind=kind,
+            key_id=key_id,
             **LEASES.grant(owner, lease_s),
         )
     )

@@ -41,6 +41,8 @@ images = Table(
     Column("config", JSONB, nullable=False, server_default=text("'{}'")),
     # SHA-256 of its manifest in the store, once it is there.
     Column("manifest_digest", Text),
+    # The key of the store with which it is encrypted; NULL: it is not.
+    Column("key_id", Text),
     # Of a pending one: who has it made. When the time is over, it is removed.
     Column("lease_owner", Text),
     Column("lease_until", TIMESTAMP(timezone=True)),

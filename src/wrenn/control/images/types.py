@@ -22,10 +22,20 @@ class Chunks(RequestBody):
     )
 
 
+class OwnerKey(BaseModel):
+    """The key with which the objects of an image's owner are encrypted."""
+
+    id: str = Field(description="Of the key of the store that it was derived from")
+    secret: str = Field(description="AES-256, in hexadecimal digits")
+
+
 class ChunkUrls(BaseModel):
     """Signed URLs by digest. One that begins with `/` is of the control plane itself."""
 
     urls: dict[str, str]
+    key: OwnerKey | None = Field(
+        default=None, description="Of what is uploaded; without it, it is not encrypted"
+    )
 
 
 class SignedUrl(BaseModel):
@@ -40,7 +50,10 @@ class ImageManifest(BaseModel):
 
     id: str
     manifest_url: str = Field(description="Signed. One that begins with `/` is of the control plane itself")
-    manifest_digest: str = Field(description="SHA-256 that the manifest must have")
+    manifest_digest: str = Field(description="SHA-256 that the manifest must have, once it is decrypted")
+    key: OwnerKey | None = Field(
+        default=None, description="Of manifest and chunks; without it, they are not encrypted"
+    )
 
 
 class UploadedImage(BaseModel):

@@ -55,7 +55,9 @@ class StoreKeys:
             if not text:
                 continue
             if not _KEY.fullmatch(text):
-                raise InvalidRequest(f"WRENN_STORE_KEY: line {number} of {path} is not a key of 64 hexadecimal digits.")
+                raise InvalidRequest(
+                    f"WRENN_STORE_KEY: line {number} of {path} is not a key of 64 hexadecimal digits."
+                )
             key = bytes.fromhex(text)
             keys[hashlib.sha256(b"wrenn store key id\n" + key).hexdigest()[:16]] = key
         if not 1 <= len(keys) <= _MOST:
@@ -71,6 +73,11 @@ class StoreKeys:
         if key_id is None:
             return None
         return ObjectKey(key_id, Secret(self._derive(key_id, "objects", owner).hex()))
+
+    def all_of(self, owner: str) -> tuple[ObjectKey, ...]:
+        """Return all keys that objects of an owner may be encrypted with."""
+        keys = (self.of(owner, key_id) for key_id in self._keys)
+        return tuple(key for key in keys if key is not None)
 
     def chunk_name(self, owner: str, key_id: str | None, digest: str) -> str:
         """Return the name of a chunk in the store, which does not tell what is in it if it is encrypted. Raises as `of`."""

@@ -11,7 +11,7 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
 
 from wrenn.base.errors import InvalidRequest, NotFound, StorageFull, StoreUnavailable, TooLarge
 from wrenn.base.units import KIB
+from wrenn.control.objects.keys import StoreKeys
 from wrenn.control.objects.signing import UrlSigner
+from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
 
 T = TypeVar("T")
 
@@ -61,14 +63,16 @@ class StoreSettings:
     Attributes:
         url: `s3://BUCKET/PREFIX`, `gs://…`, `az://…` or `file:///FOLDER`.
         allow_http: a store that is reached without TLS is permitted.
+        keys: with which objects are encrypted.
     """
 
     url: str
     allow_http: bool = False
+    keys: StoreKeys = field(default_factory=StoreKeys)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], data_dir: Path) -> Self:
-        """Read `WRENN_STORE`; the default is the folder `store` of the data folder.
+        """Read `WRENN_STORE` and `WRENN_STORE_KEY`; the default is the folder `store` of the data folder, without encryption.
 
         Raises:
             InvalidRequest: it cannot be used.
@@ -83,7 +87,11 @@ class StoreSettings:
             raise InvalidRequest("WRENN_STORE must name a folder as file:///FOLDER.")
         if parts.scheme != "file" and not parts.netloc:
             raise InvalidRequest("WRENN_STORE must name a bucket.")
-        return cls(url, environment.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"))
+        return cls(
+            url,
+            environment.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+            StoreKeys.from_file(environment.get("WRENN_STORE_KEY", "")),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ class StoredObject:
 class ObjectStore:
     """The objects of this installation, by key. No call takes longer than `timeout_s`.
 
+    `keys`: with which they are encrypted.
+
     Every call raises `StoreUnavailable` if the store does not answer or refuses it, and `StorageFull` if it has no space.
     """
 
@@ -107,6 +117,7 @@ class ObjectStore:
             InvalidRequest: the settings cannot be used.
         """
         self._signer = signer
+        self.keys = settings.keys
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wrenn-store")
         self._remote: _Remote | None = None
@@ -135,11 +146,15 @@ class ObjectStore:
             raise InvalidRequest(f"WRENN_STORE cannot be used: {_cause(error)}") from error
 
     async def get(self, key: str, *, limit_b: int) -> bytes:
-        """Return the content of an object.
+        """Return the content of an object that `put` wrote.
 
         Raises:
-            ObjectMissing. TooLarge: it has more than `limit_b` bytes.
+            ObjectMissing. TooLarge: it has more than `limit_b` bytes. StoreKeyMissing: it is encrypted with a key that is not here.
         """
+        return self.keys.open(key, await self.get_stored(key, limit_b=limit_b + SEALED_EXTRA_B))
+
+    async def get_stored(self, key: str, *, limit_b: int) -> bytes:
+        """Return an object as it is stored. Raises as `get`."""
 
         def get() -> bytes:
             found = self._store.get(key)
@@ -149,8 +164,8 @@ class ObjectStore:
 
         return await self._call("read an object", get)
 
-    async def open(self, key: str, *, limit_b: int) -> tuple[int, AsyncIterator[bytes]]:
-        """Return the size of an object, and its content in pieces. It must not be written meanwhile.
+    async def open_stored(self, key: str, *, limit_b: int) -> tuple[int, AsyncIterator[bytes]]:
+        """Return the size of an object as it is stored, and its bytes in pieces. It must not be written meanwhile.
 
         Raises:
             ObjectMissing. TooLarge: it has more than `limit_b` bytes.
@@ -169,7 +184,15 @@ class ObjectStore:
         return bytes(self._store.get_range(key, start=begin, end=end))
 
     async def put(self, key: str, data: bytes) -> None:
-        """Write an object, whole or not at all."""
+        """Write an object, encrypted with the current key, whole or not at all."""
+        await self.put_sealed(key, data, self.keys.current)
+
+    async def put_sealed(self, key: str, data: bytes, key_id: str | None) -> None:
+        """Write an object, encrypted with this key of the store, or (None) as it is. Raises StoreKeyMissing."""
+        await self.put_stored(key, self.keys.seal(key, data, key_id))
+
+    async def put_stored(self, key: str, data: bytes) -> None:
+        """Write an object as it is, whole or not at all."""
         await self._call("write an object", lambda: self._store.put(key, data, use_multipart=False))
 
     async def size_of(self, key: str) -> int | None:

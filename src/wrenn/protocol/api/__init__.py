@@ -10,6 +10,8 @@ from wrenn.base.units import MIB
 API_KEY_HEADER: Final = "X-API-Key"
 HOST_CREDENTIAL_HEADER: Final = "X-Host-Token"
 HOST_RENEWAL_HEADER: Final = "X-Host-Renew"
+HOST_OPENS_SEALED_HEADER: Final = "X-Host-Opens-Sealed"
+"""Of calls about images by a host that can encrypt and decrypt objects of the store."""
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 
