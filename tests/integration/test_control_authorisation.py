@@ -259,8 +259,13 @@ E2B: Final[dict[str, Row]] = {
     "GET /e2b/secrets/{secret_id}": Row(Who.TEAM, foreign=501, sees=True, found=501),
     "POST /e2b/secrets/{secret_id}": Row(Who.TEAM, {}, foreign=501),
     "DELETE /e2b/secrets/{secret_id}": Row(Who.TEAM, foreign=501),
-    f"GET {E2B_SANDBOX}/logs": Row(Who.TEAM, foreign=501, sees=True, found=501),
-    "GET /e2b/v2/sandboxes/{sandbox_id}/logs": Row(Who.TEAM, foreign=501, sees=True, found=501),
+    f"GET {E2B_SANDBOX}/logs": in_sandbox(sees=True),
+    "GET /e2b/v2/sandboxes/{sandbox_id}/logs": in_sandbox(sees=True),
+    "GET /e2b/templates": Row(Who.TEAM, sees=True),
+    "GET /e2b/v2/templates": Row(Who.TEAM, sees=True),
+    "GET /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404, sees=True, found=404),
+    "PATCH /e2b/templates/{templateID}": Row(Who.TEAM, {}, foreign=404),
+    "PATCH /e2b/v2/templates/{templateID}": Row(Who.TEAM, {}, foreign=404),
 }
 """The operations of the e2b API, which has a description of its own."""
 

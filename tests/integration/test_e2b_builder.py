@@ -110,6 +110,37 @@ async def test_steps_that_cannot_be_are_refused_and_may_be_sent_again(
     await ended(api, build)
 
 
+async def test_templates_are_listed_and_stay_private(platform_of_module: Platform) -> None:
+    api = platform_of_module.api
+    builds: list[dict[str, Any]] = []
+    for _ in range(2):
+        build = await announced(api, name="listed")
+        steps = [{"type": "RUN", "args": [f"echo {len(builds)}"]}]
+        assert (await start(api, build, steps=steps)).status_code == 202
+        assert (await ended(api, build))["status"] == "ready", await status(api, build)
+        builds.append(build)
+    (listed,) = [each for each in (await api.get("/e2b/templates")).json() if each["templateID"] == "listed"]
+    assert (listed["buildID"], listed["public"], listed["names"]) == (builds[1]["buildID"], False, ["listed"])
+    first = await api.get("/e2b/v2/templates", params={"limit": 1})
+    names, token = [each["templateID"] for each in first.json()], first.headers.get("X-Next-Token")
+    while token:
+        page = await api.get("/e2b/v2/templates", params={"limit": 1, "nextToken": token})
+        names += [each["templateID"] for each in page.json()]
+        token = page.headers.get("X-Next-Token")
+    assert names == sorted(set(names))
+    assert "listed" in names
+    one = (await api.get("/e2b/templates/listed")).json()
+    assert one["builds"][0]["buildID"] == builds[1]["buildID"]
+    assert one == {**listed, "builds": one["builds"]}
+    for version in ("", "/v2"):
+        path = f"/e2b{version}/templates/listed"
+        assert (await api.patch(path, json={"public": False})).status_code == 200
+        assert (await api.patch(path, json={"public": True})).status_code == 501
+        assert (await api.patch(f"/e2b{version}/templates/unknown", json={})).status_code == 404
+    assert (await api.patch("/e2b/v2/templates/listed", json={})).json() == {"names": ["listed"]}
+    assert (await api.get("/e2b/templates/minimal")).status_code == 404
+
+
 async def test_an_unknown_user_of_a_step_is_reported_as_e2b_does(platform_of_module: Platform) -> None:
     api = platform_of_module.api
     build = await announced(api)
@@ -189,7 +220,7 @@ async def test_old_files_and_those_beyond_a_teams_limit_are_deleted(
     platform_of_module: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     services = platform_of_module.control.services
-    objects: ObjectStore = services.objects
+    objects: ObjectStore = platform_of_module.control.objects
     database = Database(str(platform_of_module.settings.database_url))
     api = platform_of_module.api
     hashes = [f"{n}f" * 32 for n in range(3)]

@@ -156,7 +156,7 @@ async def test_uploads_at_the_same_time_are_counted_one_after_the_other(team_pla
 async def test_an_upload_during_the_deletion_of_the_same_files_is_not_lost(
     team_platform: Platform, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    api, objects = team_platform.api, team_platform.control.services.objects
+    api, objects = team_platform.api, team_platform.control.objects
     database = Database(str(team_platform.settings.database_url))
     assert (await upload(api, HASH, archive(f="old"))).status_code == 204
     team = TeamId((await rows(database, f"SELECT team_id FROM builder_files WHERE hash = '{HASH}'"))[0])

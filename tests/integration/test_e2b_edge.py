@@ -319,8 +319,35 @@ BAD_CHANGES: list[tuple[str, str, dict[str, object] | None, int]] = [
     ("PUT", "network", {"rules": {"example.com": []}}, 501),
     ("GET", "metrics?start=-1", None, 400),
     ("GET", "metrics?start=20&end=10", None, 400),
-    ("GET", "logs", None, 501),
+    ("GET", "logs?start=x", None, 400),
+    ("GET", "logs?limit=1001", None, 400),
 ]
+
+
+async def test_the_log_of_a_sandbox_is_the_end_of_its_console(platform: Platform):
+    made = (await platform.api.post("/e2b/v2/sandboxes", json=NEW)).json()
+    own_id = f"cl-{made['sandboxID']}"
+    # The simulated console is what the guest agent writes: to a log beside the sandbox's files.
+    log = platform.host.agent.layout.sandboxes / own_id / "vmm.log"
+    with log.open("a") as console:
+        console.write("first line\r\n\nsecond \x1b[1mline\n")
+    path, path_v2 = (f"/e2b{version}/sandboxes/{made['sandboxID']}/logs" for version in ("", "/v2"))
+    found = (await platform.api.get(path)).json()
+    lines = [line["line"] for line in found["logs"]]
+    assert lines[-2:] == ["first line", "second \x1b[1mline"]
+    assert [entry["message"] for entry in found["logEntries"]] == lines
+    assert len((await platform.api.get(path, params={"limit": 1})).json()["logs"]) == 1
+    assert (await platform.api.get(path, params={"start": 2**45})).json() == {"logs": [], "logEntries": []}
+    newest = (await platform.api.get(path_v2, params={"direction": "backward", "limit": 1})).json()["logs"]
+    assert [entry["message"] for entry in newest] == ["second \x1b[1mline"]
+    searched = (await platform.api.get(path_v2, params={"search": "first"})).json()["logs"]
+    assert [(entry["message"], entry["level"], entry["fields"]) for entry in searched] == [
+        ("first line", "info", {})
+    ]
+    assert (await platform.api.get(path_v2, params={"level": "warn"})).json() == {"logs": []}
+    assert (await platform.api.post(f"/e2b/sandboxes/{made['sandboxID']}/pause")).status_code == 204
+    assert (await platform.api.get(path)).json() == {"logs": [], "logEntries": []}, "nor is it resumed"
+    assert (await platform.api.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()["state"] == "paused"
 
 
 async def test_what_cannot_be_done_with_a_sandbox_changes_nothing(
@@ -335,8 +362,7 @@ async def test_what_cannot_be_done_with_a_sandbox_changes_nothing(
             assert (await platform.api.get(sandbox)).json() == before
             # Of a sandbox that there is not, nothing else is said, unless the request is wrong in itself.
             other = await platform.api.request(method, f"/e2b/sandboxes/{UNKNOWN}/{path}", json=body)
-            known = 501 if path == "logs" else 404
-            assert_error(other, status if status == other.status_code == 400 else known)
+            assert_error(other, status if status == other.status_code == 400 else 404)
     assert len((await platform.api.get("/e2b/sandboxes")).json()) == 1
     assert (await platform.api.get("/e2b/snapshots")).json() == []
 

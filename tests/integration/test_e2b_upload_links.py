@@ -50,7 +50,7 @@ async def test_what_a_team_uploaded_and_announced_goes_with_the_team(people: Peo
     database = Database(people.database_url)
     team_id = TeamId.parse(team["id"])
     assert await rows(database, f"SELECT id FROM announced_builds WHERE team_id = '{team_id.value}'") == []
-    objects = people.platform.control.services.objects
+    objects = people.platform.control.objects
     assert await objects.size_of(key_of(team_id, HASH)) is not None
     await BuilderRetention(database, objects).delete_old()
     assert await objects.size_of(key_of(team_id, HASH)) is None

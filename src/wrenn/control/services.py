@@ -8,7 +8,7 @@ from wrenn.control.administration import Administration
 from wrenn.control.audit_log import AuditLog
 from wrenn.control.auth import Authenticator, Tokens
 from wrenn.control.builds import Builds
-from wrenn.control.e2b import E2bMetrics, E2bSandboxes, E2bSnapshots, E2bTemplates
+from wrenn.control.e2b import E2bLogs, E2bMetrics, E2bSandboxes, E2bSnapshots, E2bTemplates
 from wrenn.control.enrolment import Enrolment
 from wrenn.control.events import Events
 from wrenn.control.fleet import Drains, Fleet
@@ -96,6 +96,7 @@ class Services:
     e2b_sandboxes: E2bSandboxes
     e2b_templates: E2bTemplates
     e2b_snapshots: E2bSnapshots
+    e2b_logs: E2bLogs
     e2b_metrics: E2bMetrics
     quotas: Quotas
     audit_log: AuditLog

@@ -48,6 +48,7 @@ from wrenn.control.e2b import (
     BuilderFiles,
     BuilderRetention,
     E2bEdge,
+    E2bLogs,
     E2bMetrics,
     E2bSandboxes,
     E2bSnapshots,
@@ -404,6 +405,7 @@ def _build(
         access_tokens=access_tokens,
         traffic_tokens=traffic_tokens,
     )
+    inspection = Inspection(sandboxes.running_sandboxes)
     services = Services(
         authenticator=auth.authenticator,
         tokens=auth.tokens,
@@ -442,7 +444,7 @@ def _build(
         commands=Commands(sandboxes.running_sandboxes, OutputBudget(OutputLimits())),
         files=files,
         downloads=Downloads(database=database, lookup=sandboxes.lookup, files=files),
-        inspection=Inspection(sandboxes.running_sandboxes),
+        inspection=inspection,
         streams=Streams(sandboxes.running_sandboxes),
         snapshots=sandboxes.snapshots,
         templates=sandboxes.templates,
@@ -461,6 +463,7 @@ def _build(
             templates=sandboxes.templates,
             files=BuilderFiles(database=database, objects=images.objects, secret=auth.secret),
         ),
+        e2b_logs=E2bLogs(sandboxes=e2b_sandboxes, inspection=inspection),
         e2b_metrics=E2bMetrics(sandboxes=e2b_sandboxes, metrics=sandbox_metrics, clock=base.clock),
         quotas=Quotas(database=database, find_quota_status=sandboxes.capacity.quota_status),
         audit_log=AuditLog(database),

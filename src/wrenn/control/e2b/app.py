@@ -13,9 +13,11 @@ from pydantic import BaseModel
 
 from wrenn.control.e2b import (
     lifecycle_routes,
+    log_routes,
     metric_routes,
     sandbox_routes,
     snapshot_routes,
+    template_list_routes,
     template_routes,
     unsupported_routes,
 )
@@ -67,6 +69,8 @@ def _e2b_router() -> APIRouter:
         lifecycle_routes.v2_router,
         snapshot_routes.router,
         template_routes.router,
+        template_list_routes.router,
+        log_routes.router,
         unsupported_routes.router,
     ):
         api.include_router(router, prefix=E2B_PREFIX)

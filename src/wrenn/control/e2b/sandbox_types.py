@@ -173,6 +173,35 @@ class MetricView(_View):
     disk_total: int
 
 
+class SandboxLogEntry(_View):
+    """A line of a sandbox's log."""
+
+    timestamp: datetime
+    message: str
+    level: Literal["debug", "info", "warn", "error"]
+    fields: dict[str, str]
+
+
+class SandboxLogLine(_View):
+    """The same in the oldest form."""
+
+    timestamp: datetime
+    line: str
+
+
+class SandboxLogs(_View):
+    """A sandbox's log, in two forms."""
+
+    logs: list[SandboxLogLine]
+    log_entries: list[SandboxLogEntry]
+
+
+class SandboxLogsV2(_View):
+    """A page of a sandbox's log."""
+
+    logs: list[SandboxLogEntry]
+
+
 class SandboxesWithMetrics(_View):
     """The newest metric of each sandbox that has one, by its id."""
 

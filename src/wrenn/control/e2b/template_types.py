@@ -134,6 +134,59 @@ class BuildStatusView(_View):
     reason: BuildReasonView | None = None
 
 
+class TemplateChange(E2bBody):
+    """What to change of a template."""
+
+    public: StrictBool | None = Field(default=None, description="Only false is supported")
+
+
+class TemplateNamesView(_View):
+    """The names of a template."""
+
+    names: list[str]
+
+
+class TemplateVersionView(_View):
+    """A version of a template, as a build of it."""
+
+    build_id: UUID = Field(alias="buildID")
+    status: Literal["waiting", "building", "ready", "error"]
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime
+    cpu_count: int
+    memory_mb: int = Field(alias="memoryMB")
+    disk_size_mb: int = Field(alias="diskSizeMB")
+    envd_version: str
+
+
+class TemplateView(_View):
+    """A template that the team has built. Uses of it are not counted."""
+
+    template_id: str = Field(alias="templateID")
+    build_id: UUID = Field(alias="buildID")
+    cpu_count: int
+    memory_mb: int = Field(alias="memoryMB")
+    disk_size_mb: int = Field(alias="diskSizeMB")
+    public: bool
+    aliases: list[str]
+    names: list[str]
+    created_at: datetime
+    updated_at: datetime
+    created_by: dict[str, str] | None
+    last_spawned_at: datetime | None
+    spawn_count: int
+    build_count: int
+    envd_version: str
+    build_status: Literal["waiting", "building", "ready", "error"]
+
+
+class TemplateWithBuildsView(TemplateView):
+    """The same with its versions."""
+
+    builds: list[TemplateVersionView]
+
+
 class AliasView(_View):
     """A template that has this name."""
 

@@ -8,9 +8,11 @@ from typing import Final
 
 from wrenn.control.builds import Build, BuildStatus, LogEntry, LogKind
 from wrenn.control.e2b.announced_store import AnnouncedBuild
+from wrenn.control.e2b.sandbox_types import ENVD_VERSION
 from wrenn.control.e2b.template_names import client_tag
-from wrenn.control.e2b.templates import BuildProgress
+from wrenn.control.e2b.templates import BuildProgress, version_id
 from wrenn.control.http import wire_time
+from wrenn.control.templates import LATEST, Template
 
 _STATUS: Final = {
     BuildStatus.PENDING: "waiting",
@@ -29,6 +31,48 @@ _EXPIRED_REASON: Final[dict[str, object]] = {
 }
 _FAILED_LINE: Final = re.compile(r"line (\d+): ")
 _UNKNOWN_USER: Final = re.compile(r"invalid username: '[^']*'")
+
+
+def template_json(versions: Sequence[Template]) -> dict[str, object]:
+    """Convert the versions of a template, newest first, to the JSON of `TemplateView`."""
+    current = next((version for version in versions if LATEST in version.tags), versions[0])
+    return {
+        "templateID": current.name,
+        "buildID": str(version_id(current)),
+        "cpuCount": current.vcpus,
+        "memoryMB": current.memory_mb,
+        "diskSizeMB": current.disk_size_mb,
+        "public": False,
+        "aliases": [current.name],
+        "names": [current.name],
+        "createdAt": wire_time(versions[-1].created_at),
+        "updatedAt": wire_time(versions[0].created_at),
+        "createdBy": None,
+        "lastSpawnedAt": None,
+        "spawnCount": 0,
+        "buildCount": len(versions),
+        "envdVersion": ENVD_VERSION,
+        "buildStatus": "ready",
+    }
+
+
+def template_with_builds_json(versions: Sequence[Template]) -> dict[str, object]:
+    """Convert the versions of a template, newest first, to the JSON of `TemplateWithBuildsView`."""
+    builds = [
+        {
+            "buildID": str(version_id(version)),
+            "status": "ready",
+            "createdAt": wire_time(version.created_at),
+            "updatedAt": wire_time(version.created_at),
+            "finishedAt": wire_time(version.created_at),
+            "cpuCount": version.vcpus,
+            "memoryMB": version.memory_mb,
+            "diskSizeMB": version.disk_size_mb,
+            "envdVersion": ENVD_VERSION,
+        }
+        for version in versions
+    ]
+    return template_json(versions) | {"builds": builds}
 
 
 def announced_json(build: AnnouncedBuild) -> dict[str, object]:

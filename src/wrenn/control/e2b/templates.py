@@ -28,7 +28,7 @@ from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.e2b.template_names import BASE_TEMPLATE, DEFAULT_TAG, client_tag, own_reference, own_tag
 from wrenn.control.e2b.template_types import BuildStart, NewTemplateBuild
 from wrenn.control.identity import lock_active_team
-from wrenn.control.templates import Reference, Template, Templates
+from wrenn.control.templates import Reference, Template, Templates, TemplateType
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB, DEFAULT_MEMORY_MB, DEFAULT_VCPUS
 
 LOG_PAGE: Final = 100
@@ -200,6 +200,29 @@ class E2bTemplates:
         if not found:
             raise NotFound(f"There is no template named {name}.")
         return found
+
+    async def list_built(self, caller: Caller) -> list[list[Template]]:
+        """Return the versions of each template that the team has built, newest first, and the templates in the order of their newest versions."""
+        found: dict[str, list[Template]] = {}
+        for template in await self._templates.list(caller, "base"):
+            if isinstance(template, Template) and not template.is_platform:
+                found.setdefault(template.name, []).append(template)
+        return list(found.values())
+
+    async def built(self, caller: Caller, text: str) -> list[Template]:
+        """Return the versions of one of them, newest first. Raises NotFound."""
+        reference = Reference.parse(own_reference(text), field="template")
+        name = reference.name
+        if reference.template_id is not None:
+            name = (await self._templates.get(caller, str(reference))).name
+        versions = [
+            version
+            for version in await self._templates.versions(caller, name)
+            if version.type is TemplateType.BASE and not version.is_platform
+        ]
+        if not versions:
+            raise NotFound(f"The team has built no template named {name}.")
+        return versions
 
     async def delete(self, caller: Caller, text: str) -> None:
         """Delete a template with all versions, or the version that `name:tag` or an id means. Raises NotFound, Forbidden."""
