@@ -219,7 +219,6 @@ async def test_a_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_old_files_and_those_beyond_a_teams_limit_are_deleted(
     platform_of_module: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    services = platform_of_module.control.services
     objects: ObjectStore = platform_of_module.control.objects
     database = Database(str(platform_of_module.settings.database_url))
     api = platform_of_module.api
