@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import shutil
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +22,7 @@ from wrenn.agent.settings import Settings
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
-from wrenn.linux.files import remove_tree
+from wrenn.linux.files import copy_file, remove_tree
 from wrenn.storage import snapshots
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import Manifest
@@ -180,7 +179,7 @@ class LocalAdapter:
         with tempfile.TemporaryDirectory(dir=self.layout.data_dir) as folder:
             scratch, carried = Path(folder, "scratch"), Path(folder, "carried")
             scratch.mkdir()
-            shutil.copyfile(await self._disks.export(layer, scratch), carried)
+            copy_file(await self._disks.export(layer, scratch), carried)
             await self.move_layer_out(layer)
             await self._disks.restore(layer, carried)
 
@@ -192,7 +191,7 @@ class LocalAdapter:
             for path in (scratch, carried):
                 path.mkdir()
             for name, file in (await bases.export(self.base, scratch)).items():
-                shutil.copyfile(file, carried / name)
+                copy_file(file, carried / name)
             await bases.restore(carried, key=key, facts=bases.facts_of(self.base))
         try:
             assert bases.find(key)

@@ -21,7 +21,8 @@ async def prepare(driver_dir: Path, environment: Mapping[str, str]) -> None:
     settings.data_dir.mkdir(mode=0o700)
     shutil.copytree(driver_dir / "bases", settings.data_dir / "bases", copy_function=_link)
     for name in ("agent.key", settings.accelerator_choice.name):
-        shutil.copyfile(driver_dir / name, settings.data_dir / name)
+        if (driver_dir / name).exists():  # Firecracker has no choice of accelerators
+            shutil.copyfile(driver_dir / name, settings.data_dir / name)
     (settings.data_dir / "agent.key").chmod(0o600)
     async with running_agent(settings) as agent:
         made = await agent.bases.get("minimal", DEFAULT_SHAPE)

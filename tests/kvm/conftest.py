@@ -93,9 +93,7 @@ async def host_machine() -> AsyncIterator[HostMachine]:
                 try:
                     for name, environment in DRIVERS.items():
                         await remote_adapter(machine, name, environment)
-                    await machine.call(
-                        "prepare_agent", "qemu-kvm", DRIVERS["qemu-kvm"], timeout_s=_AGENT_TIMEOUT_S
-                    )
+                        await machine.call("prepare_agent", name, environment, timeout_s=_AGENT_TIMEOUT_S)
                     await machine.save()
                 finally:
                     machine.kill()

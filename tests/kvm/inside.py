@@ -28,9 +28,6 @@ _PROBE_TIMEOUT_S = 120.0
 """KVM runs in an emulated machine, which others may slow down."""
 
 
-_AGENT = "agent"
-
-
 def _environment(name: str, environment: dict[str, str]) -> dict[str, str]:
     """Settings of an installation of this name."""
     return {
@@ -108,12 +105,13 @@ class Server:
 
     async def prepare_agent(self, driver: str, environment: dict[str, str]) -> None:
         """Make a data folder for the agents of `run_agent_test` with the base of an open driver, unless it was made before."""
-        if not Path("/data", _AGENT).exists():
-            await agent_tests.prepare(Path("/data", driver), _environment(_AGENT, environment))
+        agent = f"agent-{driver}"
+        if not Path("/data", agent).exists():
+            await agent_tests.prepare(Path("/data", driver), _environment(agent, environment))
 
-    async def run_agent_test(self, module: str, name: str, environment: dict[str, str]) -> None:
-        """Run a test of tests/vm."""
-        await agent_tests.run_test(module, name, _environment(_AGENT, environment))
+    async def run_agent_test(self, module: str, name: str, driver: str, environment: dict[str, str]) -> None:
+        """Run a test of tests/vm with an agent that `prepare_agent` has prepared."""
+        await agent_tests.run_test(module, name, _environment(f"agent-{driver}", environment))
 
     async def run_firecracker(self, initramfs: bytes) -> dict[str, float]:
         """Boot, save and restore a guest of this initramfs with Firecracker; returns how long it took."""

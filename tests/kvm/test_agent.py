@@ -35,6 +35,9 @@ _TIMEOUT_S = 300.0
     [*_SAMPLE, *(pytest.param(function, marks=pytest.mark.all_kvm) for function in _OTHERS)],
     ids=lambda function: function.__name__,
 )
-async def test_of_the_agent(host_machine: HostMachine, function: object) -> None:
+@pytest.mark.parametrize("driver_name", sorted(DRIVERS))
+async def test_of_the_agent(host_machine: HostMachine, function: object, driver_name: str) -> None:
     module, name = function.__module__, function.__name__  # type: ignore[attr-defined]
-    await host_machine.call("run_agent_test", module, name, DRIVERS["qemu-kvm"], timeout_s=_TIMEOUT_S)
+    await host_machine.call(
+        "run_agent_test", module, name, driver_name, DRIVERS[driver_name], timeout_s=_TIMEOUT_S
+    )

@@ -200,6 +200,10 @@ class Driver(Protocol):
         """
         ...
 
+    async def sweep(self) -> None:
+        """Remove what is left of machines that ended without `Machine.kill`, as when an agent was killed. Those that run are not touched."""
+        ...
+
     async def close(self) -> None:
         """Release the driver's resources; VMs keep running."""
         ...

@@ -85,6 +85,8 @@ class Recovery:
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
         turns = asyncio.Semaphore(_CONCURRENCY)
         await asyncio.gather(*(self._adopt(record, turns) for record in found.to_recover))
+        with _log_and_continue("leftovers of virtual machines are not removed", ""):
+            await self.driver.sweep()
         _log.info(
             "recovered",
             extra={

@@ -383,6 +383,9 @@ class InProcessDriver:
             image.truncate(request.size_b)
         await self._world.answer()
 
+    async def sweep(self) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def close(self) -> None:
         """Do nothing: the driver has no resources."""
 

@@ -88,8 +88,11 @@ class FirecrackerDriver:
         self._memory = FirecrackerMemory(folders, self._files)
 
     async def prepare(self) -> None:
-        """Remove what former agents left: memory images, and disks whose machine has ended."""
+        """Remove the memory images of former agents."""
         await asyncio.to_thread(self._files.prepare)
+
+    async def sweep(self) -> None:
+        """Remove the disks of machines that have ended."""
         await self._disks.sweep(())
 
     async def close(self) -> None:

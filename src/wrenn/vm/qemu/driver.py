@@ -74,6 +74,9 @@ class QemuDriver:
             if self._root is None:
                 self._root = await build_root(self._accelerator)
 
+    async def sweep(self) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def close(self) -> None:
         """Unload memory images and the root file system for new VMs; VMs keep running."""
         await self._memory.close()

@@ -93,6 +93,9 @@ class SimulatedDriver:
         await pack_tree(self._disks.path(top), request.image, size_b=request.size_b)
         request.on_progress(request.size_b, request.size_b)
 
+    async def sweep(self) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def close(self) -> None:
         """Do nothing: the driver has no resources."""
 
