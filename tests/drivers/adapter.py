@@ -234,6 +234,7 @@ class LocalAdapter:
                     disk=disk,
                     image=image,
                     saved=saved,
+                    metadata={"sandbox_id": machine, "template_id": "minimal"},
                     link=slot,
                     confinement=self.parts.confiner.confine(machine, slot.index, SHAPE, file_size_b=GIB),
                 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from tests.drivers import results
 from tests.drivers.adapter import DriverAdapter, local_adapter
 from tests.installations import remove_installation
 from wrenn.agent.parts import VmHost
@@ -20,6 +21,17 @@ from wrenn.testing.simulated_agent import ProcessHost, agent_environment
 from wrenn.vm import DiskRef, ImageRef
 
 _QEMU = pytest.param("qemu", marks=[pytest.mark.vm, pytest.mark.root, pytest.mark.timeout(240)])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Record which driver passes which test."""
+    del call
+    report = yield
+    results.record(item, report)
+    return report
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=["simulated", _QEMU])

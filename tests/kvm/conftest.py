@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.drivers import results
 from tests.drivers.adapter import DriverAdapter
 from tests.drivers.conftest import driver, new_name, started
 from tests.kvm.cache import built, digest_of, locked
@@ -66,8 +67,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add to the report of a failure what the host machine shows."""
+    """Add to the report of a failure what the host machine shows, and record which driver passes which test."""
     report = yield
+    if item.path.name.startswith("test_driver_"):
+        results.record(item, report)
     if report.failed and _machines and "host_machine" in getattr(item, "fixturenames", ()):
         machine = _machines[-1]
         report.sections.append(("console of the host machine", machine.console_tail()))

@@ -9,8 +9,8 @@ docs/design/drivers.md says who owns which file, and what holds after each failu
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -96,6 +96,7 @@ class RestoreRequest:
         saved: snapshot on top of `image` whose memory and state it continues with; empty for those of `image` itself.
         boot: it boots from its disk instead of continuing. `image` is then a base, over which its memory is saved later;
             `saved` is empty.
+        metadata: what the guest may read about itself, from a VMM that offers that.
     """
 
     directory: Path
@@ -106,6 +107,7 @@ class RestoreRequest:
     confinement: Confinement
     saved: str = ""
     boot: BootSource | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,11 @@ class Launch:
                     file_size_b=file_limit_b(record.spec.shape, disk_mb, share_b),
                     io_b_per_s=self.io_b_per_s,
                 ),
+                metadata={
+                    "sandbox_id": str(record.spec.sandbox_id),
+                    "template_id": record.spec.template_id,
+                    "template": record.spec.template_name or record.spec.template,
+                },
             )
         )
 

@@ -22,6 +22,8 @@ from wrenn.base.units import KIB
 from wrenn.relay.http import read_bounded
 
 CALL_TIMEOUT_S: Final = 10.0
+METADATA_ADDRESS: Final = "169.254.169.254"
+"""Where guests of every cloud look for it. Firecracker answers packets to it itself: they never reach the tap."""
 SNAPSHOT_TIMEOUT_S: Final = 120.0
 """A full snapshot writes the whole memory: seconds, minutes on a slow disk."""
 _ANSWER_LIMIT_B: Final = 64 * KIB
@@ -92,6 +94,7 @@ class MachineConfiguration:
 
     Attributes:
         entropy: whether the guest has a virtio device for random numbers.
+        metadata_interface: id of the interface through which the guest reads what `put_metadata` wrote; empty: none.
     """
 
     vcpus: int
@@ -102,6 +105,7 @@ class MachineConfiguration:
     drives: tuple[Drive, ...] = ()
     interfaces: tuple[NetworkInterface, ...] = ()
     entropy: bool = True
+    metadata_interface: str = ""
 
 
 class FirecrackerApi:
@@ -175,6 +179,16 @@ class FirecrackerApi:
             )
         if configuration.entropy:
             await self._call("PUT", "/entropy", {})
+        if configuration.metadata_interface:
+            await self._call(
+                "PUT",
+                "/mmds/config",
+                {
+                    "version": "V2",
+                    "ipv4_address": METADATA_ADDRESS,
+                    "network_interfaces": [configuration.metadata_interface],
+                },
+            )
         await self._call("PUT", "/actions", {"action_type": "InstanceStart"})
 
     async def pause(self) -> None:
@@ -184,6 +198,10 @@ class FirecrackerApi:
     async def resume(self) -> None:
         """Let all vCPUs continue. A running instance keeps running."""
         await self._call("PATCH", "/vm", {"state": "Resumed"})
+
+    async def put_metadata(self, content: Mapping[str, str]) -> None:
+        """Replace what the guest reads from its metadata service. It is not part of a snapshot."""
+        await self._call("PUT", "/mmds", content)
 
     async def update_drive(self, drive_id: str, path: str) -> None:
         """Have a drive opened anew, so that its size is read again and the guest is told."""

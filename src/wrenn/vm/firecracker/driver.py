@@ -61,7 +61,7 @@ from wrenn.vm.memory_files import state_path
 
 GUEST_MAC: Final = "02:FC:00:00:00:05"
 _INTERFACE: Final = "net"
-_DEVICES: Final = f"mmio|net:{GUEST_MAC}|blk:{DRIVE}|entropy|serial"
+_DEVICES: Final = f"mmio|net:{GUEST_MAC}|blk:{DRIVE}|entropy|serial|mmds:v2"
 """Any change of the devices changes this text, and so makes new bases."""
 _SOCKET_TIMEOUT_S: Final = 30.0
 """Jailer and Firecracker start in 20 ms; an emulated host takes a second. One that ends is noticed at once."""
@@ -173,6 +173,7 @@ class FirecrackerDriver:
                     initramfs=f"/{INITRAMFS}",
                     drives=(Drive(DRIVE, f"/{DISK}", read_only=False),),
                     interfaces=(NetworkInterface(_INTERFACE, tap.name, GUEST_MAC),),
+                    metadata_interface=_INTERFACE,
                 )
             )
         return machine
@@ -221,6 +222,7 @@ class FirecrackerDriver:
                     version=self._installation.version,
                     resume=True,
                 )
+                await api.put_metadata(request.metadata)
             undo.keep()
         return machine
 
@@ -231,6 +233,8 @@ class FirecrackerDriver:
             disk = await self._disks.attach(disk_name(request.directory), request.disk)
             (request.directory / BOOTED_NAME).touch()
             machine = await self._boot(undo, request, disk, source)
+            async with machine.api() as api:
+                await api.put_metadata(request.metadata)
             undo.keep()
         return machine
 
