@@ -35,7 +35,17 @@ from wrenn.control.audit_log import AuditLog
 from wrenn.control.audit_log import Retention as AuditRetention
 from wrenn.control.auth import CHANNEL as ACCESS
 from wrenn.control.auth import Authenticator, LastUsed, OpenCalls, Tokens, ensure_secret
-from wrenn.control.builds import BuildBases, BuildResults, BuildRunner, Builds, BuildWorker, LayerCache
+from wrenn.control.builds import (
+    AbandonedArchives,
+    ArchiveUploads,
+    BuildBases,
+    BuildResults,
+    BuildRunner,
+    Builds,
+    BuildWorker,
+    LayerCache,
+    ScratchSpace,
+)
 from wrenn.control.builds import admin_routers as build_admin_routers
 from wrenn.control.builds import is_running as is_build_running
 from wrenn.control.builds import routers as build_routers
@@ -875,6 +885,7 @@ def _build_builds(
         owner=base.owner,
         limits=settings.quotas,
     )
+    scratch = ScratchSpace(settings.data_dir / "scratch")
     runner = BuildRunner(
         database=database,
         objects=images.objects,
@@ -894,6 +905,7 @@ def _build_builds(
             snapshots=sandboxes.snapshot_lifecycle,
             limit_b=settings.build_cache_mb * MIB,
         ),
+        scratch=scratch,
         owner=base.owner,
     )
     worker = BuildWorker(
@@ -901,10 +913,15 @@ def _build_builds(
         objects=images.objects,
         sandboxes=sandboxes.internal,
         runner=runner,
+        abandoned=AbandonedArchives(database=database, objects=images.objects, clock=base.clock),
         lease_s=settings.lease_s,
     )
     builds = Builds(
-        database=database, objects=images.objects, limits=_size_limits(settings), wake=worker.loop.wake
+        database=database,
+        objects=images.objects,
+        uploads=ArchiveUploads(images.objects, scratch),
+        limits=_size_limits(settings),
+        wake=worker.loop.wake,
     )
     return builds, worker
 

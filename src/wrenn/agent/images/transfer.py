@@ -34,6 +34,7 @@ from wrenn.base.errors import (
     Unavailable,
 )
 from wrenn.base.ids import ImageId
+from wrenn.base.units import KIB
 from wrenn.linux.disk_space import free_b
 from wrenn.linux.threads import wait_ended
 from wrenn.protocol.image_manifest import (
@@ -65,6 +66,8 @@ Progress = Callable[[int, int], None]
 _AT_ONCE: Final = 4
 """Chunks under way at the same time: each has up to 2 MiB in memory."""
 _REQUEST_TIMEOUT_S: Final = 60.0
+_LEAST_RATE_B: Final = 256 * KIB
+"""A large object may take as much more time as this rate needs."""
 _ATTEMPTS: Final = 6
 """Attempts for one request, over about 15 s."""
 _FIRST_PAUSE_S: Final = 0.5
@@ -332,7 +335,11 @@ class _Connection:
                 # A redirect would lead an agent wherever the store, or somebody in between, wants.
                 allow_redirects=False,
                 ssl=self.control.tls if is_ours else True,
-                timeout=aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(
+                    total=_REQUEST_TIMEOUT_S + limit_b / _LEAST_RATE_B,
+                    sock_connect=CONNECT_TIMEOUT_S,
+                    sock_read=_REQUEST_TIMEOUT_S,
+                ),
             ) as response:
                 if response.status == _INSUFFICIENT_STORAGE:
                     raise StorageFull("The store is full.")

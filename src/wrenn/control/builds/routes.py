@@ -13,9 +13,17 @@ from wrenn.base.units import MIB
 from wrenn.control.auth import AdminOf, Caller, CallerOf
 from wrenn.control.builds.records import Build
 from wrenn.control.builds.service import Builds
-from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json, steps_json
+from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json
 from wrenn.control.guests import UploadForm
-from wrenn.control.http import UPLOAD_SILENCE_S, EventStreamResponse, body_of, read_at_most, refusals, service
+from wrenn.control.http import (
+    UPLOAD_SILENCE_S,
+    DownloadResponse,
+    EventStreamResponse,
+    body_of,
+    read_at_most,
+    refusals,
+    service,
+)
 
 router = APIRouter(tags=["builds"])
 admin_router = APIRouter(tags=["administration"])
@@ -114,7 +122,7 @@ async def _logs(
 ) -> Response:
     if "text/event-stream" in accept:
         return await EventStreamResponse.opened(builds.follow(caller, build_id, last_event_id))
-    return JSONResponse(steps_json(await builds.log(caller, build_id)))
+    return DownloadResponse(builds.log(caller, build_id), "application/json")
 
 
 @router.post("/{build_id}/cancel", status_code=204, responses=refusals(404, 409))

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from typing import Any, Final
@@ -24,6 +24,7 @@ from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.records import Build, Phase
 from wrenn.control.builds.results import BuildResults, lease_lost
+from wrenn.control.builds.scratch import ScratchSpace
 from wrenn.control.builds.stage_copy import Place
 from wrenn.control.builds.steps import DEFAULT_ENVIRONMENT, BuildSandbox, StepFailed
 from wrenn.control.db import Database
@@ -41,6 +42,7 @@ CAUSE: Final = "build_ended"
 """Why the sandbox of a build is removed."""
 _WORTH_S: Final = 1.0
 """A layer is kept when the steps since the last one took so long together, and after the last step that may be cached."""
+_OPENED_AT_ONCE: Final = 2
 _LAYERS_OF_BUILD: Final = 16
 """A running sandbox can have only so many snapshots taken of it, and the template is one more."""
 
@@ -55,7 +57,9 @@ class BuildRunner:
     bases: BuildBases
     results: BuildResults
     layers: LayerCache
+    scratch: ScratchSpace
     owner: str
+    opening: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_OPENED_AT_ONCE))
 
     async def run(self, build: Build, log: LogWriter) -> None:
         """Run the build to its end and record its success.
@@ -262,9 +266,13 @@ class BuildRunner:
             context.close()
 
     async def _opened(self, archive_key: str) -> ContextArchive:
-        data = await self.objects.get(archive_key, limit_b=ARCHIVE_LIMIT_B)
         try:
-            return await asyncio.to_thread(ContextArchive.open, BytesIO(data))
+            # Few at once: until it is unpacked, the archive is in memory.
+            async with self.opening:
+                data = await self.objects.get(archive_key, limit_b=ARCHIVE_LIMIT_B)
+                return await asyncio.to_thread(
+                    partial(ContextArchive.open, BytesIO(data), new_scratch=self.scratch.new)
+                )
         except OSError as error:
             raise StorageFull("The control plane has no room to unpack the archive.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,28 +23,29 @@ from wrenn.control.auth import Account, Caller, Scope
 from wrenn.control.builds import layer_store, store
 from wrenn.control.builds.recipes import check_recipe, is_from_archive
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
-from wrenn.control.builds.types import CreateBuild
+from wrenn.control.builds.types import CreateBuild, StepsJson
+from wrenn.control.builds.uploads import ArchiveUploads
 from wrenn.control.db import Database, Transaction
-from wrenn.control.http import read_at_most
+from wrenn.control.http import StreamedBody
 from wrenn.control.identity import Role, ensure_platform_team, lock_active_team
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
-from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
 """Builds of a team that have not ended."""
-_UPLOADS_AT_ONCE: Final = 2
-"""Archives that this replica holds in memory."""
 _LOG_PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 15.0
 _STREAMS_LIMIT: Final = 200
 _STREAMS_OF_TEAM: Final = 20
-_UPLOAD_TIMEOUT_S: Final = 600.0
+_READS_LIMIT: Final = 32
+"""Logs that this replica sends as a whole at once; each has a step's output in memory."""
+_READS_OF_TEAM: Final = 8
+_READ_TIMEOUT_S: Final = 120.0
 
 
 class TooManyBuilds(Conflict):
@@ -87,6 +89,7 @@ class Builds:
         *,
         database: Database,
         objects: ObjectStore,
+        uploads: ArchiveUploads,
         limits: SandboxSizeLimits,
         wake: Callable[[], None],
     ) -> None:
@@ -94,9 +97,9 @@ class Builds:
         self._database = database
         self._objects = objects
         self._limits = limits
-        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._uploads = uploads
         self._streams: dict[LogSubscription, TeamId] = {}
-        self._uploading: set[TeamId] = set()
+        self._reading: Counter[TeamId] = Counter()
 
     def close(self) -> None:
         """End all streams, which would go on as long as their builds."""
@@ -139,7 +142,8 @@ class Builds:
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
-            await self._upload(caller.team_id, key, archive)
+            await self._database.transaction(lambda tx: _require_few(tx, caller.team_id))
+            await self._uploads.store(caller.team_id, key, archive)
         if tags is None:
             tags = [LATEST, *([body.tag] if body.tag else [])]
         values = {
@@ -182,22 +186,6 @@ class Builds:
         """Return the admin as a caller for the platform's own team: what its builds make is for all teams."""
         return Caller(admin.actor, PLATFORM_TEAM, Role.ADMIN, Scope.FULL)
 
-    async def _upload(self, team_id: TeamId, key: str, archive: AsyncIterator[bytes]) -> None:
-        await self._database.transaction(lambda tx: _require_few(tx, team_id))
-        if team_id in self._uploading:
-            raise RateLimited("The team uploads another archive at this moment. Try again.")
-        self._uploading.add(team_id)
-        try:
-            async with self._uploads, asyncio.timeout(_UPLOAD_TIMEOUT_S):
-                content = await read_at_most(archive, ARCHIVE_LIMIT_B, what="The archive")
-                await self._objects.put(key, content)
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"The archive was not received within {_UPLOAD_TIMEOUT_S:.0f} s."
-            ) from error
-        finally:
-            self._uploading.discard(team_id)
-
     async def list(self, caller: Caller) -> list[Build]:
         """Return the team's newest builds, at most 100."""
         return await store.of_team(self._database, caller.team_id, limit=_LIST_LIMIT)
@@ -235,16 +223,42 @@ class Builds:
         build = await self.get(caller, text_id)
         return build, await store.log_page(self._database, build.build_id, offset=offset, limit=limit)
 
-    async def log(self, caller: Caller, text_id: str) -> list[LogEntry]:
-        """Return the whole log of the last attempt."""
+    @asynccontextmanager
+    async def log(self, caller: Caller, text_id: str) -> AsyncGenerator[StreamedBody]:
+        """Open the whole log of the last attempt as JSON, which is read while it is sent.
+
+        Raises:
+            As `get`. RateLimited. DeadlineExceeded: the client reads too slowly.
+        """
         build = await self.get(caller, text_id)
-        entries: list[LogEntry] = []
-        while True:
-            after = entries[-1].entry_id if entries else 0
+        if self._reading[caller.team_id] >= _READS_OF_TEAM or self._reading.total() >= _READS_LIMIT:
+            raise RateLimited("Too many logs are read at this moment. Try again.")
+        self._reading[caller.team_id] += 1
+        try:
+            async with asyncio.timeout(_READ_TIMEOUT_S):
+                yield StreamedBody(self._steps(build))
+        except TimeoutError as error:
+            raise DeadlineExceeded("The log was not read in time.") from error
+        finally:
+            self._reading[caller.team_id] -= 1
+            # Teams that read nothing any more.
+            self._reading += Counter()
+
+    async def _steps(self, build: Build) -> AsyncIterator[bytes]:
+        steps, after, between = StepsJson(), 0, b"["
+        is_last = False
+        while not is_last:
             page, _ = await store.read_log(self._database, build.build_id, after=after, limit=_LOG_PAGE)
-            entries += page
-            if len(page) < _LOG_PAGE:
-                return entries
+            is_last = len(page) < _LOG_PAGE
+            for entry in page:
+                after = entry.entry_id
+                if (step := steps.add(entry)) is not None:
+                    yield between + step
+                    between = b","
+        for step in steps.rest():
+            yield between + step
+            between = b","
+        yield b"[]" if between == b"[" else b"]"
 
     @asynccontextmanager
     async def follow(

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    CTE,
     ColumnElement,
     Row,
     Text,
@@ -32,6 +33,7 @@ from wrenn.control.audit import Actor, AuditAction, Resource, Status, actor_json
 from wrenn.control.builds.records import Build, BuildRequest, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.tables import build_logs, builds
 from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
+from wrenn.control.identity import users_teams
 
 _QUEUE_LOCK: Final = 0x6275696C6473
 """Advisory lock of whoever takes builds from the queue: "builds"."""
@@ -144,49 +146,66 @@ async def is_anything_due(database: Database) -> bool:
     return (await database.execute(select(or_(waits, is_left)), repeatable=True)).scalar_one()
 
 
+def _waiting(most_of_team: int, running_here: Collection[BuildId]) -> CTE:
+    """SQL: builds that may be taken, each with its place among those of its team's owner, of which the running ones come first."""
+    is_owner = and_(users_teams.c.team_id == _c.team_id, users_teams.c.role == "owner")
+    unfinished = (
+        select(
+            _c.id,
+            _c.team_id,
+            _c.created_at,
+            func.coalesce(users_teams.c.user_id, _c.team_id).label("owner_id"),
+            and_(LEASES.is_free(), _c.id.not_in([build.value for build in running_here])).label("is_free"),
+        )
+        .select_from(builds.outerjoin(users_teams, is_owner))
+        .where(_c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING]))
+        .cte("unfinished")
+    )
+
+    def place(of: CTE, column: str) -> ColumnElement[int]:
+        # The builds that run come before those that wait.
+        order = (of.c.is_free, of.c.created_at, of.c.id)
+        return func.row_number().over(partition_by=of.c[column], order_by=order)
+
+    of_teams = select(unfinished, place(unfinished, "team_id").label("place_in_team")).cte("of_teams")
+    allowed = (
+        select(of_teams)
+        .where(or_(not_(of_teams.c.is_free), of_teams.c.place_in_team <= most_of_team))
+        .cte("allowed")
+    )
+    placed = select(allowed, place(allowed, "owner_id").label("place")).cte("placed")
+    return select(placed).where(placed.c.is_free).cte("waiting")
+
+
 async def take(
     database: Database,
     *,
     owner: str,
     lease_s: float,
     most: int,
+    kept: int,
     most_of_team: int,
+    most_of_owner: int,
     running_here: Collection[BuildId],
 ) -> list[Build]:
-    """Lease builds that nobody works on; not more of a team at once than `most_of_team`.
+    """Lease builds that nobody works on: at most `most`; not more of a team, or of all teams of one owner, at once than that.
 
-    Teams with fewer running ones come first, then older builds. `running_here`: those that this owner still runs, whatever
-    the clock says of their leases.
+    Owners with fewer running ones come first, then older builds; `kept` of `most` are only for owners with none. `running_here`: those
+    that this lease owner still runs, whatever the clock says of their leases.
     """
 
     async def lease(tx: Transaction) -> list[Build]:
         await tx.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
-        unfinished = _c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING])
-        is_free = and_(LEASES.is_free(), _c.id.not_in([build.value for build in running_here]))
-        of_team = builds.alias("of_team")
-        running = (
-            select(func.count())
-            .where(of_team.c.team_id == _c.team_id, of_team.c.lease_until >= func.now())
-            .scalar_subquery()
-        )
-        waiting = (
-            select(
-                _c.id,
-                (
-                    running + func.row_number().over(partition_by=_c.team_id, order_by=(_c.created_at, _c.id))
-                ).label("place"),
-                _c.created_at,
-            )
-            .where(unfinished, is_free)
-            .cte("waiting")
-        )
+        waiting = _waiting(most_of_team, running_here)
         due = (
-            select(waiting.c.id)
-            .where(waiting.c.place <= most_of_team)
+            select(waiting.c.id, waiting.c.place)
+            .where(waiting.c.place <= most_of_owner)
             .order_by(waiting.c.place, waiting.c.created_at, waiting.c.id)
             .limit(most)
         )
-        ids = list((await tx.execute(due)).scalars())
+        found = (await tx.execute(due)).all()
+        ids = [row.id for row in found[: most - kept]]
+        ids += [row.id for row in found[most - kept :] if row.place == 1]
         if not ids:
             return []
         # Nobody is shown what a former attempt wrote.
@@ -337,6 +356,15 @@ async def archives_of_ended(database: Database, *, limit: int) -> list[tuple[Bui
         repeatable=True,
     )
     return [(BuildId(row.id), row.archive_key) for row in found]
+
+
+async def with_archive_among(database: Database, ids: Collection[BuildId]) -> set[BuildId]:
+    """Return those of these builds that have an archive in the store."""
+    found = await database.execute(
+        select(_c.id).where(_c.id.in_([build.value for build in ids]), _c.archive_key.is_not(None)),
+        repeatable=True,
+    )
+    return {BuildId(row.id) for row in found}
 
 
 async def forget_archive(database: Database, build_id: BuildId) -> None:

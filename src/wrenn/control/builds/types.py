@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -122,19 +124,36 @@ def build_json(build: Build) -> dict[str, object]:
     }
 
 
-def steps_json(entries: list[LogEntry]) -> list[dict[str, Any]]:
-    """Convert a log to the JSON of a list of `BuildStepView`."""
-    steps: dict[int, dict[str, Any]] = {}
-    for entry in entries:
+class StepsJson:
+    """Converts a log, entry by entry, to the JSON of the elements of a list of `BuildStepView`."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int, dict[str, Any]] = {}
+        self._output: dict[tuple[int, LogKind], list[str]] = {}
+
+    def add(self, entry: LogEntry) -> bytes | None:
+        """Add an entry; returns the JSON of its step when that has ended."""
         if entry.kind is LogKind.STEP:
-            steps[entry.step] = {
+            self._steps[entry.step] = {
                 "step": entry.step, "phase": entry.data["phase"], "cmd": entry.data["cmd"], "stdout": "",
                 "stderr": "", "ok": False, "elapsed_ms": 0, "cached": False, "ended": False,
             }  # fmt: skip
-        elif (step := steps.get(entry.step)) is not None:
+        elif (step := self._steps.get(entry.step)) is not None:
             if entry.kind in (LogKind.STDOUT, LogKind.STDERR):
-                step[entry.kind.value] += entry.data["text"]
+                self._output.setdefault((entry.step, entry.kind), []).append(entry.data["text"])
             elif entry.kind is LogKind.END:
                 step |= {name: value for name, value in entry.data.items() if value is not None}
                 step["ended"] = True
-    return list(steps.values())
+                return self._taken(entry.step)
+        return None
+
+    def rest(self) -> Iterator[bytes]:
+        """Yield the JSON of the steps that have not ended."""
+        for number in list(self._steps):
+            yield self._taken(number)
+
+    def _taken(self, number: int) -> bytes:
+        step = self._steps.pop(number)
+        for kind in (LogKind.STDOUT, LogKind.STDERR):
+            step[kind.value] = "".join(self._output.pop((number, kind), ()))
+        return json.dumps(step, ensure_ascii=False, separators=(",", ":")).encode()

@@ -24,6 +24,7 @@ from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM
 from wrenn.control.builds import store
+from wrenn.control.builds.abandoned_archives import AbandonedArchives
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.records import Build, BuildStatus
 from wrenn.control.builds.runner import CAUSE, LIFETIME_S, BuildRunner
@@ -38,8 +39,12 @@ _POLL_S: Final = 1.0
 _WATCH_S: Final = 1.0
 _REMOVALS_S: Final = 10.0
 _ATTEMPTS: Final = 3
-_AT_ONCE: Final = 4
-"""Builds that this replica runs at once."""
+_AT_ONCE: Final = 32
+"""Builds that this replica runs at once. They wait for their hosts nearly all the time."""
+_KEPT: Final = 8
+"""Of those, for owners of whom no build runs."""
+_OF_OWNER: Final = 4
+"""Builds of all teams of one owner that run at once, on all replicas."""
 _FINAL: Final = (InvalidRequest, NotFound, Conflict, Unauthorized, Forbidden)
 _ARCHIVES: Final = 20
 """Archives that are deleted in one round."""
@@ -57,6 +62,7 @@ class BuildWorker:
         objects: ObjectStore,
         sandboxes: InternalSandboxes,
         runner: BuildRunner,
+        abandoned: AbandonedArchives,
         lease_s: float,
     ) -> None:
         self._database = database
@@ -64,6 +70,7 @@ class BuildWorker:
         self._sandboxes = sandboxes
         self._removed_at = -math.inf
         self._runner = runner
+        self._abandoned = abandoned
         self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
         self.loop = Loop("run builds")
         self._tasks = OwnedTasks()
@@ -80,6 +87,7 @@ class BuildWorker:
         if await store.is_anything_due(self._database):
             await self._take()
             await self._delete_archives()
+        await self._abandoned.delete_due()
         now = asyncio.get_running_loop().time()
         if now - self._removed_at >= _REMOVALS_S:
             self._removed_at = now
@@ -102,7 +110,9 @@ class BuildWorker:
             owner=self.leases.owner,
             lease_s=self.leases.lease_s,
             most=free,
+            kept=min(_KEPT, free),
             most_of_team=_OF_TEAM,
+            most_of_owner=_OF_OWNER,
             running_here=self._running,
         )
         for build in taken:

@@ -163,6 +163,17 @@ class Download(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class StreamedBody:
+    """A whole body that is generated while it is sent. Implements `Download`. `size_b`: None: it is not known."""
+
+    chunks: AsyncIterator[bytes]
+    size_b: int | None = None
+    status: int = 200
+    content_range: str = ""
+    etag: str = ""
+
+
 class DownloadResponse(Response):
     """A response with a file or an archive. An error before the first byte becomes an ordinary error response."""
 

@@ -10,12 +10,11 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import DeadlineExceeded, RateLimited
 from wrenn.base.units import KIB, MIB
-from wrenn.control.http import read_at_most
+from wrenn.control.http import StreamedBody, read_at_most
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B, MANIFEST_LIMIT_B
 from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
@@ -31,17 +30,6 @@ _OBJECT_LIMIT_B: Final = 2 * MIB
 _LEAST_S: Final = 60.0
 _LEAST_RATE_B: Final = 64 * KIB
 """Whoever takes longer than a minute, and than this rate would, gives its place to others."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServedObject:
-    """An object that is sent. Implements `http.connection.Download`."""
-
-    size_b: int
-    chunks: AsyncIterator[bytes]
-    status: int = 200
-    content_range: str = ""
-    etag: str = ""
 
 
 class _Places:
@@ -75,7 +63,7 @@ class ServedObjects:
         self._writes = _Places(_WRITTEN_AT_ONCE, _WRITTEN_OF_ADDRESS)
 
     @asynccontextmanager
-    async def open(self, key: str, *, address: str) -> AsyncGenerator[ServedObject]:
+    async def open(self, key: str, *, address: str) -> AsyncGenerator[StreamedBody]:
         """Open an object, which must be sent while it is open.
 
         Raises:
@@ -87,7 +75,7 @@ class ServedObjects:
             )
             try:
                 async with asyncio.timeout(_LEAST_S + size_b / _LEAST_RATE_B):
-                    yield ServedObject(size_b, pieces)
+                    yield StreamedBody(pieces, size_b)
             except TimeoutError as error:
                 raise DeadlineExceeded("The object was not read in time.") from error
 

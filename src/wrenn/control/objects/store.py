@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeVar, cast
@@ -23,7 +23,7 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import AzureStore, GCSStore, LocalStore, S3Store, from_url
 
 from wrenn.base.errors import InvalidRequest, NotFound, StorageFull, StoreUnavailable, TooLarge
-from wrenn.base.units import KIB
+from wrenn.base.units import KIB, MIB
 from wrenn.control.objects.keys import StoreKeys
 from wrenn.control.objects.signing import UrlSigner
 from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
@@ -38,6 +38,10 @@ _RETRIES: Final = 2
 _AT_ONCE: Final = 32
 """Calls that are made at the same time."""
 _PAGE: Final = 1000
+_PART_B: Final = 8 * MIB
+"""Larger objects are read and written in parts, each within `_CALL_TIMEOUT_S`."""
+_LEAST_RATE_B: Final = 512 * KIB
+"""A large object may take as much more time as this rate needs."""
 _PIECE_B: Final = 128 * KIB
 """Of an object that is sent on while it is read."""
 _CAUSE_LIMIT: Final = 500
@@ -100,10 +104,11 @@ class StoredObject:
 
     key: str
     size_b: int
+    modified_at: datetime
 
 
 class ObjectStore:
-    """The objects of this installation, by key. No call takes longer than `timeout_s`.
+    """The objects of this installation, by key. No call takes longer than `timeout_s`, but for objects of many MiB.
 
     `keys`: with which they are encrypted.
 
@@ -156,13 +161,22 @@ class ObjectStore:
     async def get_stored(self, key: str, *, limit_b: int) -> bytes:
         """Return an object as it is stored. Raises as `get`."""
 
-        def get() -> bytes:
+        def get() -> bytes | int:
             found = self._store.get(key)
-            if found.meta["size"] > limit_b:
+            size_b = found.meta["size"]
+            if size_b > limit_b:
                 raise TooLarge("The object in the store is larger than it can be.")
-            return bytes(found.bytes())
+            return bytes(found.bytes()) if size_b <= _PART_B else size_b
 
-        return await self._call("read an object", get)
+        found = await self._call("read an object", get)
+        if isinstance(found, bytes):
+            return found
+        # In parts, each with its own deadline: a large object takes as long as its size needs.
+        content = bytearray()
+        for begin in range(0, found, _PART_B):
+            end = min(begin + _PART_B, found)
+            content += await self._call("read an object", partial(self._range, key, begin, end))
+        return bytes(content)
 
     async def open_stored(self, key: str, *, limit_b: int) -> tuple[int, AsyncIterator[bytes]]:
         """Return the size of an object as it is stored, and its bytes in pieces. It must not be written meanwhile.
@@ -193,7 +207,12 @@ class ObjectStore:
 
     async def put_stored(self, key: str, data: bytes) -> None:
         """Write an object as it is, whole or not at all."""
-        await self._call("write an object", lambda: self._store.put(key, data, use_multipart=False))
+        is_large = len(data) > _PART_B
+
+        def put() -> None:
+            self._store.put(key, data, use_multipart=is_large, chunk_size=_PART_B, max_concurrency=2)
+
+        await self._call("write an object", put, more_s=len(data) / _LEAST_RATE_B if is_large else 0.0)
 
     async def size_of(self, key: str) -> int | None:
         """Return the size of an object in bytes; None: there is none."""
@@ -230,7 +249,7 @@ class ObjectStore:
             page = await self._call("list objects", lambda: next(pages, None))
             if page is None:
                 return
-            yield [StoredObject(str(item["path"]), int(item["size"])) for item in page]
+            yield [StoredObject(str(item["path"]), int(item["size"]), item["last_modified"]) for item in page]
 
     async def folders(self, prefix: str | None = None) -> list[str]:
         """Return the names of the folders directly below `prefix`, or of the first level."""
@@ -278,7 +297,7 @@ class ObjectStore:
         """Wait for the calls that are still under way."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    async def _call(self, what: str, work: Callable[[], T]) -> T:
+    async def _call(self, what: str, work: Callable[[], T], *, more_s: float = 0.0) -> T:
         """Call the library in a thread, bound the wait, and translate its errors.
 
         Its asynchronous functions are not used: they drop Python objects in threads of their own, which aborts a program
@@ -286,11 +305,11 @@ class ObjectStore:
         """
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(self._timeout_s + more_s):
                 return await future
         except TimeoutError as error:
             raise StoreUnavailable(
-                f"The store could not {what}: it did not answer within {self._timeout_s:.0f} s."
+                f"The store could not {what}: it did not answer within {self._timeout_s + more_s:.0f} s."
             ) from error
         except FileNotFoundError as error:
             raise ObjectMissing("There is no such object in the store.") from error
