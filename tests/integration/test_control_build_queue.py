@@ -51,13 +51,13 @@ async def queued(database: Database, team_id: TeamId, archive_key: str | None = 
     return build_id
 
 
-async def taken(database: Database, *, most: int = 10, kept: int = 0) -> list[BuildId]:
+async def taken(database: Database, *, most: int = 10, reserved: int = 0) -> list[BuildId]:
     found = await store.take(
         database,
         owner="replica",
         lease_s=600,
         most=most,
-        kept=kept,
+        reserved=reserved,
         most_of_team=2,
         most_of_owner=3,
         running_here=[],
@@ -78,11 +78,11 @@ async def test_teams_of_one_owner_share_what_an_owner_may_run(database: Database
 async def test_some_places_are_for_owners_of_whom_no_build_runs(database: Database) -> None:
     ada, eve = await team_of(database, "ada"), await team_of(database, "eve")
     of_ada = [await queued(database, ada) for _ in range(2)]
-    assert await taken(database, most=2, kept=1) == of_ada[:1]
-    assert await taken(database, most=1, kept=1) == []
+    assert await taken(database, most=2, reserved=1) == of_ada[:1]
+    assert await taken(database, most=1, reserved=1) == []
     of_eve = await queued(database, eve)
-    assert await taken(database, most=1, kept=1) == [of_eve]
-    assert await taken(database, most=2, kept=1) == of_ada[1:]
+    assert await taken(database, most=1, reserved=1) == [of_eve]
+    assert await taken(database, most=2, reserved=1) == of_ada[1:]
 
 
 async def test_what_a_former_attempt_wrote_is_deleted(database: Database) -> None:

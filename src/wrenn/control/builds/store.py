@@ -183,14 +183,14 @@ async def take(
     owner: str,
     lease_s: float,
     most: int,
-    kept: int,
+    reserved: int,
     most_of_team: int,
     most_of_owner: int,
     running_here: Collection[BuildId],
 ) -> list[Build]:
     """Lease builds that nobody works on: at most `most`; not more of a team, or of all teams of one owner, at once than that.
 
-    Owners with fewer running ones come first, then older builds; `kept` of `most` are only for owners with none. `running_here`: those
+    Owners with fewer running ones come first, then older builds; `reserved` of `most` are only for owners with none. `running_here`: those
     that this lease owner still runs, whatever the clock says of their leases.
     """
 
@@ -204,8 +204,8 @@ async def take(
             .limit(most)
         )
         found = (await tx.execute(due)).all()
-        ids = [row.id for row in found[: most - kept]]
-        ids += [row.id for row in found[most - kept :] if row.place == 1]
+        ids = [row.id for row in found[: most - reserved]]
+        ids += [row.id for row in found[most - reserved :] if row.place == 1]
         if not ids:
             return []
         # Nobody is shown what a former attempt wrote.

@@ -41,7 +41,7 @@ _REMOVALS_S: Final = 10.0
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 32
 """Builds that this replica runs at once. They wait for their hosts nearly all the time."""
-_KEPT: Final = 8
+_RESERVED: Final = 8
 """Of those, for owners of whom no build runs."""
 _OF_OWNER: Final = 4
 """Builds of all teams of one owner that run at once, on all replicas."""
@@ -110,7 +110,7 @@ class BuildWorker:
             owner=self.leases.owner,
             lease_s=self.leases.lease_s,
             most=free,
-            kept=min(_KEPT, free),
+            reserved=min(_RESERVED, free),
             most_of_team=_OF_TEAM,
             most_of_owner=_OF_OWNER,
             running_here=self._running,
