@@ -35,13 +35,13 @@ def test_temporary_files_have_a_limit_together_and_go_without_a_trace(tmp_path: 
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_the_reserve_of_the_disk_is_kept(tmp_path: Path) -> None:
+def test_the_disk_has_its_reserve(tmp_path: Path) -> None:
     space = ScratchSpace(tmp_path, reserve_b=1 << 60)
     with space.new() as file, pytest.raises(Unavailable, match="no room"):
         file.write(bytes(MIB))
 
 
-def test_an_archive_that_unpacks_to_more_than_there_is_room_for_leaves_the_room_to_others(
+def test_an_archive_that_is_too_large_unpacked_takes_no_space_from_others(
     tmp_path: Path,
 ) -> None:
     space = ScratchSpace(tmp_path, limit_b=8 * MIB, reserve_b=0)
