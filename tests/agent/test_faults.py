@@ -13,6 +13,7 @@ import pytest
 from connectrpc.errors import ConnectError
 
 from tests.agent.kit import assert_nothing_left, client_of, created, new_spec, output
+from wrenn.agent.doctor.stored_files import find_stored_files
 from wrenn.agent.sandboxes import SandboxSpec, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
@@ -146,4 +147,27 @@ async def test_an_agent_killed_at_any_step_loses_nothing(
             await assert_usable(agent, spec.sandbox_id)
         for kept in agent.sandboxes.list_snapshots():
             agent.sandboxes.remove_snapshot(SnapshotId.parse(kept.manifest.snapshot_id))
+        await assert_nothing_left(agent)
+
+
+async def test_what_was_paused_without_memory_is_whole_after_a_kill_and_for_doctor(
+    process: AgentProcess, settings: Settings, pki: Path
+) -> None:
+    spec = new_spec()
+    async with running_agent(settings, ProcessHost()) as agent:
+        await agent.sandboxes.ensure(spec)
+        await output(agent.sandboxes.get(spec.sandbox_id), "echo held >/root/held")
+        await agent.sandboxes.pause(spec.sandbox_id)
+        await agent.sandboxes.resume(spec.sandbox_id)
+    await process.start(faults="agent.pause.after_paused=kill")
+    with pytest.raises(ConnectError):
+        await call_over_rpc(client_of(process.url, pki), "pause", spec, drop_memory=True)
+    await process.wait_killed()
+    async with running_agent(settings, ProcessHost()) as agent:
+        record, _ = agent.sandboxes.inspect(spec.sandbox_id)
+        assert (record.state, record.slot, record.reason) == (State.PAUSED, None, "")
+        missing = find_stored_files(agent.layout, [record]).missing
+        assert [name for name in missing if name.startswith(f"{record.snapshot}/")] == []
+        await agent.sandboxes.resume(spec.sandbox_id)
+        await assert_usable(agent, spec.sandbox_id)
         await assert_nothing_left(agent)

@@ -9,6 +9,7 @@ import pytest
 
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure
+from wrenn.base.faults import arm_faults
 from wrenn.storage import snapshots
 
 from .conftest import DEADLINE_S, Platform, refused
@@ -67,6 +68,14 @@ async def test_a_pause_at_the_end_keeps_the_memory_unless_the_sandbox_was_made_w
             await asyncio.sleep(0.05)
     assert found["keep_memory_on_pause"] is keep
     assert has_memory(platform, path) is keep
+
+
+@pytest.mark.usefixtures("disarmed")
+async def test_a_guest_that_does_not_write_its_disk_is_paused_at_the_end_all_the_same(platform: Platform):
+    arm_faults("agent.pause.after_settle=error")
+    path = await platform.create(lifetime_sec=1, keep_memory_on_pause=False)
+    await platform.wait_status(path, "paused")
+    assert has_memory(platform, path)
 
 
 async def test_a_snapshot_without_memory_is_a_template(platform: Platform):

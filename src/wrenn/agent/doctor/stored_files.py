@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import Record
 from wrenn.agent.sandboxes.garbage_collector import Referenced, find_referenced
 from wrenn.agent.sandboxes.journal import State
+from wrenn.base.errors import NotFound
+from wrenn.storage import snapshots
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import layer_files
 from wrenn.vm.qemu import SAVED_FILES
 
@@ -28,9 +33,12 @@ def find_stored_files(layout: Layout, records: list[Record]) -> Referenced:
     found = find_referenced(layout, layer_ids, records)
     for name in found.snapshots - found.missing:
         directory = layout.snapshots / name
-        missing = [file for file in SAVED_FILES if not (directory / file).exists()]
-        if directory.is_dir():  # otherwise a running agent has removed it meanwhile
-            found.missing.update(f"{name}/{file}" for file in missing)
+        # A running agent may remove it meanwhile; one that cannot be read is in `found.unreadable`.
+        with suppress(NotFound, DamagedSnapshot):
+            expected = SAVED_FILES if snapshots.find(layout.snapshots, name).manifest.has_memory else ()
+            missing = [file for file in expected if not (directory / file).exists()]
+            if directory.is_dir():
+                found.missing.update(f"{name}/{file}" for file in missing)
     named = {layer for record in records if record.state is State.PAUSED for layer in record.layers}
     found.missing.update(named.difference(layer_ids))
     return found

@@ -141,7 +141,7 @@ class Recovery:
         former = record.former_snapshot
         try:
             snapshot = check_intact(self.layout, self.driver, record.snapshot)
-            if former:  # the last snapshot may not have been flushed to disk
+            if former and snapshot.manifest.has_memory:  # the last snapshot may not have been flushed to disk
                 self.driver.memory.verify_memory(snapshot)
         except (NotFound, DamagedSnapshot) as error:
             try:

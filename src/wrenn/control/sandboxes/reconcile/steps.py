@@ -333,6 +333,12 @@ class Steps:
             verb,
             extra={"sandbox_id": str(work.sandbox_id), "cause": error.message, **error.context},
         )
+        # The guest takes part in a pause without memory. It must not decide whether its idle time or lifetime ends.
+        without_memory = work.status is State.RUNNING and not work.keeps_memory
+        if without_memory and await work_store.pause_with_memory(
+            self._database, self._hints, work, owner=self._owner
+        ):
+            return 0.0
         public = public_error(error, verb)
         await work_store.finish_refused(self._database, self._hints, work, public, owner=self._owner)
         return None

@@ -359,6 +359,13 @@ async def finish_refused(
     return await write_result(database, hints, _held(work, owner), values | RELEASED)
 
 
+async def pause_with_memory(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
+    """Pause at once with memory, since the host could not pause without; False: somebody asked for that, or the row changed."""
+    values: dict[str, Any] = {"keeps_memory": True, "next_attempt_at": func.now()}
+    where = (*_held(work, owner), _c.desired_by.is_(None))
+    return await write_result(database, hints, where, values | RELEASED)
+
+
 async def finish_stopped(database: Database, hints: Hints, work: Work, *, owner: str) -> bool:
     """Record that the sandbox was removed as requested."""
     values: dict[str, Any] = {"status": move(work.status, State.STOPPED), "envs": {}}
