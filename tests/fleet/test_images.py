@@ -1,10 +1,11 @@
 """Templates on three hosts with an S3 server: build, create, another version, rollback, deletion. Costs about 30 s.
 
-docs/design/{builds,templates,store}.md. The hosts fetch from the S3 server by URLs that the control plane signs.
+docs/design/{builds,templates,store}.md. The hosts fetch from the S3 server by URLs that the control plane signs; all objects are encrypted.
 """
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -44,7 +45,12 @@ async def fleet(folder: Path, store: S3Server) -> AsyncIterator[Fleet]:
     url = await ensure_running(own)
     try:
         await migrate(url)
-        async with joined_fleet(own, url, settings=store.environment) as fleet:
+        key = own / "store.key"
+        key.touch(mode=0o600)
+        key.write_text(f"{secrets.token_hex(32)}\n")
+        async with joined_fleet(
+            own, url, settings={**store.environment, "WRENN_STORE_KEY": str(key)}
+        ) as fleet:
             yield fleet
     finally:
         await stop(own)
@@ -106,6 +112,7 @@ async def test_a_template_is_built_once_used_everywhere_and_removed_everywhere(
     fleet: Fleet, store: S3Server
 ) -> None:
     await built(fleet, "one", tag="v1")
+    assert any("/chunks-" in key for key in objects_of(store)), "they are encrypted"
     assert await content_on_each_host(fleet, "app") == {1: "one", 2: "one", 3: "one"}
     assert [len(images_of(host)) for host in fleet.hosts] == [1, 1, 1]
 

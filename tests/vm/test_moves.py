@@ -1,4 +1,4 @@
-"""A sandbox with a counting process goes from one agent to another and back, and goes on counting. Takes about 60 s, most of it two boots."""
+"""Sandboxes with a counting process go from one agent to another, paused or as a snapshot, and go on counting. Takes about 90 s, most of it boots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from tests.agent.kit import until
 from tests.agent.memory_store import MemoryStore
 from tests.installations import remove_installation
-from tests.vm.kit import DEFAULT_SHAPE, created, output, sh
+from tests.vm.kit import DEFAULT_SHAPE, created, new_spec, output, sh
 from wrenn.agent.sandboxes import SandboxSpec, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
@@ -103,3 +103,43 @@ async def test_a_counting_sandbox_goes_to_another_host_and_back(agent: Agent, ot
         await until(lambda: not other.parts.driver.disks.list_ids())
         await until(lambda: not list(snapshots.snapshot_ids(other.layout.snapshots)))
     await agent.sandboxes.remove(origin.sandbox_id)
+
+
+async def test_a_snapshot_of_another_host_is_restored_with_its_processes(agent: Agent, other: Agent) -> None:
+    """Two sandboxes are made from it on the other host: each goes on counting by itself, with the files that were there."""
+    store = MemoryStore()
+    for each in (agent, other):
+        each.preparation.connect(store)
+    origin, sandbox = await created(agent.sandboxes)
+    await output(
+        sandbox,
+        "head -c 8000000 /dev/urandom >/root/data; sync;"
+        " (n=0; while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.05; done) >/dev/null 2>&1 & sleep 0.5",
+    )
+    digest = await output(sandbox, "sha256sum /root/data")
+    snapshot_id, image_id = SnapshotId.new(), ImageId.new()
+    await agent.sandboxes.ensure_snapshot(origin.sandbox_id, snapshot_id)
+    at_snapshot = int(await output(sandbox, "cat /tmp/count"))
+    stored = await agent.sandboxes.stored_snapshots.store(snapshot_id, image_id, wait_s=60)
+    assert stored.is_done
+    assert stored.failure is None, stored.failure
+    # The host that had it is not needed any more.
+    await agent.sandboxes.remove(origin.sandbox_id)
+    agent.sandboxes.remove_snapshot(snapshot_id)
+    for _ in range(2):
+        spec = new_spec(snapshot_id=str(snapshot_id))
+        await other.sandboxes.ensure(spec, snapshot_image=image_id)
+        restored = other.sandboxes.get(spec.sandbox_id)
+        assert await output(restored, "sha256sum /root/data") == digest
+        count = int(await output(restored, "cat /tmp/count"))
+        await asyncio.sleep(0.5)
+        assert count < int(await output(restored, "cat /tmp/count")), "it goes on counting"
+        # Each begins where the snapshot was taken, not where the other one is.
+        assert count < at_snapshot + 200
+        assert (await sh(restored, "dmesg | grep -c 'Oops\\|Kernel panic\\|BUG:'")).exit_code == 1
+        store.images.clear()
+        await output(restored, "echo mine >/root/data; sync")
+        await other.sandboxes.remove(spec.sandbox_id)
+    other.sandboxes.remove_snapshot(snapshot_id)
+    await until(lambda: not other.parts.driver.disks.list_ids())
+    await until(lambda: not list(snapshots.snapshot_ids(other.layout.snapshots)))
