@@ -5,8 +5,11 @@ docs/design/{builds,templates,store}.md. The hosts fetch from the S3 server by U
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 import pytest_asyncio
 from obstore.store import S3Store
 
+from tests.docs_examples import Example, examples
 from tests.fleet.kit import Fleet, Host, joined_fleet, until
 from tests.s3_server import BUCKET, S3Server, s3_server
 from wrenn.control.db.embedded import ensure_running, stop
@@ -21,6 +25,7 @@ from wrenn.control.db.migrate import migrate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+MOVES = [example for example in examples() if example.page == "docs/howto/move-sandboxes.md"]
 STORE_ADDRESS = "10.77.0.1"
 """Of loopback: each host has a route to it."""
 
@@ -171,6 +176,41 @@ async def test_a_paused_sandbox_is_moved_to_each_other_host(fleet: Fleet) -> Non
     await fleet.remove_sandboxes()
     await fleet.assert_equal_truth()
     await fleet.assert_nothing_left()
+
+
+@pytest.mark.parametrize("example", MOVES, ids=lambda example: example.language)
+async def test_the_guide_to_moves_is_run_as_written(fleet: Fleet, example: Example, tmp_path: Path) -> None:
+    sandbox_id = await fleet.create()
+    before = fleet.host_of(sandbox_id)
+    script = tmp_path / "example"
+    script.write_text(example.program.replace("cl-…", sandbox_id))
+    interpreter = ["bash", "-euo", "pipefail"] if example.language == "sh" else [sys.executable]
+    process = await asyncio.create_subprocess_exec(
+        *interpreter,
+        str(script),
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            # A replica itself: the certificate of the proxy is one of this test.
+            "WRENN_BASE_URL": f"http://{fleet.replica_environments['replica-1']['WRENN_LISTEN']}",
+            "WRENN_API_KEY": fleet.key,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(60):
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert (await fleet.sandboxes())[sandbox_id] == "running"
+    others = [host for host in fleet.hosts if host is not before]
+    await until(lambda: _is_on_one_of(others, sandbox_id))
+    await fleet.remove_sandboxes()
+    await fleet.assert_equal_truth()
+
+
+async def _is_on_one_of(hosts: list[Host], sandbox_id: str) -> object:
+    return [host.number for host in hosts if sandbox_id in host.sandbox_ids()]
 
 
 async def _has_only_copy(fleet: Fleet, host: Host, sandbox_id: str) -> object:

@@ -290,11 +290,16 @@ async def test_the_least_recently_used_layers_go_first_but_none_that_a_build_use
 async def test_parts_of_disks_count_once_and_as_long_as_a_layer_has_them(platform: Platform):
     big_b = 4 * MIB
     made = await build(
-        platform, [f"RUN sleep 1.1; head -c {big_b} /dev/urandom > /srv-big", "RUN echo b > /srv-b"]
+        platform,
+        [
+            f"RUN sleep 1.1; head -c {big_b} /dev/urandom > /srv-big",
+            "RUN sleep 1.1; echo b > /srv-b",
+            "RUN echo c > /srv-c",
+        ],
     )
     team_id = await team_of(platform, made)
     database = platform.control.database
-    before, after = await layers_of(platform, team_id)
+    before, after, large = await layers_of(platform, team_id)
 
     async def remove_excess(most_b: int) -> list[SnapshotId]:
         await database.transaction(lambda tx: layer_store.remove_excess(tx, team_id, most_b=most_b))
@@ -308,7 +313,8 @@ async def test_parts_of_disks_count_once_and_as_long_as_a_layer_has_them(platfor
     assert sum(found.scalar_one().values()) >= big_b, "the host says what the steps wrote"
     await give(before, 1, {"lower": 5})
     await give(after, 1, {"upper": 2, "lower": 5})
-    assert await remove_excess(9) == [before, after]
+    await give(large, 1, {"alone": 9})
+    assert await remove_excess(9) == [before, after], "one that does not fit removes no other"
     assert await remove_excess(8) == [after]
     assert await remove_excess(7) == [], "the lower part is still on the disk"
 

@@ -21,7 +21,9 @@ NEEDS_UP = {"docs/howto/operate.md"}
 NEEDS_PACKAGES = {"docs/howto/docker.md"}
 # A registry and an S3 server: `test_docs_images.py`.
 NEEDS_REGISTRY = {"docs/howto/import-a-container-image.md", "docs/howto/use-object-storage.md"}
-USUAL = [e for e in examples() if e.page not in NEEDS_UP | NEEDS_PACKAGES | NEEDS_REGISTRY]
+# Several hosts: `tests/fleet/test_images.py`.
+NEEDS_HOSTS = {"docs/howto/move-sandboxes.md"}
+USUAL = [e for e in examples() if e.page not in NEEDS_UP | NEEDS_PACKAGES | NEEDS_REGISTRY | NEEDS_HOSTS]
 
 
 @pytest.mark.parametrize("example", USUAL, ids=lambda e: e.name)

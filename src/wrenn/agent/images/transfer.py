@@ -78,6 +78,11 @@ _UPLOAD_ROUNDS: Final = 3
 _SPACE_CHECK: Final = 64
 """Chunks between two looks at the free space, which others use too."""
 _INSUFFICIENT_STORAGE: Final = 507
+_WRITE_HEADERS: Final = {
+    "Content-Type": "application/octet-stream",
+    # Azure refuses a new object without it; others ignore it.
+    "x-ms-blob-type": "BlockBlob",
+}
 _RETRIED: Final = (Unavailable, DeadlineExceeded, RateLimited)
 
 
@@ -331,7 +336,7 @@ class _Connection:
                 method,
                 self.control.base_url + url if is_ours else url,
                 data=None if data is None else io.BytesIO(data),
-                headers={"Content-Type": "application/octet-stream"} if data is not None else None,
+                headers=None if data is None else _WRITE_HEADERS,
                 # A redirect would lead an agent wherever the store, or somebody in between, wants.
                 allow_redirects=False,
                 ssl=self.control.tls if is_ours else True,

@@ -176,7 +176,11 @@ async def remove(tx: Transaction, layer: Layer) -> None:
 
 
 async def remove_excess(tx: Transaction, team_id: TeamId, *, most_b: int) -> None:
-    """Remove a team's least recently used layers beyond its limits, but for those that a running build was made from."""
+    """Remove a team's layers beyond its limits, but for those that a running build was made from.
+
+    The most recently used ones stay. One that does not fit beside them goes, and does not make those go that do: one layer that is larger
+    than the limit removes no other.
+    """
     is_own = _c.team_id == team_id.value
     # In the order in which others lock several.
     await tx.execute(select(_c.snapshot_id).where(is_own).order_by(_c.snapshot_id).with_for_update())
@@ -191,10 +195,12 @@ async def remove_excess(tx: Transaction, team_id: TeamId, *, most_b: int) -> Non
     for place, row in enumerate(found, start=1):
         # A part of the disk that several have counts once, for the one that is removed last.
         new: dict[str, int] = {name: size_b for name, size_b in row.layers.items() if name not in counted}
-        taken_b += row.size_bytes + sum(new.values())
-        counted.update(new)
-        if place > _LAYERS_OF_TEAM or taken_b > most_b:
+        own_b = row.size_bytes + sum(new.values())
+        if place > _LAYERS_OF_TEAM or taken_b + own_b > most_b:
             excess.append(row.snapshot_id)
+            continue
+        taken_b += own_b
+        counted.update(new)
     if excess:
         await _remove(tx, and_(_c.snapshot_id.in_(excess), ~_is_used()))
 

@@ -47,6 +47,7 @@ _PIECE_B: Final = 128 * KIB
 _CAUSE_LIMIT: Final = 500
 _QUERY: Final = re.compile(r"\?[^\s\"')]*")
 _BODY: Final = re.compile(r" Debug source:|<")
+_ALLOW_HTTP: Final = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
 _SCHEMES: Final = ("s3", "gs", "az", "file")
 
 _library: Final = cast("Any", obstore)
@@ -93,7 +94,7 @@ class StoreSettings:
             raise InvalidRequest("WRENN_STORE must name a bucket.")
         return cls(
             url,
-            environment.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true"),
+            any(environment.get(name, "").lower() in ("1", "true") for name in _ALLOW_HTTP),
             StoreKeys.from_file(environment.get("WRENN_STORE_KEY", "")),
         )
 
