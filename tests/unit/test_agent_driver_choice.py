@@ -12,6 +12,7 @@ from wrenn.agent.layout import Layout
 from wrenn.agent.settings import Settings, VmmChoice
 from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.network import Block
+from wrenn.vm.firecracker.pager import why_no_pager
 
 
 @pytest.fixture
@@ -84,3 +85,18 @@ async def test_a_damaged_record_is_refused(layout: Layout, with_kvm: Path, conte
     (layout.data_dir / "vmm.json").write_text(content)
     with pytest.raises(InvalidState, match="damaged"):
         await choose_vmm(settings("auto", with_kvm), layout)
+
+
+def test_a_memory_that_does_not_exist_is_refused() -> None:
+    assert Settings.from_environment({}).firecracker_memory == "auto"
+    assert Settings.from_environment({"WRENN_FIRECRACKER_MEMORY": "uffd"}).firecracker_memory == "uffd"
+    with pytest.raises(InvalidRequest, match="WRENN_FIRECRACKER_MEMORY must be auto, file or uffd"):
+        Settings.from_environment({"WRENN_FIRECRACKER_MEMORY": "swap"})
+
+
+def test_a_host_without_page_fault_servers_says_why(tmp_path: Path) -> None:
+    program, device = tmp_path / "pager", tmp_path / "userfaultfd"
+    assert "make setup" in why_no_pager(None, device=device)
+    assert str(device) in why_no_pager(program, device=device)
+    device.touch()
+    assert why_no_pager(program, device=device) == ""

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.agent.layout import Layout
-from wrenn.agent.settings import Settings, VmmChoice
+from wrenn.agent.settings import MemoryChoice, Settings, VmmChoice
 from wrenn.base.errors import InvalidState
 from wrenn.linux.files import write_json
 from wrenn.storage.images import load_images
 from wrenn.vm import Driver
 from wrenn.vm.firecracker import FirecrackerDriver, Installation, find_installation
+from wrenn.vm.firecracker.pager import PagerStarter, find_pager, why_no_pager
 from wrenn.vm.kvm import why_no_kvm
 from wrenn.vm.qemu import AcceleratorChoice, QemuDriver, choose_accelerator, qemu_version
 
@@ -32,7 +33,7 @@ async def open_driver(settings: Settings, layout: Layout) -> Driver:
     """
     vmm = await choose_vmm(settings, layout)
     if vmm is VmmChoice.FIRECRACKER:
-        driver = await _firecracker(await usable_firecracker(settings), layout)
+        driver = await _firecracker(settings, await usable_firecracker(settings), layout)
     else:
         driver = await _qemu(settings, layout, await _accelerator(settings))
     write_json(layout.data_dir / _RECORD, {"vmm": vmm.value}, durable=True)
@@ -98,10 +99,27 @@ async def _best(settings: Settings) -> VmmChoice:
     return VmmChoice.FIRECRACKER
 
 
-async def _firecracker(installation: Installation, layout: Layout) -> FirecrackerDriver:
-    driver = FirecrackerDriver(installation=installation, folders=layout.folders, prefix=layout.cgroup_root)
+async def _firecracker(settings: Settings, installation: Installation, layout: Layout) -> FirecrackerDriver:
+    driver = FirecrackerDriver(
+        installation=installation,
+        folders=layout.folders,
+        prefix=layout.cgroup_root,
+        pager=await _pager(settings),
+        serves_images=settings.firecracker_memory is MemoryChoice.UFFD,
+    )
     await driver.prepare()
     return driver
+
+
+async def _pager(settings: Settings) -> PagerStarter | None:
+    if settings.firecracker_memory is MemoryChoice.FILE:
+        return None
+    program = find_pager()
+    reason = why_no_pager(program)
+    if program is None or reason:
+        _log.warning("memory of sandboxes is copied when they are resumed", extra={"reason": reason})
+        return None
+    return await PagerStarter.of(program)
 
 
 async def _accelerator(settings: Settings) -> AcceleratorChoice:

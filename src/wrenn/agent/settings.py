@@ -34,6 +34,16 @@ class VmmChoice(StrEnum):
     FIRECRACKER = "firecracker"
 
 
+class MemoryChoice(StrEnum):
+    """Where Firecracker's VMs get their memory from."""
+
+    AUTO = "auto"
+    """From a page-fault server those that continue from a pause, from a file that they share those that start from an image."""
+    FILE = "file"
+    UFFD = "uffd"
+    """From a page-fault server, all."""
+
+
 @dataclass(frozen=True, slots=True)
 class WarmTemplate:
     """The template and shape that the agent boots at start-up."""
@@ -58,6 +68,7 @@ class Settings:
         sample_interval_s: time between two samples of what sandboxes use; 0: none are taken.
         kvm_probe_s: time for a guest kernel to boot with KVM, when it is tried whether KVM works.
         vmm: which virtual machine monitor runs sandboxes: `qemu`, `firecracker`, or `auto`.
+        firecracker_memory: where Firecracker's VMs get their memory from.
         firecracker_dir: folder with `firecracker` and `jailer`; None: they are searched where programs are.
         cpu_model: processor that guests see under KVM: `host`, or a model of QEMU.
         start_limit_s: time for a guest to answer after its virtual machine was started.
@@ -90,6 +101,7 @@ class Settings:
     sample_interval_s: float
     kvm_probe_s: float
     vmm: VmmChoice
+    firecracker_memory: MemoryChoice
     firecracker_dir: Path | None
     cpu_model: str
     start_limit_s: float
@@ -150,6 +162,7 @@ class Settings:
             sample_interval_s=_seconds(environment, "WRENN_SAMPLE_INTERVAL_S", "0.5"),
             kvm_probe_s=_limit(environment, "WRENN_KVM_PROBE_S", "10"),
             vmm=_vmm(environment),
+            firecracker_memory=_firecracker_memory(environment),
             firecracker_dir=Path(folder) if (folder := environment.get("WRENN_FIRECRACKER_DIR")) else None,
             cpu_model=_cpu_model(environment),
             start_limit_s=_limit(environment, "WRENN_START_LIMIT_S", "30"),
@@ -205,6 +218,14 @@ def _vmm(environment: Mapping[str, str]) -> VmmChoice:
         return VmmChoice(text)
     except ValueError as error:
         raise InvalidRequest(f"WRENN_VMM must be auto, qemu or firecracker, not {text!r}.") from error
+
+
+def _firecracker_memory(environment: Mapping[str, str]) -> MemoryChoice:
+    text = environment.get("WRENN_FIRECRACKER_MEMORY") or MemoryChoice.AUTO
+    try:
+        return MemoryChoice(text)
+    except ValueError as error:
+        raise InvalidRequest(f"WRENN_FIRECRACKER_MEMORY must be auto, file or uffd, not {text!r}.") from error
 
 
 def _cpu_model(environment: Mapping[str, str]) -> str:

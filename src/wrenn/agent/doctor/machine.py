@@ -14,11 +14,12 @@ from wrenn.agent.driver_choice import usable_firecracker
 from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.images.container import missing_packages
 from wrenn.agent.machine import measure
-from wrenn.agent.settings import Settings, VmmChoice
+from wrenn.agent.settings import MemoryChoice, Settings, VmmChoice
 from wrenn.base.errors import InvalidState, WrennError
 from wrenn.base.units import GIB, MIB
 from wrenn.linux import cgroups
 from wrenn.storage.images import load_images
+from wrenn.vm.firecracker.pager import find_pager, why_no_pager
 from wrenn.vm.qemu import choose_accelerator, qemu_version
 
 _COMMANDS: Final = ("qemu-img", "nft", "ip", "unshare")
@@ -77,12 +78,14 @@ async def _check_firecracker(settings: Settings) -> Check:
     if settings.vmm is VmmChoice.QEMU:
         return Check(name, ok=True, detail="not used: WRENN_VMM is qemu")
     try:
-        return Check(name, ok=True, detail=(await usable_firecracker(settings)).vmm)
+        vmm = (await usable_firecracker(settings)).vmm
     except InvalidState as error:
         needed = settings.vmm is VmmChoice.FIRECRACKER
         return Check(
             name, ok=not needed, detail=error.message if needed else f"not used: {error.message}", hint=hint
         )
+    reason = "" if settings.firecracker_memory is MemoryChoice.FILE else why_no_pager(find_pager())
+    return Check(name, ok=True, detail=f"{vmm}; no page-fault server: {reason}" if reason else vmm)
 
 
 async def _check_images(settings: Settings) -> Check:

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -42,6 +43,7 @@ from wrenn.vm.firecracker.jail_files import (
     INITRAMFS,
     KERNEL,
     MEMORY,
+    PAGER,
     STATE,
     take_file,
 )
@@ -55,9 +57,10 @@ from wrenn.vm.firecracker.machine import (
     disk_name,
 )
 from wrenn.vm.firecracker.memory import FirecrackerMemory
+from wrenn.vm.firecracker.pager import PagerRequest, PagerStarter, forget_pager, pager_of
 from wrenn.vm.firecracker.zero_pages import copy_without_zeros
 from wrenn.vm.machine import Machine, MachineHandle
-from wrenn.vm.memory_files import state_path
+from wrenn.vm.memory_files import memory_path, state_path
 
 GUEST_MAC: Final = "02:FC:00:00:00:05"
 _INTERFACE: Final = "net"
@@ -78,8 +81,16 @@ class FirecrackerDriver:
         installation: Installation,
         folders: Folders,
         prefix: str,
+        pager: PagerStarter | None = None,
+        serves_images: bool = False,
     ) -> None:
-        """`prefix` begins the names of this installation's devices."""
+        """`prefix` begins the names of this installation's devices.
+
+        With a `pager`, VMs that continue from a pause get their memory on demand, instead of from a file composed for them; with
+        `serves_images` those that start from a memory image too, which otherwise map its file and share it.
+        """
+        self._pager = pager
+        self._serves_images = serves_images
         self._installation = installation
         self._folders = folders
         self._bases = FirecrackerBases(folders.bases)
@@ -98,6 +109,8 @@ class FirecrackerDriver:
     async def close(self) -> None:
         """Unload memory images; VMs keep running."""
         await self._memory.close()
+        if self._pager is not None:
+            self._pager.close()
 
     @property
     def vmm(self) -> str:
@@ -202,6 +215,7 @@ class FirecrackerDriver:
             state = state_path(self._folders.snapshots / image.snapshot)
         else:
             state = self._bases.of(image.base).state
+        served = self._pager is not None and (saved is not None or self._serves_images)
         async with self._memory.images.descriptor(image) as memory, Undo() as undo:
             undo.push("detach disk", partial(self._disks.detach, disk_name(request.directory)))
             disk = await self._disks.attach(disk_name(request.directory), request.disk)
@@ -211,20 +225,54 @@ class FirecrackerDriver:
                 request,
                 disk,
                 tap,
-                partial(_fill_jail, memory=memory, saved=saved, state=state, uid=request.confinement.uid),
+                partial(
+                    _fill_jail,
+                    memory=memory,
+                    saved=saved,
+                    state=state,
+                    uid=request.confinement.uid,
+                    maps_memory=not served,
+                ),
             )
+            if served:
+                await self._serve_memory(undo, machine, request, memory, saved)
             async with machine.api() as api:
                 await self._check_version(api)
                 await api.load_snapshot(
                     state=f"/{STATE}",
-                    memory=f"/{MEMORY}",
-                    backend=MemoryBackend.FILE,
+                    memory=f"/{PAGER if served else MEMORY}",
+                    backend=MemoryBackend.USERFAULTFD if served else MemoryBackend.FILE,
                     version=self._installation.version,
                     resume=True,
                 )
                 await api.put_metadata(request.metadata)
             undo.keep()
         return machine
+
+    async def _serve_memory(
+        self,
+        undo: Undo,
+        machine: FirecrackerMachine,
+        request: RestoreRequest,
+        memory: int,
+        saved: Snapshot | None,
+    ) -> None:
+        """Start the page-fault server of a VM."""
+        assert self._pager is not None, "the caller has looked"
+        parameters = PagerRequest(
+            directory=request.directory,
+            socket=machine.root / PAGER,
+            image=memory,
+            confinement=replace(request.confinement, groups=()),
+            log=request.directory / LOG_NAME,
+            diff=memory_path(saved.directory) if saved is not None else None,
+        )
+        pager = await threads.run_to_end(
+            partial(self._pager.start, parameters), drop=ProcessRef.kill_and_reap
+        )
+        undo.push("end pager", partial(kill_and_wait, pager, timeout_s=_KILL_TIMEOUT_S))
+        machine.watch_pager(pager)
+        undo.push("forget pager", machine.forget_pager)
 
     async def _boot_again(self, request: RestoreRequest, source: BootSource) -> FirecrackerMachine:
         """Boot a VM from its disk. Its RAM begins as zeros, and is saved over the base's image nevertheless."""
@@ -260,6 +308,7 @@ class FirecrackerDriver:
 
         def prepare_and_start() -> ProcessRef:
             start.root.mkdir(parents=True)
+            forget_pager(directory)
             fill_jail(start.root)
             disk.make_node(start.root / DISK, uid=confinement.uid, gid=confinement.uid)
             return start.run()
@@ -289,16 +338,25 @@ class FirecrackerDriver:
         if not handle.process.is_alive():
             return None
         root = jail_root(handle.directory / JAIL_NAME, self._installation.program)
-        return FirecrackerMachine(handle, root, self._disks, self._disks.adopt(disk_name(handle.directory)))
+        disk = self._disks.adopt(disk_name(handle.directory))
+        machine = FirecrackerMachine(handle, root, self._disks, disk)
+        if (pager := pager_of(handle.directory)) is not None:
+            machine.watch_pager(pager)
+        return machine
 
 
-def _fill_jail(root: Path, *, memory: int, saved: Snapshot | None, state: Path, uid: int) -> None:
+def _fill_jail(
+    root: Path, *, memory: int, saved: Snapshot | None, state: Path, uid: int, maps_memory: bool
+) -> None:
     """Put what a VM is restored from into its jail. Blocking."""
     try:
         if saved is None:
-            link_or_copy(path_of(memory), root / MEMORY)
+            if maps_memory:
+                link_or_copy(path_of(memory), root / MEMORY)
         else:
-            compose(root / MEMORY, memory, saved)
+            if maps_memory:
+                compose(root / MEMORY, memory, saved)
+            # This compares all of the snapshot with its digests.
             _write_dirtied(root / DIRTIED, saved, size_b=os.fstat(memory).st_size, uid=uid)
         shutil.copyfile(state, root / STATE)
         os.chown(root / STATE, uid, uid)

@@ -26,6 +26,8 @@ MEMORY = "memory"
 """The memory image that a restored VM maps; of a cold boot, the memory that it saves."""
 DIRTIED = "dirtied"
 """The pages that differ from the memory image: those of the snapshot that the VM was restored from, and all that were saved since."""
+PAGER = "uffd"
+"""The socket of the page-fault server."""
 STATE = "state"
 
 

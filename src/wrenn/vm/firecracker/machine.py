@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,12 +15,13 @@ from typing import Final
 from wrenn.base.errors import AgentFailure
 from wrenn.base.units import KIB, MIB
 from wrenn.linux.files import remove_tree
-from wrenn.linux.process import kill_and_wait
+from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_usage import ProcessUsage, read_proportional_b, read_usage
 from wrenn.linux.threads import run_to_end
 from wrenn.vm.firecracker.api import FirecrackerApi, InstanceState, SnapshotKind
 from wrenn.vm.firecracker.block_disks import AttachedDisk, BlockDisks
 from wrenn.vm.firecracker.jail_files import DIRTIED, DISK, MEMORY, STATE
+from wrenn.vm.firecracker.pager import kill_without_pager
 from wrenn.vm.machine import MachineHandle
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class FirecrackerMachine:
         self._root = root
         self._disks = disks
         self._disk = disk
+        self._pager: ProcessRef | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     @property
     def handle(self) -> MachineHandle:
@@ -151,12 +155,30 @@ class FirecrackerMachine:
         """Return Firecracker's share of the memory that it uses; pages of the memory image are shared with other VMs."""
         return read_proportional_b(self._handle.process)
 
+    def watch_pager(self, pager: ProcessRef) -> None:
+        """From now on the VM ends when its page-fault server does. `disconnect` stops the watch."""
+        self._pager = pager
+        self._watching = asyncio.create_task(
+            kill_without_pager(self._handle.process, pager), name=f"watch pager {pager.pid}"
+        )
+
+    async def forget_pager(self) -> None:
+        """Stop the watch."""
+        self.disconnect()
+        self._pager = None
+
     def disconnect(self) -> None:
-        """Do nothing: each call has a connection of its own."""
+        """Stop watching the page-fault server: the next agent does. Calls have connections of their own."""
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     async def kill(self) -> None:
-        """End Firecracker, wait until it is gone, and then remove its disk's devices and its jail."""
+        """End Firecracker and its page-fault server, wait until they are gone, and then remove its disk's devices and its jail."""
+        self.disconnect()
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
+        if self._pager is not None:
+            await kill_and_wait(self._pager, timeout_s=_KILL_TIMEOUT_S)
         await self._disks.detach(disk_name(self._handle.directory))
         await run_to_end(lambda: remove_tree(self._handle.directory / JAIL_NAME))
 

@@ -23,6 +23,8 @@ from wrenn.linux.process import ProcessRef
 from wrenn.linux.spawn import Confinement, spawn_confined
 
 _PROGRAM: Final = "pager"
+_USERFAULTFD: Final = Path("/dev/userfaultfd")
+"""The jailer makes a node of it in each jail, which the VMM's user may open."""
 REFERENCE_NAME: Final = "pager.json"
 """In the machine's folder: which process it is."""
 
@@ -57,6 +59,15 @@ def find_pager() -> Path | None:
     target = package.parent.parent / "rust/target" / f"{platform.machine()}-unknown-linux-gnu"
     candidates = (package / "_bin" / _PROGRAM, target / "release" / _PROGRAM)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def why_no_pager(program: Path | None, *, device: Path = _USERFAULTFD) -> str:
+    """Return why no VM of this machine can have this program as its page-fault server; empty if they can."""
+    if program is None:
+        return "the page-fault server is not built: run `make setup` in the checkout"
+    if not device.exists():
+        return f"the kernel has no {device}: it needs Linux 6.1 with CONFIG_USERFAULTFD"
+    return ""
 
 
 class PagerStarter:
@@ -122,6 +133,11 @@ def pager_of(directory: Path) -> ProcessRef | None:
     except FileNotFoundError:
         return None
     return ProcessRef(**stored)
+
+
+def forget_pager(directory: Path) -> None:
+    """Remove what is written down about the server of a former VM of this machine."""
+    (directory / REFERENCE_NAME).unlink(missing_ok=True)
 
 
 async def kill_without_pager(vmm: ProcessRef, pager: ProcessRef) -> None:
