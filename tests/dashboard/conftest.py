@@ -270,8 +270,9 @@ async def visitor(profiles: Profiles, platform: Platform) -> AsyncIterator[Visit
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def visitor_with_own_profile(browser: Browser, platform: Platform) -> AsyncIterator[Visitor]:
-    """The same in a new profile, for a test that changes its clock."""
+    """The same in a new profile, whose clock goes as usual, but may be put forward and stopped (`page.clock`)."""
     async with visit(browser, await sign_up(platform.url)) as visitor:
+        await visitor.page.clock.install()
         yield visitor
     await integration.empty(platform)
 

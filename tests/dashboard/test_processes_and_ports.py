@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from urllib.parse import urlsplit
 
@@ -11,7 +12,10 @@ from tests.integration.conftest import Platform, client
 from tests.integration.test_control_inspection import console_of
 from wrenn.testing.server import free_port
 
-from .conftest import Visitor
+from .conftest import DEADLINE_MS, Visitor
+
+# After this time the pages have asked again.
+REFRESH_MS = 5_000
 
 
 async def start(visitor: Visitor, sandbox_id: str, script: str, tag: str) -> None:
@@ -21,7 +25,18 @@ async def start(visitor: Visitor, sandbox_id: str, script: str, tag: str) -> Non
     assert answer.status_code < 300, answer.text
 
 
-async def test_a_process_is_found_followed_and_ended(visitor: Visitor):
+async def listening(visitor: Visitor, sandbox_id: str, port: int) -> None:
+    """Wait until a program in the sandbox listens on this port."""
+    async with asyncio.timeout(DEADLINE_MS / 1000):
+        while True:
+            ports = (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}/ports")).json()["ports"]
+            if any(each["port"] == port for each in ports):
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_a_process_is_found_followed_and_ended(visitor_with_own_profile: Visitor):
+    visitor = visitor_with_own_profile
     page, sandbox_id = visitor.page, await visitor.create(name="workers")
     await start(
         visitor,
@@ -36,6 +51,7 @@ async def test_a_process_is_found_followed_and_ended(visitor: Visitor):
     await row.get_by_role("button", name="Output").click()
     output = page.get_by_role("region", name="Output of")
     await expect(output).to_contain_text("tick <b>\ntick <b>\n")
+    await page.clock.fast_forward(REFRESH_MS)
     await expect(row).to_contain_text(re.compile(r"\d %"))
     await visitor.check_look("processes")
     await page.reload()
@@ -43,6 +59,7 @@ async def test_a_process_is_found_followed_and_ended(visitor: Visitor):
     await row.get_by_role("button", name="Send a signal").click()
     await page.get_by_role("menuitem", name="SIGKILL").click()
     await expect(output).to_contain_text("ended by SIGKILL")
+    await page.clock.fast_forward(REFRESH_MS)
     await expect(page.get_by_text("No process matches")).to_be_visible()
     await page.get_by_label("Search").fill("serve --listen")
     await expect(page.get_by_role("button", name="Signal")).to_have_attribute("aria-disabled", "true")
@@ -74,12 +91,15 @@ async def test_programs_with_one_tag_and_a_fault_of_a_page_leave_the_rest_usable
     await expect(page.get_by_role("heading", name="twins")).to_be_visible()
 
 
-async def test_a_port_is_opened_by_a_link(visitor: Visitor):
+async def test_a_port_is_opened_by_a_link(visitor_with_own_profile: Visitor):
+    visitor = visitor_with_own_profile
     page, sandbox_id, port = visitor.page, await visitor.create(name="web"), free_port()
     await visitor.open(f"sandboxes/{sandbox_id}/ports")
     await expect(page.get_by_role("button", name="Open").first).to_be_visible()
     program = f"mkdir -p /srv/web; echo from-the-sandbox > /srv/web/index.html; exec python3 -m http.server -d /srv/web {port}"
     await start(visitor, sandbox_id, program, "web")
+    await listening(visitor, sandbox_id, port)
+    await page.clock.fast_forward(REFRESH_MS)
     row = page.get_by_role("row").filter(has_text=str(port))
     await expect(row).to_contain_text("python3")
     await visitor.check_look("ports")
@@ -115,7 +135,8 @@ async def test_activity_shows_what_was_done_with_the_sandbox(visitor: Visitor):
     await visitor.check_look("activity")
 
 
-async def test_the_console_is_shown_as_text(visitor: Visitor, platform: Platform):
+async def test_the_console_is_shown_as_text(visitor_with_own_profile: Visitor, platform: Platform):
+    visitor = visitor_with_own_profile
     page, sandbox_id = visitor.page, await visitor.create(name="with a console")
     log = console_of(platform, sandbox_id)
     log.write_text("booted\n")
@@ -124,6 +145,7 @@ async def test_the_console_is_shown_as_text(visitor: Visitor, platform: Platform
     await expect(console).to_contain_text("booted")
     with log.open("a") as file:
         file.write("\x1b]0;title\x07\x1b[31mOops\x1b[0m <img src=x onerror=alert(1)>\u202e\n" * 200)
+    await page.clock.fast_forward(REFRESH_MS)
     await expect(console).to_contain_text("Oops <img src=x onerror=alert(1)>⟨U+202E⟩")
     assert await console.locator("img").count() == 0
     await visitor.check_look("console")

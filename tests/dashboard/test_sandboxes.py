@@ -65,7 +65,6 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor_with_own_profile: 
     await expect(page.get_by_role("button", name="Pause")).to_be_enabled()
 
     # The page's clock stands still, so that this machine may be slow to press Undo.
-    await page.clock.install()
     await page.clock.pause_at(dt.datetime.now(dt.UTC) + dt.timedelta(seconds=1))
     await page.get_by_role("button", name="Destroy").click()
     row = page.get_by_role("row").filter(has_text="builder")
