@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import os
 import re
+import sys
+from asyncio.subprocess import PIPE
 
 from playwright.async_api import Browser, expect
 
 from tests.integration.conftest import Platform
-from tests.integration.people import PASSWORD, sign_up
+from tests.integration.people import PASSWORD, log_in, sign_up
 from wrenn.base.errors import InternalError
 from wrenn.base.faults import arm_faults
 
-from .conftest import DESKTOP, Visitor, at, path_of, watch
+from .conftest import DESKTOP, Profiles, Visitor, at, path_of, watch
+
+_MOST_ATTEMPTS = 20
 
 
 async def test_somebody_who_is_not_signed_in_signs_in_and_comes_back(browser: Browser, platform: Platform):
@@ -38,6 +44,56 @@ async def test_somebody_who_is_not_signed_in_signs_in_and_comes_back(browser: Br
     await page.goto(f"{platform.url}/t/{slug}/sandboxes")
     await expect(page).to_have_url(re.compile("/login"))
     await context.close()
+
+
+async def test_too_many_attempts_to_sign_in_are_counted_down(profiles: Profiles, platform: Platform):
+    person = await sign_up(platform.url)
+    await asyncio.gather(*(log_in(platform.url, person.email, "not the password") for _ in range(10)))
+    async with profiles.lend() as context:
+        page = await context.new_page()
+        await page.goto(f"{platform.url}/login")
+        await page.get_by_label("E-mail address").fill(person.email)
+        await page.get_by_label("Password").fill("not the password")
+        for _ in range(_MOST_ATTEMPTS):
+            async with page.expect_response(re.compile("/v1/auth/login$")) as answering:
+                await page.keyboard.press("Enter")
+            if (await answering.value).status == 429:
+                break
+            await expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_enabled()
+        await expect(page.get_by_role("alert")).to_contain_text("rate_limited")
+        button = page.get_by_role("button", name=re.compile(r"^Sign in again in \d"))
+        await expect(button).to_be_disabled()
+        await expect(page.get_by_role("button", name="Sign in", exact=True)).to_be_enabled()
+
+
+async def test_the_programs_for_a_new_sandbox_do_what_the_form_says(visitor: Visitor):
+    page = visitor.page
+    key = (await visitor.person.make_key(name="programs", scope="sandboxes"))["key"]
+    await visitor.open("sandboxes/new")
+    await page.get_by_label("Name", exact=True).fill('it\'s "new" \\ ü$HOME')
+    await page.get_by_text("Environment and labels").click()
+    await page.get_by_label("Labels").fill("project=blue")
+    for language, program in (
+        ("curl", ["bash", "-c"]),
+        ("Python", [sys.executable, "-c"]),
+        ("TypeScript", ["node", "--input-type=module", "-e"]),
+    ):
+        await page.get_by_role("button", name=language).click()
+        text = await page.locator("pre").text_content()
+        assert text is not None
+        if language == "TypeScript":
+            # The only part of it that JavaScript does not have.
+            text = text.replace("WRENN_API_KEY!", "WRENN_API_KEY")
+        process = await asyncio.create_subprocess_exec(
+            *program, text, env={**os.environ, "WRENN_API_KEY": key}, stdout=PIPE, stderr=PIPE
+        )
+        output, errors = await process.communicate()
+        assert process.returncode == 0, (language, errors.decode())
+        made = (await visitor.person.get("/v1/sandboxes")).json()
+        assert len(made) == 1, (language, output.decode())
+        assert (made[0]["name"], made[0]["metadata"]) == ('it\'s "new" \\ ü$HOME', {"project": "blue"})
+        assert made[0]["id"] in output.decode()
+        await visitor.person.delete(f"/v1/sandboxes/{made[0]['id']}")
 
 
 async def test_a_sandbox_from_its_creation_to_its_end(visitor_with_own_profile: Visitor):

@@ -97,6 +97,25 @@ async def test_a_member_sees_what_is_for_admins_and_why(
         assert guest.slug not in page.url
 
 
+async def test_somebody_who_is_removed_keeps_what_was_typed(
+    visitor: Visitor, platform: Platform, profiles: Profiles
+):
+    member = await visitor.person.add(await sign_up(platform.url, name="Alan"))
+    await visitor.create(name="of the team")
+    async with visit_in_profile(profiles, member) as guest:
+        page = guest.page
+        await guest.open("sandboxes")
+        await expect(page.get_by_role("link", name="of the team")).to_be_visible()
+        await page.get_by_role("link", name="Create sandbox").click()
+        await page.get_by_label("Name", exact=True).fill("typed before")
+        path = f"/v1/teams/{visitor.person.team_id}/members/{member.user_id}"
+        assert (await visitor.person.delete(path)).status_code == 204
+        await page.get_by_role("button", name="Create", exact=True).click()
+        await expect(page.get_by_role("alert")).to_contain_text("forbidden")
+        await expect(page.get_by_label("Name", exact=True)).to_have_value("typed before")
+        guest.errors.clear()  # the browser itself reports the refused calls
+
+
 async def test_a_team_is_renamed_transferred_and_deleted(
     visitor: Visitor, platform: Platform, profiles: Profiles
 ):

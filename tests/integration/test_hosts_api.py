@@ -263,7 +263,7 @@ async def test_audit_entries_and_events_are_the_owners(cast: Cast, people_databa
         rows = events.all()
         assert {row.team_id for row in rows} == {team.value}
         kinds = [row.type for row in rows]
-        assert kinds[:2] == ["host.created", "host.up"]
+        assert kinds[:3] == ["host.created", "host.registered", "host.up"]
         assert kinds[-1] == "host.deleted"
     log = await cast.owner.get("/v1/audit-logs", params={"resource_type": "host"})
     assert {entry["action"] for entry in log.json()["items"]} >= {"create", "delete"}

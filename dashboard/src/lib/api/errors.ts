@@ -5,7 +5,9 @@ export class ApiError extends Error {
 		readonly code: string,
 		message: string,
 		/** The id under which the control plane's log tells more; empty if no answer came. */
-		readonly requestId = ''
+		readonly requestId = '',
+		/** Seconds after which the same call may succeed; 0: unknown. */
+		readonly retryAfterS = 0
 	) {
 		super(message);
 		this.name = 'ApiError';
@@ -20,9 +22,10 @@ export class ApiError extends Error {
 /** The error of a response that is not 2xx; any body is accepted, as a proxy between may answer in its own words. */
 export async function errorOf(response: Response, body?: unknown): Promise<ApiError> {
 	const requestId = response.headers.get('x-request-id') ?? '';
+	const retryAfterS = Number(response.headers.get('retry-after')) || 0;
 	const detail = (body as { error?: { code?: unknown; message?: unknown } } | undefined)?.error;
 	if (typeof detail?.code === 'string' && typeof detail.message === 'string')
-		return new ApiError(response.status, detail.code, detail.message, requestId);
+		return new ApiError(response.status, detail.code, detail.message, requestId, retryAfterS);
 	return new ApiError(
 		response.status,
 		'unexpected_answer',

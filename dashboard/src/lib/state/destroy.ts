@@ -1,6 +1,7 @@
 /** Destroying with a way back: the calls are sent after five seconds, unless somebody says Undo. */
 import { forEach } from '$lib/parallel';
 import { sandboxes } from './sandboxes.svelte';
+import { session } from './session.svelte';
 import { toasts } from './toasts.svelte';
 import { counted } from '$lib/text';
 
@@ -60,3 +61,5 @@ export function destroyWhileLeaving(): void {
 
 /** Whether a page that is left now could not send all that it should. */
 export const hasMuchToDestroy = (): boolean => unsent.size > WHILE_LEAVING;
+
+session.beforeLeaving = destroyNow;

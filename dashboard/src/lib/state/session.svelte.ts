@@ -1,7 +1,6 @@
 /** Who is signed in, in which team, and what that allows. */
 import { answer, api, type Schemas } from '$lib/api/client';
 import { leavePage, token } from '$lib/api/token';
-import { destroyNow } from './destroy';
 
 const ATTEMPTS = 3;
 
@@ -14,6 +13,9 @@ class Session {
 	teamId = $state('');
 	/** The session ended while a page was open: the page stays, and a dialog asks to sign in again. */
 	expired = $state(false);
+
+	/** What has to be done before another team is shown and before the user signs out. The pages set it: those for signing in need none of it. */
+	beforeLeaving: () => Promise<void> = async () => {};
 
 	constructor() {
 		token.onchange = (signedIn) => {
@@ -70,7 +72,7 @@ class Session {
 	}
 
 	async signOut(): Promise<void> {
-		await destroyNow();
+		await this.beforeLeaving();
 		await answer(api.POST('/v1/auth/logout', { headers: { 'content-type': 'application/json' }, body: {} as never }));
 		this.forgetAccount();
 	}
@@ -118,7 +120,7 @@ class Session {
 	async show(teamId: string): Promise<void> {
 		if (teamId === this.teamId) return;
 		// What waits to be destroyed belongs to the team that is shown now.
-		await destroyNow();
+		await this.beforeLeaving();
 		const former = token.teamId;
 		try {
 			// A renewal that was under way is for the former team.
