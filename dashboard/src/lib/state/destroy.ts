@@ -49,7 +49,7 @@ export function destroyLater(ids: string[]): void {
 }
 
 /** Send what still waits: the team is being left. */
-export async function destroyNow(): Promise<void> {
+async function destroyNow(): Promise<void> {
 	await Promise.all([...waiting].map((send) => send()));
 }
 
