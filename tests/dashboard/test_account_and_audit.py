@@ -8,6 +8,7 @@ import io
 import re
 from pathlib import Path
 
+import pytest
 from playwright.async_api import Browser, expect
 
 from tests.integration.conftest import Platform
@@ -53,6 +54,7 @@ async def test_the_audit_log_is_filtered_followed_and_exported(visitor: Visitor)
     await expect(page.get_by_role("heading", name="audited")).to_be_visible()
 
 
+@pytest.mark.all_looks
 async def test_a_log_of_several_pages_is_read_to_its_end(visitor: Visitor):
     page = visitor.page
     for _ in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.async_api import Page, expect
 
 from tests.integration import conftest as integration
@@ -32,6 +33,7 @@ async def tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"{name} is not reached; passed {passed}")
 
 
+@pytest.mark.all_looks
 async def test_the_main_path_by_keyboard_only(profiles: Profiles, platform: Platform):
     person = await sign_up(platform.url)
     async with profiles.lend() as context:

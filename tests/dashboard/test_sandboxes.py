@@ -9,6 +9,7 @@ import re
 import sys
 from asyncio.subprocess import PIPE
 
+import pytest
 from playwright.async_api import Browser, expect
 
 from tests.integration.conftest import Platform
@@ -46,6 +47,7 @@ async def test_somebody_who_is_not_signed_in_signs_in_and_comes_back(browser: Br
     await context.close()
 
 
+@pytest.mark.all_looks
 async def test_too_many_attempts_to_sign_in_are_counted_down(profiles: Profiles, platform: Platform):
     person = await sign_up(platform.url)
     await asyncio.gather(*(log_in(platform.url, person.email, "not the password") for _ in range(10)))

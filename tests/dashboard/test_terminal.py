@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
 from wrenn.control.dashboard.built_files import BUILT
@@ -69,6 +70,7 @@ async def test_a_terminal_is_found_again_after_a_reload(visitor: Visitor):
     assert [process["tag"] for process in left] == [tag]
 
 
+@pytest.mark.all_looks
 async def test_a_terminal_shows_how_much_output_was_discarded(visitor: Visitor):
     page, sandbox_id = visitor.page, await visitor.create()
     text = await opened(visitor, sandbox_id)

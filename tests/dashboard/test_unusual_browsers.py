@@ -37,6 +37,7 @@ async def test_an_account_is_created_and_runs_its_first_sandbox(browser: Browser
     await context.close()
 
 
+@pytest.mark.all_looks
 async def test_at_200_percent_everything_can_be_reached(browser: Browser, platform: Platform):
     """Zoom halves the size of the window in the pixels of the page."""
     person = await sign_up(platform.url)
@@ -68,6 +69,7 @@ async def test_at_200_percent_everything_can_be_reached(browser: Browser, platfo
         await expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.all_looks
 async def test_a_finger_is_enough(browser: Browser, platform: Platform):
     person = await sign_up(platform.url)
     async with visit(browser, person, viewport=PHONE, has_touch=True, is_mobile=True) as visitor:
@@ -115,6 +117,7 @@ async def test_a_clock_that_is_off_by_a_day(browser: Browser, platform: Platform
         visitor.errors.clear()  # the browser itself reports the calls that were broken off
 
 
+@pytest.mark.all_looks
 async def test_storage_that_is_blocked(browser: Browser, platform: Platform):
     person = await sign_up(platform.url)
     async with visit(browser, person) as visitor:
