@@ -112,7 +112,11 @@ async def _transfer(platform: Platform, folder: Path) -> tuple[int, float]:
     content, bytes_b = folder / "chunks", 0
     with content.open("wb") as out:
         for found in sorted((platform.data_dir / "store").glob("team-*/chunks/*/*")):
-            frame = found.read_bytes()
+            try:
+                frame = found.read_bytes()
+            except FileNotFoundError:
+                # Nothing needs it any more, and it was just collected.
+                continue
             bytes_b += len(frame)
             out.write(zstandard.ZstdDecompressor().decompress(frame).ljust(CHUNK_B, b"\0"))
     credentials = CredentialsFile(platform.data_dir).load()

@@ -14,7 +14,7 @@ from tests.docs_examples import Example, examples
 from tests.vm.platform import Platform
 
 DOCUMENTED_ENV = "/var/lib/wrenn/env"
-TIMEOUT_S = 100
+TIMEOUT_S = 200
 # What `wrenn up` alone can run; `tests/vm/test_up.py` has the platform for it.
 NEEDS_UP = {"docs/howto/operate.md"}
 # Minutes long under emulation: `test_docs_packages.py`.
@@ -26,6 +26,7 @@ NEEDS_HOSTS = {"docs/howto/move-sandboxes.md"}
 USUAL = [e for e in examples() if e.page not in NEEDS_UP | NEEDS_PACKAGES | NEEDS_REGISTRY | NEEDS_HOSTS]
 
 
+@pytest.mark.timeout(TIMEOUT_S + 60)
 @pytest.mark.parametrize("example", USUAL, ids=lambda e: e.name)
 async def test_an_example_runs_as_written(platform: Platform, example: Example, tmp_path: Path) -> None:
     await run(platform, example, tmp_path, TIMEOUT_S)
