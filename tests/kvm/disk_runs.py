@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,6 +244,65 @@ async def a_disk_grows_while_it_is_used() -> None:
         await disk.detach()
 
 
+async def layers_are_merged_while_the_disk_is_used() -> None:
+    with _folder() as disks:
+        layers: tuple[str, ...] = ()
+        for number in range(3):
+            layers = await _new(disks, layers)
+            disk = await disks.attach("one", DiskRef(layers, _BASE))
+            # Each is partly covered by the next one.
+            _write(disk, os.urandom(_PIECE_B), number * _PIECE_B // 2)
+            _write(disk, os.urandom(4096), 4 * MIB + number * 8192)
+            await disk.detach()
+        layers = await _new(disks, layers)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        vmm = os.open(disk.path, os.O_RDWR)
+        try:
+            os.pwrite(vmm, _ONE, 4096)
+            before = os.pread(vmm, _IMAGE_B, 0)
+            merging = asyncio.create_task(disk.merge_layers())
+            await asyncio.sleep(0)
+            os.pwrite(vmm, _TWO, 6 * MIB)
+            await merging
+            await disk.merge_layers()  # there is nothing left to do
+            assert await disk.written_layer() == layers[0]
+            assert len(device_mapper.list_names(f"{_PREFIX}.one.")) == 4
+            await disk.grow(2 * _IMAGE_B)
+            os.pwrite(vmm, _ONE, _IMAGE_B)
+        finally:
+            os.close(vmm)
+        await disk.detach()
+        for layer in layers[1:]:
+            await disks.remove(layer)
+        disk = await disks.attach("one", DiskRef(await _new(disks, layers[:1], size_b=2 * _IMAGE_B), _BASE))
+        content = _read(disk, 0, _IMAGE_B + _PIECE_B)
+        assert content[: 6 * MIB] == before[: 6 * MIB]
+        assert content[6 * MIB : 6 * MIB + _PIECE_B] == _TWO
+        assert content[_IMAGE_B:] == _ONE
+        await disk.detach()
+        assert sorted(path.suffix for path in disks.path("x").parent.iterdir()) == [".cow"] * 2
+
+
+async def a_merge_that_is_cancelled_changes_nothing() -> None:
+    with _folder() as disks:
+        first = await _new(disks)
+        disk = await disks.attach("one", DiskRef(first, _BASE))
+        _write(disk, os.urandom(_IMAGE_B), 0)
+        await disk.detach()
+        layers = await _new(disks, first)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        before = _read(disk, 0, _IMAGE_B)
+        for wait_s in (0, 0.05, 0.2):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await disk.merge_layers()
+            _write(disk, _ONE, 0, sync=True)
+            assert _read(disk, 0, _IMAGE_B) == _ONE + before[_PIECE_B:]
+        await disk.merge_layers()
+        assert _read(disk, 0, _IMAGE_B) == _ONE + before[_PIECE_B:]
+        await disk.detach()
+
+
 async def a_boot_writes_over_its_image() -> None:
     with _folder() as disks:
         written = _ROOT / "draft.cow"
@@ -364,6 +423,7 @@ _FAULTS = {
     "attach": ("vm.disk.after_image", "vm.disk.after_frozen", "vm.disk.after_written"),
     "switch": ("vm.disk.switch.suspended", "vm.disk.switch.added", "vm.disk.switch.loaded"),
     "grow": ("vm.disk.grow.room",),
+    "merge": ("vm.disk.merge.suspended", "vm.disk.merge.added", "vm.disk.merge.resumed"),
 }
 
 
@@ -393,25 +453,37 @@ async def _killed(disks: DmDisks, action: str, point: str, agents: subprocess.Po
         return
     disk = await disks.attach("one", DiskRef(first, _BASE))
     _write(disk, _ONE, MIB)
+    written = first
+    if action == "merge":
+        await disk.switch_layer(second[0])
+        written = second
     vmm = os.open(disk.path, os.O_RDWR)
     try:
         _kill(agents, point, action, second)
         adopted = disks.adopt("one")
         assert adopted is not None
-        assert await adopted.written_layer() == first[0]
+        assert await adopted.written_layer() == written[0]
         os.pwrite(vmm, _TWO, 2 * MIB)
         await adopted.flush()
         if action == "switch":
             await adopted.switch_layer(second[0])
             assert await adopted.written_layer() == second[0]
-        else:
+        elif action == "grow":
             await adopted.grow(2 * _IMAGE_B)
             assert adopted.size_b == 2 * _IMAGE_B
+        else:
+            await adopted.merge_layers()
+            assert len(device_mapper.list_names(f"{_PREFIX}.one.")) == 4
+            await disks.remove(first[0])
         assert os.pread(vmm, _PIECE_B, MIB) == _ONE
         assert os.pread(vmm, _PIECE_B, 2 * MIB) == _TWO
     finally:
         os.close(vmm)
     await adopted.detach()
+    if action == "merge":
+        disk = await disks.attach("one", DiskRef(second[:1], _BASE))
+        assert (_read(disk, MIB), _read(disk, 2 * MIB)) == (_ONE, _TWO)
+        await disk.detach()
 
 
 def _kill(agents: subprocess.Popen[str], point: str, action: str, layers: tuple[str, ...]) -> None:
@@ -460,6 +532,8 @@ TESTS: dict[str, Callable[[], Awaitable[None]]] = {
         a_switch_of_layers_freezes_what_was_written,
         a_flattened_disk_has_the_content_of_its_device,
         a_disk_grows_while_it_is_used,
+        layers_are_merged_while_the_disk_is_used,
+        a_merge_that_is_cancelled_changes_nothing,
         a_boot_writes_over_its_image,
         a_device_that_is_in_use_is_tried_again,
         a_sweep_removes_what_nobody_uses_and_nothing_of_others,
@@ -483,6 +557,8 @@ async def _act(action: str, layers: tuple[str, ...]) -> None:
     assert disk is not None
     if action == "switch":
         await disk.switch_layer(layers[0])
+    elif action == "merge":
+        await disk.merge_layers()
     else:
         await disk.grow(2 * _IMAGE_B)
 

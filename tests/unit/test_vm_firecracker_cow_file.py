@@ -182,3 +182,36 @@ def test_chunks_are_written_to_their_places_and_nothing_beyond_the_end(tmp_path:
     chunks = np.frombuffer(image.read_bytes(), dtype="<i8").reshape(500, -1)
     for chunk in range(500):
         assert (chunks[chunk] == (chunk + 1 if chunk in (3, 10, 11, 499) else -1)).all()
+
+
+def test_layers_are_laid_over_one_another(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(7)
+    merged = tmp_path / "merged"
+    cow_file.create(merged, size_b=_DISK_CHUNKS * CHUNK_B)
+    expected: dict[int, int] = {}
+    for layer in range(4):
+        path = tmp_path / f"layer-{layer}"
+        chunks = numbers.permutation(_DISK_CHUNKS)[: 300 if layer else 256].tolist()
+        written(path, list(zip(chunks, kernel_order(len(chunks)), strict=True)))
+        with path.open("r+b") as file:
+            for chunk, place in zip(chunks, kernel_order(len(chunks)), strict=True):
+                value = layer * 1000 + chunk
+                file.seek(place * CHUNK_B)
+                file.write(struct.pack("<q", value) * (CHUNK_B // 8))
+                expected[chunk] = value
+        assert sum(cow_file.absorb(merged, path)) == len(chunks) * CHUNK_B
+        # As the kernel would have taken them.
+        assert cow_file.inspect(merged).chunks[:, 1].tolist() == kernel_order(len(expected))
+    content = cow_file.inspect(merged)
+    found = {
+        chunk: struct.unpack("<q", merged.read_bytes()[place * CHUNK_B : place * CHUNK_B + 8])[0]
+        for chunk, place in content.chunks.tolist()
+    }
+    assert found == expected
+
+
+def test_a_larger_layer_is_not_laid_over_a_smaller_one(tmp_path: Path) -> None:
+    merged = tmp_path / "merged"
+    cow_file.create(merged, size_b=10 * CHUNK_B)
+    with pytest.raises(DamagedSnapshot):
+        list(cow_file.absorb(merged, full(tmp_path / "layer", disk_chunks=20)))

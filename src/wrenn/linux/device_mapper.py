@@ -35,6 +35,7 @@ _NAME_LIMIT: Final = 127
 _LIST_DEVICES: Final = 2
 _DEV_CREATE: Final = 3
 _DEV_REMOVE: Final = 4
+_DEV_RENAME: Final = 5
 _DEV_SUSPEND: Final = 6
 _DEV_STATUS: Final = 7
 _TABLE_LOAD: Final = 9
@@ -164,6 +165,11 @@ def resume(name: str) -> None:
     _call(_DEV_SUSPEND, name, "resume")
 
 
+def rename(name: str, new: str) -> None:
+    """Give a device another name, which no device has."""
+    _call(_DEV_RENAME, name, "rename", data=new.encode() + b"\0")
+
+
 def status(name: str) -> DeviceStatus | None:
     """Return the state of a device, or None if there is none of this name."""
     try:
@@ -216,7 +222,7 @@ def _call(
     assert len(name) <= _NAME_LIMIT, "a name that the kernel would cut"
     size = max(_BUFFER_B, _HEAD.size + len(data))
     while True:
-        event = _NO_UDEV_RULES if command in (_DEV_CREATE, _DEV_SUSPEND, _DEV_REMOVE) else 0
+        event = _NO_UDEV_RULES if command in (_DEV_CREATE, _DEV_SUSPEND, _DEV_REMOVE, _DEV_RENAME) else 0
         head = _HEAD.pack(*_VERSION, size, _HEAD.size, targets, 0, flags, event, 0, 0, name.encode(), b"")
         buffer = bytearray(head + data).ljust(size, b"\0")
         try:

@@ -46,6 +46,10 @@ class AttachedDisk(Protocol):
         """Write to the new layer `layer_id` from now on. The machine is suspended. If this fails, the former layer is still written."""
         ...
 
+    async def merge_layers(self) -> None:
+        """Copy the frozen layers above the base's into the written one. If this fails or is cancelled, nothing has changed."""
+        ...
+
     async def grow(self, size_b: int) -> None:
         """Enlarge the device. The VMM has to be told afterwards."""
         ...

@@ -194,6 +194,45 @@ def apply(path: Path, image_fd: int) -> Generator[int]:
             yield count * CHUNK_B
 
 
+def absorb(path: Path, above: Path) -> Generator[int]:
+    """Lay the content of the file `above` over that of `path`, which only this function has filled; yields the bytes of each piece.
+
+    If it is not run to its end, `path` is useless.
+
+    Raises:
+        DamagedSnapshot: a file is not what the kernel writes, or there is no space in `path`. StorageFull: no room.
+    """
+    before, added = inspect(path).chunks, inspect(above).chunks
+    added = added[np.argsort(added[:, 1], kind="stable")]
+    order = np.argsort(before[:, 0], kind="stable")
+    at = np.searchsorted(before[order, 0], added[:, 0])
+    known = np.zeros(len(added), dtype=np.bool_)
+    inside = at < len(before)
+    known[inside] = before[order[at[inside]], 0] == added[inside, 0]
+    numbers = np.empty(len(added), dtype=np.int64)
+    numbers[known] = order[at[known]]
+    numbers[~known] = len(before) + np.arange(np.count_nonzero(~known))
+    # The number of an entry says where its content is: chunks are taken in order.
+    places = _FIRST_TABLE + numbers // _ENTRIES * _GROUP + 1 + numbers % _ENTRIES
+    entries = np.concatenate([before, np.stack([added[~known, 0], places[~known]], 1)])
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if len(entries) > disk_chunks(os.fstat(fd).st_size // CHUNK_B):
+            raise _damaged(path, "space")
+        with above.open("rb") as file:
+            for to, of_file, count in _runs(np.stack([places, added[:, 1]], 1)):
+                content = os.pread(file.fileno(), count * CHUNK_B, of_file * CHUNK_B)
+                write_at(fd, content.ljust(count * CHUNK_B, b"\0"), to * CHUNK_B)
+                yield count * CHUNK_B
+        for table in range(len(before) // _ENTRIES, -(-len(entries) // _ENTRIES)):
+            content = entries[table * _ENTRIES : (table + 1) * _ENTRIES].astype("<i8").tobytes()
+            write_at(fd, content, (_FIRST_TABLE + table * _GROUP) * CHUNK_B)
+    except OSError as error:
+        raise translated(error, doing="merge the parts of a disk") from error
+    finally:
+        os.close(fd)
+
+
 def _runs(chunks: NDArray[np.int64]) -> Generator[tuple[int, int, int]]:
     """Yield runs that are consecutive on both sides, each at most a piece: chunk of the disk, chunk of the file, number."""
     if not len(chunks):

@@ -12,8 +12,10 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -22,9 +24,12 @@ from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
 from wrenn.linux import device_mapper, loop
 from wrenn.linux.device_mapper import SECTOR_B, DeviceMapperError, Target
+from wrenn.linux.files import remove_file
 from wrenn.linux.threads import run_to_end
 from wrenn.vm.firecracker import cow_file
 
+MERGED: Final = "~"
+"""Ends the name of a device whose file is still a draft: written layer and those below it in one."""
 BASE_PART: Final = "base"
 """Part of the name of the device with what the boot of a base wrote; others have the id of their layer."""
 _VISIBLE: Final = "disk"
@@ -36,6 +41,8 @@ _INNER_SECTORS: Final = 1 << 37
 _DETACH_TIMEOUT_S: Final = 10.0
 """A VMM that was killed closes its files before it is reaped; another program may look at the device for a moment."""
 _RETRY_S: Final = 0.02
+_PIECES: Final = 16
+"""Of a MiB each, after which a merge can be cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +119,25 @@ class DeviceStack:
 
     async def written_layer(self) -> str:
         """Return the id of the layer below the visible device."""
-        return await run_to_end(self._written)
+        return await run_to_end(lambda: self._parts()[0])
 
-    def _written(self) -> str:
-        (target,) = device_mapper.table(self._name(_VISIBLE))
-        number = device_mapper.number_of(target.parameters.split()[0])
-        for name, other in device_mapper.list_names(self._prefix).items():
-            if other == number:
-                return name.removeprefix(self._prefix)
-        raise AgentFailure("The sandbox's disk lies on a device that is not its own.")
+    def _parts(self) -> list[str]:
+        """Return the parts of the names of all devices with layers, from the visible one down, that of the base included. Blocking."""
+        parts_of = {
+            number: name.removeprefix(self._prefix)
+            for name, number in device_mapper.list_names(self._prefix).items()
+        }
+        parts: list[str] = []
+        part = _VISIBLE
+        while True:
+            # Both kinds of tables begin with the device below.
+            below = device_mapper.table(self._name(part))[0].parameters.split()[0]
+            part = parts_of.get(device_mapper.number_of(below), "")
+            if not part:
+                raise AgentFailure("The sandbox's disk lies on a device that is not its own.")
+            if part == _IMAGE:
+                return parts
+            parts.append(part)
 
     async def switch_layer(self, layer_id: str) -> None:
         """Put the new layer on top of the written one, and the visible device on top of that."""
@@ -188,8 +205,44 @@ class DeviceStack:
         status = device_mapper.status(self._name(_VISIBLE))
         return status is not None and status.open_count > 0
 
+    async def merge_layers(self) -> None:
+        """Copy the frozen layers above the base's into the written one. Requests wait only while the written one itself is copied.
+
+        All are laid over one another in a draft, the written one at last, which then takes the place of the written layer's file. If
+        this fails or is cancelled, everything is as before.
+        """
+        top, *frozen, base = await run_to_end(self._parts)
+        if not frozen:
+            return
+        visible, merged = self._name(_VISIBLE), f"{top}{MERGED}"
+        draft = draft_of(self._file_of(top))
+        async with Undo() as undo:
+            undo.push("remove draft", partial(remove_file, draft))
+            await remove_file(draft)
+            await run_to_end(partial(cow_file.create, draft, size_b=self.size_b))
+            for part in reversed(frozen):
+                await _absorb(draft, self._file_of(part))
+            # Runs last, as with a switch.
+            undo.push("remove device", partial(run_to_end, partial(self._remove, merged)))
+            undo.push("continue with the former layers", partial(run_to_end, partial(_continue, visible)))
+            await run_to_end(partial(device_mapper.suspend, visible))
+            await fault_point("vm.disk.merge.suspended")
+            size_b = self.size_b
+            cow_file.enlarge(draft, size_b=size_b)
+            await _absorb(draft, self._file_of(top))
+            status = await run_to_end(partial(device_mapper.status, self._name(base)))
+            assert status is not None, "the device that was just found"
+            below = await run_to_end(partial(_add_written, self._name(merged), status.number, draft))
+            await fault_point("vm.disk.merge.added")
+            table = _visible_table(below, size_b)
+            await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
+            await run_to_end(partial(device_mapper.resume, visible))
+            undo.keep()
+        await fault_point("vm.disk.merge.resumed")
+        await run_to_end(self.settle)
+
     def settle(self) -> bool:
-        """Undo what a killed agent had begun: devices that are suspended continue, unused ones are removed. Blocking.
+        """Undo or finish what a killed agent had begun: devices that are suspended continue, unused ones are removed. Blocking.
 
         Returns False if the stack is not complete.
         """
@@ -198,10 +251,16 @@ class DeviceStack:
             return False
         for name in sorted(device_mapper.list_names(self._prefix), key=visible.__eq__):
             _continue(name)
-        for name in device_mapper.list_names(self._prefix):
-            status = device_mapper.status(name)
-            if name != visible and status is not None and status.open_count == 0:
-                device_mapper.remove(name, timeout_s=_DETACH_TIMEOUT_S)
+        # The draft takes the place of the layer's file before the device of that file is gone.
+        top = self._parts()[0]
+        layer = self._file_of(top.removesuffix(MERGED))
+        if top.endswith(MERGED) and draft_of(layer).exists():
+            draft_of(layer).rename(layer)
+        _remove_unused(self._prefix, but=visible)
+        if top.endswith(MERGED):
+            device_mapper.rename(self._name(top), self._name(top.removesuffix(MERGED)))
+        elif top != BASE_PART:
+            draft_of(layer).unlink(missing_ok=True)
         return True
 
     def _remove(self, part: str) -> None:
@@ -210,6 +269,17 @@ class DeviceStack:
     async def detach(self) -> None:
         """Remove all devices."""
         await detach_devices(self._prefix)
+
+
+def draft_of(file: Path) -> Path:
+    """Return the path of a layer's draft while layers are merged into it. It is not listed as a layer."""
+    return file.with_name(f".{file.name}.merged")
+
+
+async def _absorb(draft: Path, above: Path) -> None:
+    with closing(cow_file.absorb(draft, above)) as pieces:
+        while await run_to_end(lambda: list(islice(pieces, _PIECES))):
+            pass
 
 
 async def detach_devices(prefix: str) -> None:
@@ -275,14 +345,14 @@ def _continue(name: str) -> None:
     device_mapper.resume(name)
 
 
-def _remove_unused(prefix: str) -> list[str]:
-    """Remove what nothing uses, from the top down; returns the names of what is left."""
+def _remove_unused(prefix: str, *, but: str = "") -> list[str]:
+    """Remove what nothing uses, from the top down; returns the names of what is left. `but`: a device that is kept."""
     while True:
         names = device_mapper.list_names(prefix)
         removed = False
         for name in names:
             status = device_mapper.status(name)
-            if status is not None and status.open_count == 0:
+            if name != but and status is not None and status.open_count == 0:
                 removed |= _removed_at_once(name)
         if not removed:
             return sorted(names)

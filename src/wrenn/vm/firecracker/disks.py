@@ -21,7 +21,14 @@ from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.firecracker import cow_file
 from wrenn.vm.firecracker.block_disks import BaseFiles
-from wrenn.vm.firecracker.device_stack import BASE_PART, DeviceStack, StackFiles, detach_devices
+from wrenn.vm.firecracker.device_stack import (
+    BASE_PART,
+    MERGED,
+    DeviceStack,
+    StackFiles,
+    detach_devices,
+    draft_of,
+)
 
 _SUFFIX: Final = ".cow"
 _BLOCK_B: Final = 512
@@ -171,6 +178,14 @@ class DmDisks:
             stack = self._stack(name)
             if name not in keep and not await run_to_end(stack.is_open):
                 await stack.detach()
+        await run_to_end(self._remove_drafts)
+
+    def _remove_drafts(self) -> None:
+        """Remove drafts of merges that have no device: their agent was killed, and their machine has ended."""
+        devices = device_mapper.list_names(f"{self._prefix}.")
+        for layer_id in self.list_ids():
+            if not any(name.endswith(f".{layer_id}{MERGED}") for name in devices):
+                draft_of(self.path(layer_id)).unlink(missing_ok=True)
 
     def attached(self) -> list[str]:
         """Return the names of all machines that have devices, complete or not. Blocking."""

@@ -134,8 +134,8 @@ class FirecrackerDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Layers are not merged while a machine runs."""
-        return Capabilities(keeps_memory=True, merges_layers=False, sized_disks=True)
+        """All."""
+        return Capabilities(keeps_memory=True, merges_layers=True, sized_disks=True)
 
     @property
     def disks(self) -> DmDisks:
