@@ -26,6 +26,7 @@ from wrenn.base.errors import (
     AgentFailure,
     DeadlineExceeded,
     NotFound,
+    RateLimited,
     StorageFull,
     StoreUnavailable,
     Unavailable,
@@ -510,6 +511,75 @@ async def test_images_that_cannot_go_yet_do_not_hide_the_others(world: World, ro
     finally:
         await run_sql(url, "DELETE FROM templates WHERE name LIKE 'uses-%'")
         await run_sql(url, f"DELETE FROM images WHERE id <= '{used[-1].value}'")
+
+
+async def test_an_empty_chunk_is_written_again_by_the_next_upload(world: World, rootfs: Path, tmp_path: Path):
+    """As a folder may have one after a power failure: it would damage every image with this content."""
+    await world.uploaded(rootfs)
+    path = world.object_path(chunk_key("platform", digest_of(rootfs.read_bytes()[:MIB])))
+    path.write_bytes(b"")
+    image_id, sent_b = await world.uploaded(rootfs)
+    assert sent_b > 0
+    await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
+    assert sha(tmp_path / "copy") == sha(rootfs)
+
+
+async def test_hosts_that_send_manifests_slowly_hold_up_no_other(world: World, rootfs: Path):
+    stalled: list[asyncio.StreamWriter] = []
+    server, _, port = world.url.removeprefix("http://").partition(":")
+    try:
+        for player, owner in (
+            (world.host, PLATFORM),
+            (world.second, PLATFORM),
+            (world.of_ada, world.team(world.ada)),
+            (world.of_eve, world.team(world.eve)),
+        ):
+            image_id = await world.begin(player, owner)
+            for _ in range(2):
+                _, writer = await asyncio.open_connection(server, int(port))
+                stalled.append(writer)
+                path = f"/v1/hosts/{player.host_id}/images/{image_id}/manifest"
+                head = [f"PUT {path} HTTP/1.1", f"Host: {server}", f"X-Host-Token: {player.token}"]
+                writer.write("\r\n".join([*head, "Content-Length: 1000", "", "{"]).encode())
+        await asyncio.sleep(0.5)
+        another = await registered(world.root)
+        async with asyncio.timeout(15):
+            await world.uploaded(rootfs, another)
+        image_id = await world.begin(world.host)
+        with pytest.raises(RateLimited):
+            await quick(world.transfer(world.host)).upload(image_id, rootfs, quiet)
+    finally:
+        for writer in stalled:
+            writer.transport.abort()
+
+
+async def test_large_manifests_are_checked_by_lists(
+    world: World, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("wrenn.control.objects.store._LISTED_FROM", 2)
+    image_id, sent_b = await world.uploaded(rootfs)
+    assert (await world.row(image_id)).stored_bytes == sent_b
+    assert (await world.uploaded(rootfs))[1] == 0
+    await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
+    assert sha(tmp_path / "copy") == sha(rootfs)
+
+
+async def test_an_image_that_is_not_uploaded_holds_up_no_collection(world: World, rootfs: Path):
+    """As the base of a build, which is being made for half an hour perhaps."""
+    images, team_id = world.plane.control.images, world.team(world.ada)
+    gone, _ = await world.uploaded(rootfs, team_id=team_id)
+    host_id = HostId.parse(world.host.host_id)
+    base = await world.plane.control.database.transaction(
+        lambda tx: images.begin(tx, team_id, host_id, is_uploaded=False)
+    )
+    before = await world.keys(world.ada.team_id)
+    await world.retire(gone)
+    await settle(world)
+    assert len(await world.keys(world.ada.team_id)) < len(before)
+    assert (await world.row(base)).status == "pending"
+    with pytest.raises(NotFound):
+        await world.transfer(world.host).upload(base, rootfs, quiet)
+    await images.give_up(base)
 
 
 async def test_nothing_is_collected_while_an_image_is_being_uploaded(

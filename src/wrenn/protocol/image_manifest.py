@@ -19,6 +19,8 @@ from wrenn.base.units import GIB, MIB
 FORMAT: Final = 1
 CHUNK_B: Final = MIB
 """Bytes of an image in one chunk. The last one may be shorter."""
+CHUNK_STORED_LEAST_B: Final = 9
+"""Smallest object that can be a chunk: a zstd frame has at least a header and a block."""
 CHUNK_STORED_LIMIT_B: Final = CHUNK_B + CHUNK_B // 128
 """Largest object of a chunk: a zstd frame adds less than 1 % to data that cannot be compressed."""
 IMAGE_LIMIT_B: Final = 256 * GIB

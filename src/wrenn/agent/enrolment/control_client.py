@@ -38,6 +38,8 @@ _TIMEOUT_S: Final = 10.0
 _URLS_TIMEOUT_S: Final = 60.0
 """Longest for the control plane to look for a batch of chunks."""
 _MANIFEST_TIMEOUT_S: Final = 120.0
+_CHECKED_RATE_B: Final = 64 * KIB
+"""A large manifest takes as much more time."""
 """Longest for the control plane to look for all chunks of an image."""
 _ANSWER_LIMIT_B: Final = 256 * KIB
 _URLS_LIMIT_B: Final = 2 * MIB
@@ -126,7 +128,7 @@ class ControlClient:
             f"{_image_path(host_id, image_id)}/manifest",
             manifest,
             {HOST_CREDENTIAL_HEADER: token},
-            timeout_s=_MANIFEST_TIMEOUT_S,
+            timeout_s=_MANIFEST_TIMEOUT_S + len(manifest) / _CHECKED_RATE_B,
         )
 
     async def _urls(

@@ -91,7 +91,9 @@ class BuildBases:
         host_id, host = await self.sandboxes.choose_host(
             build.team_id, vcpus=build.vcpus, memory_mb=build.memory_mb, disk_size_mb=build.disk_size_mb
         )
-        image_id = await self.database.transaction(lambda tx: self.images.begin(tx, build.owner, host_id))
+        image_id = await self.database.transaction(
+            lambda tx: self.images.begin(tx, build.owner, host_id, is_uploaded=False)
+        )
         with self.images.renewing_lease(image_id):
             try:
                 source = await self._source(build, base)

@@ -33,6 +33,7 @@ from wrenn.control.templates import (
     insert_base_template,
     lock_names,
     record_tags,
+    require_any_space,
     set_tags,
 )
 from wrenn.recipe import State
@@ -170,7 +171,11 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         await self.sandboxes.pause(sandbox.sandbox_id, by)
         await fault_point("control.build.after_pause")
-        image_id = await self.images.begin_alone(build.owner, row.host_id, retry_s=_BEGIN_RETRY_S)
+        owner = build.owner
+        if owner is not None:
+            # How much it takes is known when it is in the store; nothing is brought there for a team that has no room left.
+            await self.database.transaction(lambda tx: require_any_space(tx, owner, self.limits))
+        image_id = await self.images.begin_alone(owner, row.host_id, retry_s=_BEGIN_RETRY_S)
         with self.images.renewing_lease(image_id):
             try:
                 made = await make_image(host, image_id, sandbox.sandbox_id, upload=True)

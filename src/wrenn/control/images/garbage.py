@@ -155,9 +155,13 @@ class GarbageCollection:
             if not await store.is_unchanged(tx, owner, team_id, known):
                 return False
             deletion = asyncio.create_task(self._objects.delete(keys))
-            # The lock must outlast the deletion.
-            while not (await asyncio.wait({deletion}, timeout=_ALIVE_S))[0]:
-                await store.keep_alive(tx)
+            try:
+                # The lock must outlast the deletion.
+                while not (await asyncio.wait({deletion}, timeout=_ALIVE_S))[0]:
+                    await store.keep_alive(tx)
+            finally:
+                # Also where the transaction has failed: no other batch begins before.
+                await asyncio.wait({deletion})
             await deletion
             return True
 

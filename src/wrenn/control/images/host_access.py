@@ -8,15 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import math
+import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import IO, Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import Conflict, DeadlineExceeded, Forbidden, InvalidRequest, NotFound, RateLimited
+from wrenn.base.errors import (
+    Conflict,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+    TooLarge,
+)
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, ImageId, TeamId
+from wrenn.base.units import KIB, MIB
 from wrenn.control.auth import Tokens
 from wrenn.control.db import Database
 from wrenn.control.hosts import credential_store
@@ -24,16 +35,30 @@ from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.images import store
 from wrenn.control.images.records import ImageStatus, StoredImage, chunk_key, manifest_key
 from wrenn.control.objects import Method, ObjectStore
-from wrenn.protocol.image_manifest import CHUNK_STORED_LIMIT_B, Manifest, digest_of
+from wrenn.protocol.image_manifest import (
+    CHUNK_STORED_LEAST_B,
+    CHUNK_STORED_LIMIT_B,
+    MANIFEST_LIMIT_B,
+    Manifest,
+    digest_of,
+)
 from wrenn.protocol.sealed_objects import ObjectKey
 
 URL_LIFE_S: Final = 900.0
 _CALLS: Final = Rate(per_s=20, burst=100)
 """Calls of one host about images: each is for up to 256 MiB."""
-_MANIFESTS: Final = 8
-"""Manifests that this replica receives and checks at once, each of up to 20 MiB."""
+_MANIFESTS: Final = 64
+"""Manifests that this replica receives at once, each of up to 20 MiB, into temporary files; those of a team's own hosts count twice."""
 _MANIFESTS_OF_HOST: Final = 2
-_MANIFEST_TIMEOUT_S: Final = 120.0
+_MANIFESTS_OF_TEAM: Final = 4
+"""Of all hosts of a team that it runs itself."""
+_CHECKED: Final = 8
+"""Manifests that are checked at once, and in memory."""
+_IN_MEMORY_B: Final = 256 * KIB
+_RECEIVED_TIMEOUT_S: Final = 60.0
+_CHECK_TIMEOUT_S: Final = 60.0
+_CHECKED_RATE_B: Final = 64 * KIB
+"""A large manifest may take as much more time as this rate needs: a second for 1,000 chunks."""
 _BUCKETS: Final = 20_000
 
 
@@ -58,8 +83,8 @@ class HostImages:
         self._database = database
         self._objects = objects
         self._tokens = tokens
-        self._putting: Counter[HostId] = Counter()
-        self._manifests = asyncio.Semaphore(_MANIFESTS)
+        self._putting: Counter[HostId | TeamId] = Counter()
+        self._checks = asyncio.Semaphore(_CHECKED)
         self._calls = Buckets(_CALLS, clock, most=_BUCKETS)
 
     async def caller(
@@ -114,43 +139,62 @@ class HostImages:
         image = await self._uploadable(host, text_id)
         key = self._key_for(host, image)
         there = await self._objects.sizes_of(self._chunk_key(image, digest) for digest in digests)
-        missing = [digest for digest in digests if self._chunk_key(image, digest) not in there]
+        # What cannot be a chunk, as a file is after a power failure, is written again.
+        missing = [
+            digest for digest in digests if not _can_be_chunk(there.get(self._chunk_key(image, digest), 0))
+        ]
         return await self._signed("PUT", image, missing), key
 
-    async def put_manifest(
-        self, host: CallingHost, text_id: str, read: Callable[[], Awaitable[bytes]]
-    ) -> int:
+    async def put_manifest(self, host: CallingHost, text_id: str, pieces: AsyncIterator[bytes]) -> int:
         """Write the manifest of an image whose chunks are all in the store; returns their size there. May be repeated.
 
         The image stays pending: whoever began it makes it ready.
 
         Raises:
             InvalidRequest: of the manifest. NotFound: the image is not pending on this host. Conflict: chunks are missing.
+            RateLimited: of this host, of its team or of all others are under way. DeadlineExceeded.
         """
         image = await self._uploadable(host, text_id)
-        if self._putting[host.host_id] >= _MANIFESTS_OF_HOST:
-            raise RateLimited("The host sends other manifests at this moment. Try again.")
-        self._putting[host.host_id] += 1
+        with self._place(host), tempfile.SpooledTemporaryFile(_IN_MEMORY_B) as received:
+            try:
+                # A host sends as slowly as it likes: it has none of the places for checks meanwhile.
+                async with asyncio.timeout(_RECEIVED_TIMEOUT_S):
+                    await _receive(pieces, received)
+                async with (
+                    asyncio.timeout(_CHECK_TIMEOUT_S + received.tell() / _CHECKED_RATE_B),
+                    self._checks,
+                ):
+                    received.seek(0)
+                    return await self._put_manifest(host, image, received.read())
+            except TimeoutError as error:
+                raise DeadlineExceeded("The manifest was not received and checked in time.") from error
+
+    @contextmanager
+    def _place(self, host: CallingHost) -> Generator[None]:
+        """Hold a place of this host, and of its team. Raises RateLimited."""
+        limits: dict[HostId | TeamId, int] = {host.host_id: _MANIFESTS_OF_HOST}
+        if host.team_id is not None:
+            limits[host.team_id] = _MANIFESTS_OF_TEAM
+        if self._putting.total() >= _MANIFESTS or any(
+            self._putting[id_] >= most for id_, most in limits.items()
+        ):
+            raise RateLimited("Other manifests are sent at this moment. Try again.")
+        self._putting.update(limits.keys())
         try:
-            async with self._manifests, asyncio.timeout(_MANIFEST_TIMEOUT_S):
-                return await self._put_manifest(host, image, await read())
-        except TimeoutError as error:
-            raise DeadlineExceeded("The manifest was not received and checked in time.") from error
+            yield
         finally:
-            self._putting[host.host_id] -= 1
-            if not self._putting[host.host_id]:
-                del self._putting[host.host_id]
+            self._putting.subtract(limits.keys())
+            # Whoever sends none any more.
+            self._putting += Counter()
 
     async def _put_manifest(self, host: CallingHost, image: StoredImage, data: bytes) -> int:
         manifest, digest = await asyncio.to_thread(lambda: (Manifest.decode(data), digest_of(data)))
         if manifest.image_id != image.image_id:
             raise InvalidRequest("The manifest is that of another image.")
         sizes = await self._objects.sizes_of(self._chunk_key(image, chunk) for chunk in manifest.digests)
-        missing = len(manifest.digests) - len(sizes)
+        missing = len(manifest.digests) - sum(_can_be_chunk(size_b) for size_b in sizes.values())
         if missing:
             raise Conflict(f"The store lacks {missing} chunks of this image: upload them first.")
-        if any(size_b > CHUNK_STORED_LIMIT_B for size_b in sizes.values()):
-            raise Conflict("A chunk of this image in the store is larger than one can be.")
         key = manifest_key(image.owner, image.image_id, digest)
         await self._objects.put_sealed(key, data, image.key_id)
         await fault_point("control.image.after_manifest")
@@ -190,6 +234,17 @@ class HostImages:
         if image is None or image.status is not ImageStatus.PENDING or image.host_id != host.host_id:
             raise _not_found(text_id)
         return image
+
+
+def _can_be_chunk(size_b: int) -> bool:
+    return CHUNK_STORED_LEAST_B <= size_b <= CHUNK_STORED_LIMIT_B
+
+
+async def _receive(pieces: AsyncIterator[bytes], received: IO[bytes]) -> None:
+    async for piece in pieces:
+        if received.tell() + len(piece) > MANIFEST_LIMIT_B:
+            raise TooLarge(f"The manifest has more than {MANIFEST_LIMIT_B // MIB} MiB.")
+        await asyncio.to_thread(received.write, piece)
 
 
 def _not_found(text_id: str) -> NotFound:

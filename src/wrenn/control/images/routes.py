@@ -12,7 +12,6 @@ from wrenn.control.http import (
     DownloadResponse,
     address_of,
     body_of,
-    read_at_most,
     refusals,
     service,
 )
@@ -21,7 +20,6 @@ from wrenn.control.images.served_objects import ServedObjects
 from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
 from wrenn.control.objects import UrlSigner
 from wrenn.protocol.api import HOST_OPENS_SEALED_HEADER
-from wrenn.protocol.image_manifest import MANIFEST_LIMIT_B
 from wrenn.protocol.sealed_objects import ObjectKey
 
 router = APIRouter(prefix="/{host_id}/images", tags=["hosts"])
@@ -99,9 +97,7 @@ async def host_put_manifest(
 ) -> Response:
     """The manifest of an image whose chunks are all in the store. 409: some are not. Only for the host that makes the image."""
     host = await images.caller(token, host_id)
-    stored_b = await images.put_manifest(
-        host, image_id, lambda: read_at_most(body_of(request), MANIFEST_LIMIT_B)
-    )
+    stored_b = await images.put_manifest(host, image_id, body_of(request))
     return JSONResponse({"id": image_id, "stored_bytes": stored_b})
 
 

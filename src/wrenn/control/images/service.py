@@ -33,9 +33,12 @@ class Images:
         team_id: TeamId | None,
         host_id: HostId,
         kind: ImageKind = ImageKind.TEMPLATE,
+        *,
+        is_uploaded: bool = True,
     ) -> ImageId:
         """Insert the row of a new image of a team, or (None) of the platform, which this host is about to make and upload.
 
+        One that is not uploaded cannot be published, and holds up no garbage collection of the store.
         No host is called. From the commit on the lease must be renewed (`renewing_lease`), or the image is removed.
 
         Raises:
@@ -47,6 +50,7 @@ class Images:
             image_id,
             team_id=team_id,
             host_id=host_id,
+            is_uploaded=is_uploaded,
             kind=kind,
             key_id=self.key_id,
             owner=self.leases.owner,

@@ -75,6 +75,7 @@ async def insert_pending(
     *,
     team_id: TeamId | None,
     host_id: HostId,
+    is_uploaded: bool,
     kind: ImageKind,
     key_id: str | None,
     owner: str,
@@ -97,7 +98,7 @@ async def insert_pending(
         insert(images).values(
             id=image_id.value,
             team_id=None if team_id is None else team_id.value,
-            host_id=host_id.value,
+            host_id=host_id.value if is_uploaded else None,
             status=ImageStatus.PENDING,
             kind=kind,
             key_id=key_id,
@@ -255,12 +256,12 @@ class CollectionStart:
 
 
 async def begin_collection(tx: Transaction, owner: str, team_id: TeamId | None) -> CollectionStart | None:
-    """Return the images of an owner; None: one is pending."""
+    """Return the images of an owner; None: one is being uploaded. Of those that are not, no chunk is relied on."""
     await lock_owner(tx, owner)
     # Read after the lock was taken: an insertion that waits for it gets a later time.
     at = (await tx.execute(select(func.clock_timestamp().label("at")))).one().at
     found = [_image(row) for row in await tx.execute(select(*_COLUMNS).where(_is_of(team_id)))]
-    if any(image.status is ImageStatus.PENDING for image in found):
+    if any(image.status is ImageStatus.PENDING and image.host_id is not None for image in found):
         return None
     return CollectionStart(at, found)
 
@@ -276,5 +277,6 @@ async def is_unchanged(
     """Lock the owner; return whether it has no other images than these. None is inserted until the transaction ends."""
     await lock_owner(tx, owner)
     # Not by their times: the clock may have been set back since, or be another machine's.
-    found = await tx.execute(select(_c.id).where(_is_of(team_id)))
+    is_uploaded = or_(_c.status != ImageStatus.PENDING, _c.host_id.is_not(None))
+    found = await tx.execute(select(_c.id).where(_is_of(team_id), is_uploaded))
     return {ImageId(row.id) for row in found} <= set(known)

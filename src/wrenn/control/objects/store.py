@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
+import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -38,6 +40,7 @@ _RETRIES: Final = 2
 _AT_ONCE: Final = 32
 """Calls that are made at the same time."""
 _PAGE: Final = 1000
+_LISTED_FROM: Final = 4096
 _PART_B: Final = 8 * MIB
 """Larger objects are read and written in parts, each within `_CALL_TIMEOUT_S`."""
 _LEAST_RATE_B: Final = 512 * KIB
@@ -127,11 +130,13 @@ class ObjectStore:
         self._timeout_s = timeout_s
         self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="wrenn-store")
         self._remote: _Remote | None = None
+        self._folder: Path | None = None
         try:
             if urlsplit(settings.url).scheme == "file":
                 folder = Path(unquote(urlsplit(settings.url).path))
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._store: _Remote | LocalStore = LocalStore(folder)
+                self._folder = folder
             else:
                 self._store = self._remote = cast(
                     "_Remote",
@@ -211,6 +216,9 @@ class ObjectStore:
         is_large = len(data) > _PART_B
 
         def put() -> None:
+            if self._folder is not None:
+                _write_durably(self._folder / key, data)
+                return
             self._store.put(key, data, use_multipart=is_large, chunk_size=_PART_B, max_concurrency=2)
 
         await self._call("write an object", put, more_s=len(data) / _LEAST_RATE_B if is_large else 0.0)
@@ -225,12 +233,17 @@ class ObjectStore:
     async def sizes_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the sizes of those objects that exist."""
         sizes: dict[str, int] = {}
-        pending = iter(dict.fromkeys(keys))
+        wanted = dict.fromkeys(keys)
+        # Of many objects that share their folders a list of these is faster, however many others they have.
+        is_listed = len(wanted) >= _LISTED_FROM
+        pending = iter({key.rpartition("/")[0] for key in wanted} if is_listed else wanted)
 
         async def look() -> None:
             for key in pending:
-                size_b = await self.size_of(key)
-                if size_b is not None:
+                if is_listed:
+                    async for page in self.pages(key):
+                        sizes.update({found.key: found.size_b for found in page if found.key in wanted})
+                elif (size_b := await self.size_of(key)) is not None:
                     sizes[key] = size_b
 
         try:
@@ -260,11 +273,11 @@ class ObjectStore:
         return [str(folder).rstrip("/").rsplit("/", 1)[-1] for folder in found]
 
     async def delete(self, keys: Collection[str]) -> None:
-        """Delete objects; one that does not exist is a success."""
+        """Delete objects; one that does not exist is a success. When this returns or raises, no deletion is under way."""
         if not keys:
             return
         try:
-            await self._call("delete objects", lambda: self._store.delete(list(keys)))
+            await self._delete(list(keys))
         except ObjectMissing:
             # A folder tells of the first one that does not exist, and leaves the others.
             for key in keys:
@@ -272,7 +285,11 @@ class ObjectStore:
 
     async def _delete_one(self, key: str) -> None:
         with contextlib.suppress(ObjectMissing):
-            await self._call("delete objects", lambda: self._store.delete(key))
+            await self._delete(key)
+
+    async def _delete(self, keys: str | list[str]) -> None:
+        # To its end, which the deadlines of the library bound: nothing may be deleted when nobody expects it any more.
+        await self._call("delete objects", lambda: self._store.delete(keys), to_end=True)
 
     async def sign(self, method: Method, keys: Sequence[str], *, expires_s: float) -> list[str]:
         """Return a URL for each object by which it can be read or written for so long without any credential.
@@ -298,7 +315,9 @@ class ObjectStore:
         """Wait for the calls that are still under way."""
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
-    async def _call(self, what: str, work: Callable[[], T], *, more_s: float = 0.0) -> T:
+    async def _call(
+        self, what: str, work: Callable[[], T], *, more_s: float = 0.0, to_end: bool = False
+    ) -> T:
         """Call the library in a thread, bound the wait, and translate its errors.
 
         Its asynchronous functions are not used: they drop Python objects in threads of their own, which aborts a program
@@ -306,7 +325,7 @@ class ObjectStore:
         """
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            async with asyncio.timeout(self._timeout_s + more_s):
+            async with asyncio.timeout(None if to_end else self._timeout_s + more_s):
                 return await future
         except TimeoutError as error:
             raise StoreUnavailable(
@@ -326,6 +345,28 @@ class ObjectStore:
             raise StoreUnavailable(
                 f"The store could not {what}: it cannot be reached, or it failed.", context={"cause": cause}
             ) from error
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Write a file, whole or not at all, also if the power fails: whoever finds an object relies on its content."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The library does not list files with such names.
+    draft = path.with_name(f"{path.name}#{secrets.randbits(60)}")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    for folder in (path.parent, path.parent.parent):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def _cause(error: BaseException) -> str:
