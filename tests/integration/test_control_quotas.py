@@ -147,6 +147,23 @@ async def test_snapshots_take_no_more_than_they_may(platform: Platform):
     assert found["usage"]["snapshot_mb"] <= found["limits"]["snapshot_mb"]
 
 
+async def test_a_build_of_a_team_without_room_brings_nothing_into_the_store(platform: Platform):
+    await set_limits(platform, Limits(snapshot_mb=0))
+    body = {"name": "large", "recipe": ["RUN echo large > /srv-large"], "skip_pre_post": True}
+    answer = await platform.api.post("/v1/builds", json=body)
+    assert answer.status_code == 201, answer.text
+    path = f"/v1/builds/{answer.json()['id']}"
+    async with asyncio.timeout(60):
+        while (made := (await platform.api.get(path)).json())["status"] in ("pending", "running"):
+            await asyncio.sleep(0.1)
+    assert made["status"] == "failed"
+    assert "snapshot_mb" in made["error"] or "quota" in made["error"].lower(), made
+    own = str(await team_id(platform))
+    assert [found async for page in platform.control.objects.pages(own) for found in page] == []
+    images = await platform.control.database.execute(text("SELECT id FROM images"))
+    assert images.all() == []
+
+
 async def test_a_shared_layer_counts_until_the_last_template_that_has_it_is_gone(platform: Platform):
     path = await platform.create()
     answer = await platform.api.post(
