@@ -179,6 +179,25 @@ def test_what_exists_is_replaced_and_directories_are_merged(envd: Envd, place: P
     assert unpack(envd, place, archive((member("d"), b"no directory"))).status == 400
 
 
+def test_links_within_the_whole_disk_are_followed(envd: Envd, place: Path) -> None:
+    """`COPY rootfs/ /` writes below `var/run`, which is an absolute link to `/run` in Debian and Alpine."""
+    (place / "run").mkdir()
+    (place / "var").mkdir()
+    (place / "var/run").symlink_to(place / "run")
+    name = str(place / "var/run").lstrip("/")
+    body = archive(
+        (member(name, tarfile.DIRTYPE), b""),
+        (member(f"{name}/app", tarfile.DIRTYPE), b""),
+        (member(f"{name}/app/file"), b"content"),
+    )
+    assert unpack(envd, Path("/"), body).status == 204
+    assert (place / "run/app/file").read_text() == "content"
+    assert (place / "var/run").is_symlink()
+    below = archive((member("var/run/app/file"), b"changed"))
+    assert unpack(envd, place, below).status == 400, "not where the link leads outside of the target"
+    assert (place / "run/app/file").read_text() == "content"
+
+
 HOSTILE = {
     "dots": [(member("../escaped"), b"x")],
     "inner dots": [(member("a/../../escaped"), b"x")],

@@ -147,7 +147,9 @@ impl Target<'_> {
     }
 
     fn beneath(&self, name: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        // Nothing is outside of the whole disk, so absolute links, as of `/var/run`, lead to what they say there.
+        let scope = if self.path == Path::new("/") { ResolveFlags::IN_ROOT } else { ResolveFlags::BENEATH };
+        let resolve = scope | ResolveFlags::NO_MAGICLINKS;
         let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
         openat2(&self.root, name, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
     }
