@@ -6,12 +6,14 @@ import pytest
 
 from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
-from tests.vm import test_pause, test_sandboxes, test_snapshots
+from tests.vm import test_disk_only, test_pause, test_sandboxes, test_snapshots
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 _SAMPLE = (test_sandboxes.test_sandboxes_survive_the_agent,)
 _OTHERS = (
+    test_disk_only.test_a_sandbox_that_was_paused_without_memory_boots_with_its_files,
+    test_disk_only.test_copies_of_a_snapshot_without_memory_boot_and_the_sandbox_goes_on,
     test_pause.test_processes_memory_and_files_survive,
     test_sandboxes.test_a_sandbox_runs_a_python_program,
     test_sandboxes.test_clones_have_their_own_identity,

@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.drivers.adapter import DriverAdapter
+from tests.kvm import firecracker_agent_runs
 from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
@@ -53,6 +54,19 @@ async def test_a_guest_reads_its_ids_with_a_token_only(
     refused, content = output.splitlines()
     assert "401" in refused
     assert json.loads(content) == {"sandbox_id": started[0], "template_id": "minimal"}
+
+
+async def test_machines_that_end_by_themselves_leave_nothing_while_the_agent_runs(
+    host_machine: HostMachine,
+) -> None:
+    await host_machine.call(
+        "run_agent_test",
+        firecracker_agent_runs.__name__,
+        firecracker_agent_runs.machines_that_end_by_themselves_leave_nothing_while_the_agent_runs.__name__,
+        _DRIVER,
+        DRIVERS[_DRIVER],
+        timeout_s=400,
+    )
 
 
 async def test_each_machine_is_in_a_jail_of_its_own(

@@ -25,7 +25,12 @@ def layout(tmp_path: Path) -> Layout:
 @pytest.fixture
 def with_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with KVM and both programs; returns their folder."""
+
+    async def usable(_folder: Path) -> str:
+        return ""
+
     monkeypatch.setattr(driver_choice, "why_no_kvm", lambda: "")
+    monkeypatch.setattr(driver_choice, "why_not_usable", usable)
     programs = tmp_path / "programs"
     programs.mkdir()
     for name in ("firecracker", "jailer"):
@@ -72,6 +77,23 @@ async def test_a_host_with_sandboxes_stays_with_their_monitor(
     assert await choose_vmm(settings(present, with_kvm), layout) is present
     with pytest.raises(InvalidState, match=f"WRENN_VMM={present}"):
         await choose_vmm(settings(other, with_kvm), layout)
+
+
+async def test_a_host_with_snapshots_alone_stays_with_their_monitor(layout: Layout, with_kvm: Path) -> None:
+    (layout.snapshots / "snap-1").mkdir(parents=True)
+    assert await choose_vmm(settings("auto", with_kvm), layout) is VmmChoice.QEMU
+
+
+async def test_a_host_without_what_disks_need_takes_qemu_and_says_why(
+    layout: Layout, with_kvm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def not_usable(_folder: Path) -> str:
+        return "there is no device-mapper"
+
+    monkeypatch.setattr(driver_choice, "why_not_usable", not_usable)
+    assert await choose_vmm(settings("auto", with_kvm), layout) is VmmChoice.QEMU
+    with pytest.raises(InvalidState, match="Firecracker cannot be used: there is no device-mapper"):
+        await driver_choice.usable_firecracker(settings("firecracker", with_kvm))
 
 
 async def test_without_sandboxes_the_record_does_not_matter(layout: Layout, with_kvm: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from wrenn.base.errors import AgentFailure
+from wrenn.base.errors import AgentFailure, InvalidState
+from wrenn.linux.process import ProcessRef
+from wrenn.storage.folders import Folders
+from wrenn.vm import ImageRef, MachineHandle
 from wrenn.vm.firecracker import api as firecracker
 from wrenn.vm.firecracker.api import (
     Drive,
@@ -23,6 +27,11 @@ from wrenn.vm.firecracker.api import (
     NetworkInterface,
     is_supported,
 )
+from wrenn.vm.firecracker.bases import FirecrackerBases
+from wrenn.vm.firecracker.disks import DmDisks
+from wrenn.vm.firecracker.image_files import ImageFiles
+from wrenn.vm.firecracker.machine import FirecrackerMachine
+from wrenn.vm.firecracker.memory import FirecrackerMemory
 
 Calls = list[tuple[str, str, Any]]
 
@@ -172,3 +181,22 @@ def test_versions_that_are_known_are_supported() -> None:
     known = [(1, 12, 0), (1, 14, 3), (1, 16, 1)]
     assert [is_supported(version) for version in known] == [True] * 3
     assert [is_supported(version) for version in ((1, 11, 9), (1, 17, 0), (2, 12, 0))] == [False] * 3
+
+
+async def test_a_machine_of_another_version_is_not_saved_under_this_ones_name(tmp_path: Path) -> None:
+    """Firecracker was replaced while it ran; the new one could not resume what it writes."""
+    async with served(tmp_path, answer(200, json.dumps(DESCRIPTION).encode())) as (_, calls):
+        (tmp_path / "api").rename(tmp_path / "api.sock")
+        process = ProcessRef.of(os.getpid())
+        assert process is not None
+        folders = Folders(tmp_path)
+        disks = DmDisks(tmp_path, FirecrackerBases(tmp_path), prefix="wrenn-test")
+        machine = FirecrackerMachine(MachineHandle(process, tmp_path), tmp_path, disks, None)
+        memory = FirecrackerMemory(folders, ImageFiles(folders), version=(1, 14, 2))
+
+        async def on_part_saved(_part: str) -> None:
+            raise AssertionError("nothing is saved")
+
+        with pytest.raises(InvalidState, match=r"under Firecracker 1\.12\.1.* has 1\.14\.2.*without memory"):
+            await memory.save(machine, ImageRef("base"), tmp_path, on_part_saved=on_part_saved)
+        assert [path for _, path, _ in calls] == ["/"]

@@ -13,6 +13,9 @@ from wrenn.base.errors import InvalidState
 from wrenn.base.units import MIB, PAGE_B
 from wrenn.linux.files import data_extents
 from wrenn.storage.errors import DamagedSnapshot
+from wrenn.vm.firecracker import host_check
+from wrenn.vm.firecracker.host_check import keeps_pages_apart
+from wrenn.vm.firecracker.image_files import link_image
 from wrenn.vm.firecracker.installation import find_installation
 from wrenn.vm.firecracker.jail_files import DIRTIED, DirtiedPages, open_dirtied, take_file
 from wrenn.vm.firecracker.zero_pages import copy_without_zeros
@@ -121,6 +124,35 @@ def test_a_copy_without_zeros_has_the_same_content_and_holes(tmp_path: Path) -> 
     assert (tmp_path / "copy").read_bytes() == whole
     with (tmp_path / "copy").open("rb") as copy:
         assert sum(end - start for start, end in data_extents(copy.fileno())) == len(content) * PAGE_B
+
+
+def test_an_image_whose_file_was_removed_is_copied(tmp_path: Path) -> None:
+    """It may be evicted from the cache between the moments in which a machine gets it and links it."""
+    image = sparse(tmp_path / "image", {3: page("b")})
+    link_image(image, tmp_path / "linked")
+    assert (tmp_path / "linked").samefile(tmp_path / "image")
+    (tmp_path / "image").unlink()
+    (tmp_path / "linked").unlink()
+    link_image(image, tmp_path / "copied")
+    assert (tmp_path / "copied").read_bytes() == os.pread(image, MIB, 0)
+    assert (tmp_path / "copied").stat().st_mode & 0o777 == 0o444
+
+
+def test_this_file_system_keeps_pages_apart_and_one_with_large_records_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert keeps_pages_apart(tmp_path)
+    record_b = 32 * PAGE_B
+
+    def by_record(fd: int) -> list[tuple[int, int]]:
+        return [(s // record_b * record_b, -(-e // record_b) * record_b) for s, e in data_extents(fd)]
+
+    def without_zeros(fd: int) -> list[tuple[int, int]]:
+        return [(s, e) for s, e in data_extents(fd) if any(os.pread(fd, e - s, s))]
+
+    for wrong in (by_record, without_zeros):
+        monkeypatch.setattr(host_check, "data_extents", wrong)
+        assert not keeps_pages_apart(tmp_path)
 
 
 def program(path: Path, version: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from wrenn.base.units import PAGE_B
+from wrenn.base.units import GIB, PAGE_B
 from wrenn.storage.errors import DamagedBase
 from wrenn.storage.folders import Folders
 from wrenn.vm import ImageRef, base_files
@@ -34,7 +34,7 @@ async def images(tmp_path: Path) -> AsyncIterator[LoadedImages]:
     folders = Folders(tmp_path)
     for key in KEYS:
         make_base(folders.bases, key, key)
-    images = LoadedImages(folders, SealedImages(folders))
+    images = LoadedImages(folders, SealedImages(folders), limit_b=GIB)
     yield images
     await images.close()
 

@@ -14,6 +14,7 @@ from wrenn.linux.files import write_json
 from wrenn.storage.images import load_images
 from wrenn.vm import Driver
 from wrenn.vm.firecracker import FirecrackerDriver, Installation, find_installation
+from wrenn.vm.firecracker.host_check import why_not_usable
 from wrenn.vm.firecracker.pager import PagerStarter, find_pager, why_no_pager
 from wrenn.vm.kvm import why_no_kvm
 from wrenn.vm.qemu import AcceleratorChoice, QemuDriver, choose_accelerator, qemu_version
@@ -43,7 +44,7 @@ async def open_driver(settings: Settings, layout: Layout) -> Driver:
 async def choose_vmm(settings: Settings, layout: Layout) -> VmmChoice:
     """Return QEMU or Firecracker.
 
-    A host that has sandboxes, running or paused, stays with their monitor: the other one could neither adopt nor resume them.
+    A host that has sandboxes, running or paused, or snapshots stays with their monitor: the other one could neither adopt nor resume them.
 
     Raises:
         InvalidState: the setting demands the other one.
@@ -53,7 +54,7 @@ async def choose_vmm(settings: Settings, layout: Layout) -> VmmChoice:
         return present or await _best(settings)
     if present is not None and present is not settings.vmm:
         raise InvalidState(
-            f"WRENN_VMM is {settings.vmm}, but sandboxes of this host run under {present}: remove them first, or set "
+            f"WRENN_VMM is {settings.vmm}, but sandboxes or snapshots of this host belong to {present}: remove them first, or set "
             f"WRENN_VMM={present}."
         )
     return settings.vmm
@@ -67,12 +68,17 @@ async def usable_firecracker(settings: Settings) -> Installation:
     """
     if reason := why_no_kvm():
         raise InvalidState(f"Firecracker needs KVM: {reason}")
-    return await find_installation(settings.firecracker_dir)
+    installation = await find_installation(settings.firecracker_dir)
+    # `wrenn doctor` may look at a host whose folder is not there yet.
+    folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.is_dir())
+    if reason := await why_not_usable(folder):
+        raise InvalidState(f"Firecracker cannot be used: {reason}")
+    return installation
 
 
 def _vmm_of_sandboxes(layout: Layout) -> VmmChoice | None:
-    """Return the monitor of this host's sandboxes; None if there are none."""
-    if not layout.sandboxes.is_dir() or not any(layout.sandboxes.iterdir()):
+    """Return the monitor of this host's sandboxes and snapshots; None if there are none."""
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in (layout.sandboxes, layout.snapshots)):
         return None
     return _recorded(layout.data_dir / _RECORD)
 

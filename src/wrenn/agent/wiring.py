@@ -245,7 +245,7 @@ def _operations(
         snapshot=TakeSnapshot(layout, driver, saver, clock),
         set_disk=SetDisk(driver, confiner, settings.sandbox_disk_b),
         set_network=SetNetwork(slots),
-        tear_down=TearDown(layout, slots, confiner),
+        tear_down=TearDown(layout, driver, slots, confiner),
         export_state=ExportState(layout, driver, launch, store),
         adopt_state=AdoptState(layout, driver, store, clock, fetch),
         fetch_snapshot=FetchSnapshot(layout, driver, store, fetch),

@@ -202,6 +202,10 @@ class Driver(Protocol):
         """
         ...
 
+    async def clean(self, directory: Path) -> None:
+        """Remove what a machine with this folder left on the host if it ended without `Machine.kill`. Its processes have ended. Idempotent."""
+        ...
+
     async def sweep(self) -> None:
         """Remove what is left of machines that ended without `Machine.kill`, as when an agent was killed. Those that run are not touched."""
         ...

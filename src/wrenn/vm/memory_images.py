@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Protocol
 
-from wrenn.base.units import PAGE_B
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
@@ -23,9 +22,6 @@ from wrenn.vm.memory import ImageRef
 
 _LOADED_LIMIT: Final = 16
 """Images kept loaded, about 100 MB of memory each. VMs hold their own; loading one anew takes a tenth of a second."""
-_SHARE_OF_MEMORY: Final = 4
-"""And together at most this part (1/4) of the machine's memory: a snapshot's image may be as large as its guest. The one that
-was loaded last stays, however large."""
 
 
 class ImageLoader(Protocol):
@@ -47,10 +43,11 @@ class ImageLoader(Protocol):
 class LoadedImages:
     """A cache of memory images, bounded in number and size; concurrent requests for one image load it once."""
 
-    def __init__(self, folders: Folders, loader: ImageLoader) -> None:
+    def __init__(self, folders: Folders, loader: ImageLoader, *, limit_b: int) -> None:
+        """`limit_b`: what they may take together. The one that was loaded last stays, however large."""
         self._folders = folders
         self._loader = loader
-        self._limit_b = os.sysconf("SC_PHYS_PAGES") * PAGE_B // _SHARE_OF_MEMORY
+        self._limit_b = limit_b
         self._loaded: dict[ImageRef, int] = {}
         self._last_use: dict[ImageRef, float] = {}
         self._loading: dict[ImageRef, asyncio.Task[int]] = {}

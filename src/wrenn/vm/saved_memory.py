@@ -36,9 +36,10 @@ _STATE_LIMIT_B: Final = 8 * MIB
 class DiffedMemory:
     """Loads and checks saved memory; a driver adds `save`. Implements the rest of `wrenn.vm.memory.MemoryImages`."""
 
-    def __init__(self, folders: Folders, loader: ImageLoader) -> None:
+    def __init__(self, folders: Folders, loader: ImageLoader, *, limit_b: int) -> None:
+        """`limit_b`: what loaded images may take together."""
         self._folders = folders
-        self.images = LoadedImages(folders, loader)
+        self.images = LoadedImages(folders, loader, limit_b=limit_b)
 
     async def load(self, image: ImageRef) -> None:
         """Load the image."""

@@ -188,6 +188,7 @@ class Pause:
         """Release the resources that only a running VM needs, and save `record` as PAUSED. Idempotent."""
         name = str(record.spec.sandbox_id)
         await self.confiner.release(name)
+        await self.saver.driver.clean(self.layout.sandbox(record.spec.sandbox_id))
         if record.slot is not None:
             await self.slots.release(record.slot, name)
         await fault_point("agent.pause.after_release")

@@ -693,6 +693,8 @@ class Sandboxes:
             fields = {"sandbox_id": str(entry.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None  # it does not run, whatever fails below
+            with suppress(WrennError, OSError, TimeoutError):  # tried again when it is resumed or removed
+                await running.vm.kill()  # what it has on the host ends with it
             await self._operations.record_vm_exit(
                 entry.record, running, partial(self._save, entry), reason=_ENDED
             )

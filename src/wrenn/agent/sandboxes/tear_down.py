@@ -24,6 +24,7 @@ from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.linux.threads import run_to_end
 from wrenn.network import SlotPool
+from wrenn.vm import Driver
 
 _KILL_TIMEOUT_S = 10.0
 
@@ -33,6 +34,7 @@ class TearDown:
     """Removes sandboxes."""
 
     layout: Layout
+    driver: Driver
     slots: SlotPool
     confiner: Confiner
 
@@ -53,6 +55,7 @@ class TearDown:
         elif record.process is not None:
             await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
         await self.confiner.release(str(record.spec.sandbox_id))
+        await self.driver.clean(directory)
         await fault_point("agent.delete.after_kill")
         if record.slot is not None:
             await self.slots.release(record.slot, str(record.spec.sandbox_id))

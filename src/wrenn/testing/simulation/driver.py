@@ -383,6 +383,9 @@ class InProcessDriver:
             image.truncate(request.size_b)
         await self._world.answer()
 
+    async def clean(self, directory: Path) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def sweep(self) -> None:
         """Do nothing: nothing is left of a machine that has ended."""
 

@@ -34,7 +34,7 @@ from wrenn.vm.firecracker.bases import FirecrackerBase, FirecrackerBases
 from wrenn.vm.firecracker.block_disks import AttachedDisk
 from wrenn.vm.firecracker.disks import DmDisks
 from wrenn.vm.firecracker.flatten import flatten
-from wrenn.vm.firecracker.image_files import ImageFiles, compose, path_of, write_snapshot_pages
+from wrenn.vm.firecracker.image_files import ImageFiles, compose, link_image, write_snapshot_pages
 from wrenn.vm.firecracker.installation import Installation, dotted
 from wrenn.vm.firecracker.jail_files import (
     API,
@@ -96,11 +96,16 @@ class FirecrackerDriver:
         self._bases = FirecrackerBases(folders.bases)
         self._disks = DmDisks(folders.layers, self._bases, prefix=prefix)
         self._files = ImageFiles(folders)
-        self._memory = FirecrackerMemory(folders, self._files)
+        self._memory = FirecrackerMemory(folders, self._files, version=installation.version)
 
     async def prepare(self) -> None:
         """Remove the memory images of former agents."""
         await asyncio.to_thread(self._files.prepare)
+
+    async def clean(self, directory: Path) -> None:
+        """Remove the disk's devices and the jail."""
+        await self._disks.detach(disk_name(directory))
+        await threads.run_to_end(partial(remove_tree, directory / JAIL_NAME))
 
     async def sweep(self) -> None:
         """Remove the disks of machines that have ended."""
@@ -169,6 +174,7 @@ class FirecrackerDriver:
         self, undo: Undo, request: BootRequest | RestoreRequest, disk: AttachedDisk, source: BootSource
     ) -> FirecrackerMachine:
         def fill_jail(root: Path) -> None:
+            (request.directory / JAIL_NAME / BOOTED_NAME).touch()
             for path, file in ((source.kernel, KERNEL), (source.initramfs, INITRAMFS)):
                 shutil.copyfile(path, root / file)
                 (root / file).chmod(0o444)
@@ -279,7 +285,6 @@ class FirecrackerDriver:
         async with Undo() as undo:
             undo.push("detach disk", partial(self._disks.detach, disk_name(request.directory)))
             disk = await self._disks.attach(disk_name(request.directory), request.disk)
-            (request.directory / BOOTED_NAME).touch()
             machine = await self._boot(undo, request, disk, source)
             async with machine.api() as api:
                 await api.put_metadata(request.metadata)
@@ -307,6 +312,7 @@ class FirecrackerDriver:
         )
 
         def prepare_and_start() -> ProcessRef:
+            remove_tree(start.folder)  # of a machine that ended by itself
             start.root.mkdir(parents=True)
             forget_pager(directory)
             fill_jail(start.root)
@@ -337,7 +343,9 @@ class FirecrackerDriver:
         """Return the VM that a former agent started, or None if it has ended."""
         if not handle.process.is_alive():
             return None
-        root = jail_root(handle.directory / JAIL_NAME, self._installation.program)
+        # The program's name may be another one now.
+        folder = handle.directory / JAIL_NAME
+        root = next(folder.glob("*/*/root"), jail_root(folder, self._installation.program))
         disk = self._disks.adopt(disk_name(handle.directory))
         machine = FirecrackerMachine(handle, root, self._disks, disk)
         if (pager := pager_of(handle.directory)) is not None:
@@ -352,7 +360,7 @@ def _fill_jail(
     try:
         if saved is None:
             if maps_memory:
-                link_or_copy(path_of(memory), root / MEMORY)
+                link_image(memory, root / MEMORY)
         else:
             if maps_memory:
                 compose(root / MEMORY, memory, saved)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from wrenn.base.on_failure import on_failure
-from wrenn.linux.files import copy_sparse, remove_tree, translated
+from wrenn.linux.files import copy_sparse, link_or_copy, remove_tree, translated
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm.base_files import open_memory
@@ -52,6 +52,25 @@ class ImageFiles:
 def path_of(fd: int) -> Path:
     """Return the path of an open file."""
     return Path(f"/proc/self/fd/{fd}").readlink()
+
+
+def link_image(memory: int, destination: Path) -> None:
+    """Make an image appear at `destination`: as a link, or as a copy if its file was removed since it was opened.
+
+    Raises:
+        StorageFull: no room.
+    """
+    try:
+        link_or_copy(path_of(memory), destination)
+    except FileNotFoundError:
+        fd = os.open(destination, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            copy_sparse(memory, fd)
+            os.fchmod(fd, IMAGE_MODE)
+        except OSError as error:
+            raise translated(error, doing="prepare the sandbox's memory") from error
+        finally:
+            os.close(fd)
 
 
 def compose(path: Path, below: int, snapshot: Snapshot) -> None:

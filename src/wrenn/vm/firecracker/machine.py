@@ -31,7 +31,8 @@ LOG_NAME: Final = "vmm.log"
 JAIL_NAME: Final = "firecracker"
 """Folder in that of the machine in which the jailer makes the jail."""
 BOOTED_NAME: Final = "booted"
-"""File in the machine's folder that says that its memory began as zeros, not as the image."""
+"""File beside the jail that says that the machine's memory began as zeros, not as the image. It goes with the jail: the next machine in this
+folder may begin otherwise."""
 DRIVE: Final = "root"
 _KILL_TIMEOUT_S: Final = 10.0
 _LOG_TAIL_B: Final = 2000

@@ -74,6 +74,9 @@ class QemuDriver:
             if self._root is None:
                 self._root = await build_root(self._accelerator)
 
+    async def clean(self, directory: Path) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def sweep(self) -> None:
         """Do nothing: nothing is left of a machine that has ended."""
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
+from typing import Final
 
+from wrenn.base.units import PAGE_B
 from wrenn.linux.files import translated
 from wrenn.linux.threads import run_to_end
 from wrenn.storage.folders import Folders
@@ -15,12 +18,16 @@ from wrenn.vm.qemu.machine import QemuMachine
 from wrenn.vm.qemu.sealed_images import SealedImages
 from wrenn.vm.saved_memory import DiffedMemory, seal_state, write_memory
 
+_SHARE_OF_MEMORY: Final = 4
+"""Loaded images may take this part (1/4) of the machine's memory: a snapshot's image may be as large as its guest."""
+
 
 class QemuMemory(DiffedMemory):
     """Saves and loads memory of QEMU VMs. Implements `wrenn.vm.memory.MemoryImages`."""
 
     def __init__(self, folders: Folders) -> None:
-        super().__init__(folders, SealedImages(folders))
+        limit_b = os.sysconf("SC_PHYS_PAGES") * PAGE_B // _SHARE_OF_MEMORY
+        super().__init__(folders, SealedImages(folders), limit_b=limit_b)
 
     async def save(
         self, machine: Machine, image: ImageRef, directory: Path, *, on_part_saved: OnPartSaved

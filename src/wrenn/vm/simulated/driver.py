@@ -93,6 +93,9 @@ class SimulatedDriver:
         await pack_tree(self._disks.path(top), request.image, size_b=request.size_b)
         request.on_progress(request.size_b, request.size_b)
 
+    async def clean(self, directory: Path) -> None:
+        """Do nothing: nothing is left of a machine that has ended."""
+
     async def sweep(self) -> None:
         """Do nothing: nothing is left of a machine that has ended."""
 
