@@ -401,6 +401,9 @@ async def a_full_host_is_noticed() -> None:
             with pytest.raises(OSError, match="Input/output"):
                 _write(disk, os.urandom(4 * MIB), 0, sync=True)
             assert not await disk.is_whole()
+            (layer,) = disks.list_ids()
+            with pytest.raises(DamagedSnapshot):
+                disks.seal(layer)
             await disk.detach()
         finally:
             subprocess.run(["umount", "-l", str(small)], check=True)

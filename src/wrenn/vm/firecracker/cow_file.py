@@ -10,6 +10,7 @@ the used part has no gaps, and the rest of the file is a hole.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from collections.abc import Generator
@@ -237,10 +238,12 @@ def _runs(chunks: NDArray[np.int64]) -> Generator[tuple[int, int, int]]:
     """Yield runs that are consecutive on both sides, each at most a piece: chunk of the disk, chunk of the file, number."""
     if not len(chunks):
         return
-    breaks = np.flatnonzero((np.diff(chunks, axis=0) != 1).any(axis=1)) + 1
-    for run in np.split(chunks, breaks):
-        for at in range(0, len(run), _PIECE_CHUNKS):
-            yield int(run[at, 0]), int(run[at, 1]), min(_PIECE_CHUNKS, len(run) - at)
+    ends = np.flatnonzero((np.diff(chunks, axis=0) != 1).any(axis=1)) + 1
+    first = 0
+    for end in itertools.chain(map(int, ends), (len(chunks),)):
+        for at in range(first, end, _PIECE_CHUNKS):
+            yield int(chunks[at, 0]), int(chunks[at, 1]), min(_PIECE_CHUNKS, end - at)
+        first = end
 
 
 def _damaged(path: Path, reason: str) -> DamagedSnapshot:

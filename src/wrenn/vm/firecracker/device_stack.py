@@ -158,8 +158,7 @@ class DeviceStack:
             table = _visible_table(below, size_b)
             await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
             await fault_point("vm.disk.switch.loaded")
-            await run_to_end(partial(device_mapper.resume, visible))
-            undo.keep()
+            await run_to_end(partial(_activate, visible, undo))
 
     async def grow(self, size_b: int) -> None:
         """Make room in the layer's file, then enlarge the visible device. Never smaller."""
@@ -236,8 +235,7 @@ class DeviceStack:
             await fault_point("vm.disk.merge.added")
             table = _visible_table(below, size_b)
             await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
-            await run_to_end(partial(device_mapper.resume, visible))
-            undo.keep()
+            await run_to_end(partial(_activate, visible, undo))
         await fault_point("vm.disk.merge.resumed")
         await run_to_end(self.settle)
 
@@ -338,6 +336,12 @@ def _flush(name: str) -> None:
         device_mapper.suspend(name)
     finally:
         device_mapper.resume(name)
+
+
+def _activate(name: str, undo: Undo) -> None:
+    """Make the loaded table active. From then on nothing is undone, also if the caller is cancelled before it knows."""
+    device_mapper.resume(name)
+    undo.keep()
 
 
 def _continue(name: str) -> None:

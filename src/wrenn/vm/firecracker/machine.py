@@ -84,7 +84,10 @@ class FirecrackerMachine:
         """Stop the vCPUs, and write to the layer what the kernel still has of the disk in memory."""
         async with self.api() as api:
             await api.pause()
-        await self._attached().flush()
+        disk = self._attached()
+        await disk.flush()
+        if not await disk.is_whole():
+            raise AgentFailure("The sandbox's disk is lost: the host's disk was full when it was written.")
 
     async def unsuspend(self) -> None:
         """Let the vCPUs continue."""
