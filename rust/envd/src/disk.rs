@@ -14,6 +14,7 @@ use serde::Deserialize;
 use sys::rustix;
 use sys::rustix::io::Errno;
 
+use crate::agent::Mode;
 use crate::body::{Body, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::reply;
@@ -52,7 +53,12 @@ pub async fn grow(request: Request<Incoming>) -> Response<Body> {
 }
 
 /// Writes all file systems to their disks and returns the free blocks of the root's. Responds 204. Idempotent.
-pub async fn settle() -> Response<Body> {
+///
+/// As a process among others the agent has no disk of its own, and that of the machine is not its business.
+pub async fn settle(mode: Mode) -> Response<Body> {
+    if mode == Mode::Process {
+        return reply::empty(StatusCode::NO_CONTENT);
+    }
     let done = tokio::task::spawn_blocking(|| {
         rustix::fs::sync();
         let root = File::open("/")?;

@@ -58,7 +58,7 @@ async fn dispatch(
         (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
         (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
         (&Method::POST, "/disk/grow") => disk::grow(request).await,
-        (&Method::POST, "/disk/settle") => disk::settle().await,
+        (&Method::POST, "/disk/settle") => disk::settle(agent.mode).await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
