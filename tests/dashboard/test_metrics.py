@@ -20,6 +20,13 @@ async def test_metrics_are_drawn_go_on_and_stay_after_a_pause(visitor: Visitor):
     await expect(rows.nth(2)).to_contain_text("%")
     count = await rows.count()
     await expect(rows.nth(count + 1)).to_be_visible()  # points arrive while the page is open
+    # A double click shows all of the range, not only the seconds that have points: its middle is before the first of them.
+    first = await rows.last.get_by_role("cell").first.text_content()
+    plot = charts.first.locator(".u-over")
+    await plot.dblclick()
+    await expect(rows.nth(await rows.count() + 1)).to_be_visible()
+    await plot.hover(position={"x": 200, "y": 20})
+    await expect(cpu.locator("p")).to_have_text(first or "")
     await charts.nth(1).focus()
     await page.keyboard.press("End")
     await page.keyboard.press("ArrowLeft")

@@ -119,9 +119,16 @@ async def test_a_port_is_opened_by_a_link(visitor_with_own_profile: Visitor):
         await expect(row).to_contain_text("everybody")
         answer = await nobody.get("/", headers=host)
         assert (answer.status_code, answer.text.strip()) == (200, "from-the-sandbox")
+        # Somebody else opens another port meanwhile; closing this one leaves that as it is.
+        await visitor.person.patch(f"/v1/sandboxes/{sandbox_id}", {"add_public_ports": [9]})
         await row.get_by_role("button", name=f"Make private: {port}").click()
         await expect(row).not_to_contain_text("everybody")
         assert (await nobody.get("/", headers=host)).status_code == 401
+    await page.get_by_role("link", name="Overview").click()
+    facts = page.locator("dt", has_text="Public ports").locator("+ dd")
+    await expect(facts).to_have_text("9")
+    await visitor.person.patch(f"/v1/sandboxes/{sandbox_id}", {"public_ports": []})
+    await expect(facts).to_have_text("none")
 
 
 async def test_activity_shows_what_was_done_with_the_sandbox(visitor: Visitor):

@@ -14,7 +14,7 @@ from playwright.async_api import Browser, expect
 
 from tests.integration.conftest import Platform
 from tests.integration.people import PASSWORD, log_in, sign_up
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import AgentFailure, InternalError
 from wrenn.base.faults import arm_faults
 
 from .conftest import DESKTOP, Profiles, Visitor, at, path_of, watch
@@ -144,6 +144,24 @@ async def test_a_sandbox_from_its_creation_to_its_end(visitor_with_own_profile: 
     visitor.errors.clear()  # the browser itself reports the 404
 
 
+async def test_a_sandbox_that_failed_says_why(visitor: Visitor, platform: Platform):
+    page = visitor.page
+    platform.host.switches.fail["ensure_sandbox"] = AgentFailure("The guest did not answer.")
+    try:
+        answer = await visitor.person.post("/v1/sandboxes", {"name": "never started"})
+    finally:
+        platform.host.switches.fail.clear()
+    assert answer.status_code == 502
+    log = (await visitor.person.get("/v1/audit-logs?action=marked_error")).json()["items"]
+    await visitor.open(f"sandboxes/{log[0]['resource_id']}")
+    end = page.get_by_role("main")
+    await expect(end).to_contain_text("This sandbox has failed")
+    await expect(end).to_contain_text("never started")
+    await expect(end).to_contain_text("The guest did not answer.")
+    await expect(end).to_contain_text(re.compile("create by .*, "))
+    await visitor.check_look("sandbox-failed")
+
+
 async def test_a_slow_start_is_seen_step_by_step(visitor: Visitor):
     page = visitor.page
     arm_faults("agent.create.after_disk=sleep:2")
@@ -238,6 +256,15 @@ async def test_keys_open_pages_and_sandboxes(visitor: Visitor):
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", name="found by key")).to_be_visible()
     await expect(page.get_by_role("dialog")).to_have_count(0)
+
+    # Speech input presses single keys by accident: they can be switched off.
+    await page.goto(f"{visitor.person.url}/account")
+    switch = page.get_by_role("checkbox", name="Single keys")
+    for is_on in (False, True):
+        await switch.set_checked(is_on)
+        await switch.blur()
+        await page.keyboard.press("?")
+        await expect(page.get_by_role("dialog", name="Keys")).to_have_count(int(is_on))
 
 
 async def test_what_people_chose_is_never_markup(visitor: Visitor):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from playwright.async_api import expect
+import re
+
+from playwright.async_api import Dialog, expect
 
 from tests.integration.conftest import Platform
 from tests.integration.people import sign_up
@@ -24,6 +26,16 @@ async def test_a_key_is_shown_once_works_and_is_revoked(visitor: Visitor):
     await expect(dialog.get_by_label("Shell variables")).to_contain_text(f"export WRENN_API_KEY='{key}'")
     await page.keyboard.press("Escape")
     await expect(dialog).to_be_visible()  # the key cannot be lost by a stray key
+    figure = dialog.get_by_role("figure").filter(has=page.get_by_label("The key"))
+    await page.evaluate(
+        "navigator.clipboard.writeText = () => Promise.reject(); document.execCommand = () => false"
+    )
+    await figure.get_by_role("button", name="Copy").click()
+    await expect(figure.get_by_role("status")).to_contain_text("The browser refused to copy it")
+    assert await page.evaluate("String(getSelection())") == key
+    await page.evaluate("document.execCommand = () => true")
+    await figure.get_by_role("button", name="Copy").click()
+    await expect(figure.get_by_role("status")).to_have_text("Copied.")
     await dialog.get_by_role("button", name="I have stored it").click()
     row = page.get_by_role("row").filter(has_text="<b>CI</b>")
     await expect(row).to_contain_text("reading only")
@@ -97,23 +109,35 @@ async def test_a_member_sees_what_is_for_admins_and_why(
         assert guest.slug not in page.url
 
 
-async def test_somebody_who_is_removed_keeps_what_was_typed(
+async def test_what_was_typed_outlives_a_click_and_the_membership(
     visitor: Visitor, platform: Platform, profiles: Profiles
 ):
     member = await visitor.person.add(await sign_up(platform.url, name="Alan"))
-    await visitor.create(name="of the team")
     async with visit_in_profile(profiles, member) as guest:
         page = guest.page
-        await guest.open("sandboxes")
-        await expect(page.get_by_role("link", name="of the team")).to_be_visible()
-        await page.get_by_role("link", name="Create sandbox").click()
-        await page.get_by_label("Name", exact=True).fill("typed before")
+        await guest.open("builds/new")
+        recipe = page.get_by_label("Dockerfile", exact=True)
+        await recipe.fill("FROM template://minimal\nRUN typed by hand\n")
+        questions: list[str] = []
+
+        async def stay(question: Dialog) -> None:
+            questions.append(question.message)
+            await question.dismiss()
+
+        page.on("dialog", stay)
+        await page.get_by_role("link", name="Templates", exact=True).click()
+        assert questions == ["What you typed is not saved. Discard it?"]
         path = f"/v1/teams/{visitor.person.team_id}/members/{member.user_id}"
         assert (await visitor.person.delete(path)).status_code == 204
-        await page.get_by_role("button", name="Create", exact=True).click()
+        dialog = page.get_by_role("dialog")
+        await expect(dialog).to_contain_text("You are no longer in the team")
+        await guest.check_look("departure")
+        await dialog.get_by_role("button", name="Stay and copy").click()
+        await page.get_by_label("Name of the template").fill("mine")
+        await page.get_by_role("button", name="Build", exact=True).click()
         await expect(page.get_by_role("alert")).to_contain_text("forbidden")
-        await expect(page.get_by_label("Name", exact=True)).to_have_value("typed before")
-        guest.errors.clear()  # the browser itself reports the refused calls
+        await expect(recipe).to_have_value(re.compile("typed by hand"))
+        guest.errors.clear()  # the browser reports what was refused
 
 
 async def test_a_team_is_renamed_transferred_and_deleted(

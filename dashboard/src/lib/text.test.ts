@@ -5,6 +5,8 @@ describe('text', () => {
 	it('shows what would not be seen', () => {
 		expect(visible('a\u202Etxt.exe\u0007')).toBe('a⟨U+202E⟩txt.exe⟨U+0007⟩');
 		expect(visible('a\u{E0041}b')).toBe('a⟨U+E0041⟩b');
+		expect(visible('a\u180e\u206a\ufff9\ufe00\ufe0f\u{e0100}\u034fb')).toBe('a⟨U+180E⟩⟨U+206A⟩⟨U+FFF9⟩⟨U+FE00⟩⟨U+FE0F⟩⟨U+E0100⟩⟨U+034F⟩b');
+		expect(visible('❤\ufe0f')).toBe('❤\ufe0f');
 		expect(visible('Zürich 日本 🐦')).toBe('Zürich 日本 🐦');
 		expect(visibleLines('a\n\tb\u001b[31m')).toBe('a\n\tb⟨U+001B⟩[31m');
 	});

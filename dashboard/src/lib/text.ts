@@ -1,8 +1,8 @@
 /** Text and figures as people read them. */
 
-/** Characters that change the direction of text, or that are not seen: names from sandboxes and tenants may have them. */
+/** Characters that change the direction of text, or that are not seen: names from sandboxes and tenants may have them. After a pictograph U+FE0F only gives it colour. */
 // eslint-disable-next-line no-control-regex
-const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u200b-\u200f\u2028-\u202e\u2060-\u2069\u3164\ufeff\u{e0000}-\u{e007f}]/gu;
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}]|(?<!\p{Extended_Pictographic})\ufe0f/gu;
 
 /** `text` with such characters shown as their code points, such as `⟨U+202E⟩`. */
 export function visible(text: string): string {

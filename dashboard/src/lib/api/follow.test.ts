@@ -9,6 +9,7 @@ describe('followWhileVisible', () => {
 	let page = Object.assign(new EventTarget(), { visibilityState: 'visible' });
 	const heard: string[] = [];
 	const onmissed = vi.fn();
+	const onlive = vi.fn();
 	let stop = () => {};
 
 	const fetched = vi.fn((request: Request): Promise<Response> => {
@@ -39,7 +40,8 @@ describe('followWhileVisible', () => {
 		vi.stubGlobal('fetch', fetched);
 		fetched.mockClear();
 		onmissed.mockClear();
-		stop = followWhileVisible('/v1/stream', ({ type }: { type?: string }) => void heard.push(type ?? ''), onmissed);
+		onlive.mockClear();
+		stop = followWhileVisible('/v1/stream', { onevent: ({ type }: { type?: string }) => void heard.push(type ?? ''), onmissed, onlive });
 		await vi.advanceTimersByTimeAsync(1);
 	});
 	afterEach(() => {
@@ -65,9 +67,23 @@ describe('followWhileVisible', () => {
 		await vi.advanceTimersByTimeAsync(6_000);
 		expect([fetched.mock.calls.length, heard]).toEqual([2, []]);
 		refusal = null;
-		await vi.advanceTimersByTimeAsync(31_000);
+		await vi.advanceTimersByTimeAsync(10_000);
 		await send(1, 'started');
 		expect([fetched.mock.calls.length, heard, onmissed.mock.calls.length]).toEqual([3, ['started'], 2]);
+	});
+
+	it.each([429, 503, 403])('loads every ten seconds, and says so, while it is refused with %i', async (status) => {
+		stop();
+		refusal = new Response('{}', { status });
+		onmissed.mockClear();
+		onlive.mockClear();
+		stop = followWhileVisible('/v1/stream', { onevent: ({ type }: { type?: string }) => void heard.push(type ?? ''), onmissed, onlive });
+		await vi.advanceTimersByTimeAsync(35_000);
+		expect([onmissed.mock.calls.length, onlive.mock.calls.at(-1)]).toEqual([3, [false]]);
+		refusal = null;
+		await vi.advanceTimersByTimeAsync(10_000);
+		await send(1, 'started');
+		expect([onmissed.mock.calls.length, onlive.mock.calls.at(-1), heard]).toEqual([4, [true], ['started']]);
 	});
 
 	it('follows only while the page is visible', async () => {

@@ -1,16 +1,25 @@
 /** A stream of server-sent events that a page reads while it is visible. */
+import { pause } from '$lib/wait';
 import { ApiError } from './errors';
 import { readEvents } from './event-stream';
 
 const RETRY_MS = 5_000;
-/** After a refusal: what is followed does not exist, but it may be made. */
-const RETRY_REFUSED_MS = 30_000;
+/** After a refusal: what is followed does not exist, but it may be made; or there are too many streams. */
+const RETRY_REFUSED_MS = 10_000;
 
-/**
- * Call `onevent` with the data of each event until the returned function is called. The page shows by what it loads why there is no
- * stream. `onmissed` is called when one begins or is refused after another attempt: what happened between them was not seen.
- */
-export function followWhileVisible<Data extends { type?: string }>(path: string, onevent: (data: Data) => void, onmissed: () => void = () => {}): () => void {
+interface Handlers<Data> {
+	onevent: (data: Data) => void;
+	/**
+	 * What happened before was not seen, and should be loaded: a stream begins after another attempt, or is refused again. So a page that gets no
+	 * stream loads every ten seconds.
+	 */
+	onmissed?: () => void;
+	/** Whether the stream is read now; not called before the first attempt has an end. */
+	onlive?: (isLive: boolean) => void;
+}
+
+/** Follow a stream until the returned function is called. */
+export function followWhileVisible<Data extends { type?: string }>(path: string, { onevent, onmissed = () => {}, onlive = () => {} }: Handlers<Data>): () => void {
 	const end = new AbortController();
 	let current: AbortController | null = null;
 	let attempts = 0;
@@ -18,29 +27,29 @@ export function followWhileVisible<Data extends { type?: string }>(path: string,
 	/** Follow one stream to its end; returns after how long to try again. */
 	async function followOnce(signal: AbortSignal): Promise<number> {
 		let hasMissed = attempts++ > 0;
+		let wait = RETRY_MS;
 		try {
 			for await (const event of readEvents(path, { signal })) {
 				const data = JSON.parse(event.data) as Data;
 				if (data.type === 'error') break;
 				if (hasMissed) onmissed();
 				hasMissed = false;
+				onlive(true);
 				onevent(data);
 			}
 		} catch (error) {
-			// What is shown stays as it was; the next attempt may succeed.
-			if (error instanceof ApiError && !error.isTemporary && error.status !== 401) {
+			// What is shown stays as it was; the next attempt may succeed. Without an answer, or a session, nothing can be loaded either.
+			if (error instanceof ApiError && error.status > 0 && error.status !== 401) {
 				if (hasMissed) onmissed();
-				return RETRY_REFUSED_MS;
+				wait = RETRY_REFUSED_MS;
 			}
 		}
-		return RETRY_MS;
+		if (!signal.aborted) onlive(false);
+		return wait;
 	}
 
 	async function follow(signal: AbortSignal): Promise<void> {
-		while (!signal.aborted) {
-			const wait = await followOnce(signal);
-			await new Promise((done) => setTimeout(done, wait));
-		}
+		while (!signal.aborted) await pause(await followOnce(signal), signal);
 	}
 
 	// A browser has six connections to a host over HTTP/1.1, and hidden tabs must not use them up.

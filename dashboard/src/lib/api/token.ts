@@ -4,14 +4,12 @@
  * tab may refresh at a time.
  */
 import { base } from '$app/paths';
+import { departure } from './departure';
 import { exclusively } from './exclusive';
 import { ApiError, errorOf, unreachable } from './errors';
 import type { components } from './schema';
 
 export type SignedIn = components['schemas']['AuthResponse'];
-
-/** Begin anew at the first page: what this page shows is not for who is signed in now. */
-export const leavePage = (): void => location.assign(`${base}/`);
 
 const RENEW_BEFORE_MS = 60_000;
 
@@ -85,14 +83,14 @@ class Token {
 			const signedIn = body as SignedIn;
 			// Another tab signed in as somebody else: what this one shows is not theirs.
 			if (this.#userId !== null && this.#userId !== signedIn.user_id) {
-				leavePage();
+				departure.begin('user');
 				return null;
 			}
 			this.accept(signedIn);
 			return signedIn;
 		}
 		// No member of this team any more: show another one.
-		if ((response.status === 403 || response.status === 404) && this.teamId !== null && this.#userId !== null) leavePage();
+		if ((response.status === 403 || response.status === 404) && this.teamId !== null && this.#userId !== null) departure.begin('team');
 		if (response.status === 401) {
 			// Unless somebody has signed in while this was under way.
 			if (this.#value === before) this.forget();

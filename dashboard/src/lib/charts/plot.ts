@@ -3,6 +3,7 @@ import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import { themeColour } from '$lib/theme';
 import type { Series } from './series';
+import { keepsZoom, zoomOf, type Span } from './zoom';
 
 export interface PlotOptions {
 	times: number[];
@@ -30,6 +31,8 @@ const MONO = '11px "JetBrains Mono Variable", monospace';
 export class Plot {
 	#plot: uPlot;
 	#options: PlotOptions;
+	/** The part that somebody zoomed into. */
+	#zoom: Span | null = null;
 
 	constructor(parent: HTMLElement, options: PlotOptions) {
 		this.#options = options;
@@ -40,13 +43,23 @@ export class Plot {
 		if (width > 0) this.#plot.setSize({ width, height: this.#options.height });
 	}
 
-	/** Show other values with the same lines. A part that somebody zoomed into stays. */
+	/** Show other values with the same lines. A part that somebody zoomed into stays, unless another range is shown. */
 	update(options: PlotOptions): void {
-		const { min, max } = this.#plot.scales['x'] ?? {};
-		const isZoomed = min !== undefined && (min !== this.#options.from || max !== this.#options.to);
+		if (!keepsZoom(this.#options, options)) this.#zoom = null;
 		this.#options = options;
 		this.#plot.setData(dataOf(options), false);
-		this.#plot.setScale('x', isZoomed && min != null && max != null ? { min, max } : { min: options.from, max: options.to });
+		this.#showSpan();
+	}
+
+	#showSpan(): void {
+		this.#plot.setScale('x', this.#zoom ?? { min: this.#options.from, max: this.#options.to });
+	}
+
+	/** The scale has changed: by `#showSpan`, or as somebody dragged or clicked twice. */
+	#rescaled({ min, max }: uPlot.Scale): void {
+		this.#zoom = zoomOf({ ...(min == null ? {} : { min }), ...(max == null ? {} : { max }) }, this.#options);
+		// After a double click uPlot shows the time that has points, not all of the range.
+		if (this.#zoom === null && (min !== this.#options.from || max !== this.#options.to)) this.#showSpan();
 	}
 
 	/** Move the cursor by some points; from outside it begins at the last one. */
@@ -97,6 +110,7 @@ export class Plot {
 			],
 			hooks: {
 				drawClear: [(plot) => this.#drawGaps(plot)],
+				setScale: [(plot, name) => name === 'x' && plot === this.#plot && plot.scales['x'] && this.#rescaled(plot.scales['x'])],
 				setCursor: [(plot) => this.#options.oncursor(plot.cursor.idx ?? null)]
 			}
 		};

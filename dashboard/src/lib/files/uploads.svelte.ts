@@ -62,6 +62,16 @@ export class Uploads {
 		this.#next();
 	}
 
+	/** Try again what failed. */
+	retry(): void {
+		for (const job of this.jobs.filter((candidate) => candidate.state === 'failed')) {
+			job.error = null;
+			job.sent = 0;
+			job.state = 'waiting';
+		}
+		this.#next();
+	}
+
 	cancel(): void {
 		for (const job of this.jobs) {
 			if (job.state === 'waiting') job.state = 'cancelled';

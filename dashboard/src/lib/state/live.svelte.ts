@@ -5,6 +5,7 @@
  */
 import { readEvents } from '$lib/api/event-stream';
 import { ApiError } from '$lib/api/errors';
+import { token } from '$lib/api/token';
 import { pause } from '$lib/wait';
 import { clock } from './clock.svelte';
 
@@ -15,7 +16,10 @@ export interface LiveEvent {
 	data: Record<string, unknown>;
 }
 
-type Message = { kind: 'event'; event: LiveEvent } | { kind: 'status'; live: boolean } | { kind: 'hello' };
+/** Why changes do not arrive: no answer, too many streams of the team, or no right to read them. */
+export type Problem = 'silence' | 'limit' | 'refusal';
+
+type Message = { kind: 'event'; event: LiveEvent } | { kind: 'status'; live: boolean; problem: Problem } | { kind: 'hello' };
 
 const RETRY_MS = [500, 1_000, 2_000, 5_000, 10_000];
 
@@ -24,6 +28,7 @@ class Live {
 	isLive = $state(false);
 	/** When they stopped arriving; null before the first connection. */
 	lostAt = $state<Date | null>(null);
+	problem = $state<Problem>('silence');
 	#listeners = new Set<(event: LiveEvent) => void>();
 	#retries = new Set<() => void>();
 	#end: AbortController | null = null;
@@ -65,8 +70,11 @@ class Live {
 		let leads = false;
 		channel.onmessage = ({ data }: MessageEvent<Message>) => {
 			if (data.kind === 'hello') {
-				if (leads) channel.postMessage({ kind: 'status', live: this.isLive } satisfies Message);
-			} else if (data.kind === 'status') this.#setLive(data.live);
+				if (leads) channel.postMessage({ kind: 'status', live: this.isLive, problem: this.problem } satisfies Message);
+			} else if (data.kind === 'status') {
+				this.problem = data.problem;
+				this.#setLive(data.live);
+			}
 			else this.#deliver(data.event);
 		};
 		channel.postMessage({ kind: 'hello' } satisfies Message);
@@ -77,7 +85,7 @@ class Live {
 				await this.#read(
 					signal,
 					(event) => channel.postMessage({ kind: 'event', event } satisfies Message),
-					(live) => channel.postMessage({ kind: 'status', live } satisfies Message)
+					(live) => channel.postMessage({ kind: 'status', live, problem: this.problem } satisfies Message)
 				);
 			})
 			.catch(() => {}); // aborted: another team is shown
@@ -107,6 +115,7 @@ class Live {
 		let lastEventId = '';
 		let failures = 0;
 		while (!signal.aborted) {
+			let problem: Problem = 'silence';
 			try {
 				const stream = readEvents('/v1/events', { signal, lastEventId });
 				for await (const { id, type, data } of stream) {
@@ -128,8 +137,15 @@ class Live {
 				if (signal.aborted) return;
 				// Signed out: the dialog asks to sign in, and the next attempt has a new token.
 				if (!(error instanceof ApiError)) console.debug('event stream', error);
+				else if (error.status === 429) problem = 'limit';
+				else if (error.status === 403) {
+					problem = 'refusal';
+					// If the user is not in the team any more, this leads to another page.
+					await token.renew().catch(() => {});
+				}
 			}
 			if (signal.aborted) return;
+			this.problem = problem;
 			this.#setLive(false);
 			passStatus(false);
 			const wait = RETRY_MS[Math.min(failures++, RETRY_MS.length - 1)] ?? 10_000;

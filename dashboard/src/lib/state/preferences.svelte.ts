@@ -1,4 +1,4 @@
-/** What somebody chose for this browser: theme and time zone. Without storage the choice lasts as long as the page. */
+/** What somebody chose for this browser: theme, time zone, keys. Without storage the choice lasts as long as the page. */
 
 export type Theme = 'system' | 'dark' | 'light';
 export type Zone = 'local' | 'utc';
@@ -22,12 +22,15 @@ function write(key: string, value: string): void {
 class Preferences {
 	theme = $state<Theme>('system');
 	zone = $state<Zone>('local');
+	/** Whether keys without Ctrl or Alt do something. Speech input presses them by accident. */
+	hasSingleKeys = $state(true);
 
 	constructor() {
 		if (typeof window === 'undefined') return;
 		const theme = read('wrenn-theme');
 		if (theme === 'dark' || theme === 'light') this.theme = theme;
 		if (read('wrenn-zone') === 'utc') this.zone = 'utc';
+		this.hasSingleKeys = read('wrenn-single-keys') !== 'off';
 	}
 
 	setTheme(theme: Theme): void {
@@ -40,6 +43,11 @@ class Preferences {
 	setZone(zone: Zone): void {
 		this.zone = zone;
 		write('wrenn-zone', zone);
+	}
+
+	setSingleKeys(isOn: boolean): void {
+		this.hasSingleKeys = isOn;
+		write('wrenn-single-keys', isOn ? 'on' : 'off');
 	}
 
 	// Made once for a zone: making one costs much more than formatting a time.

@@ -16,6 +16,7 @@ const ENDED = new Set(['stopped', 'error']);
 /** More changed rows at once than this are read by one list. */
 const SINGLE_READS = 8;
 const GATHER_MS = 50;
+const ENDED_KEPT = 100;
 /** After a list that events asked for, the next one waits as long as that took, and not longer than this. */
 const LIST_PAUSE_MS = 1_000;
 /** What events have of a row, under the same names. */
@@ -23,6 +24,8 @@ const OF_EVENTS = ['status', 'name', 'expires_at', 'timeout_sec', 'on_expiry', '
 
 class Sandboxes {
 	readonly rows = new SvelteMap<string, Sandbox>();
+	/** The last that is known of sandboxes that have ended, of which a page may be open. */
+	readonly ended = new SvelteMap<string, Sandbox>();
 	readonly list = new Resource(() => this.#load(), { inputs: () => this.#teamId, isShared: true });
 	#acting = new SvelteMap<string, Action>();
 	/** Sandboxes of which more is to be read than the events had. */
@@ -46,6 +49,7 @@ class Sandboxes {
 		this.#teamId = teamId;
 		this.#isListed = false;
 		this.rows.clear();
+		this.ended.clear();
 		this.#acting.clear();
 		this.#changed.clear();
 		this.#isListOld = false;
@@ -120,13 +124,20 @@ class Sandboxes {
 	#put(sandbox: Sandbox, teamId: string): void {
 		if (teamId !== this.#teamId) return;
 		this.#newer?.add(sandbox.id);
-		if (ENDED.has(sandbox.status)) this.rows.delete(sandbox.id);
+		if (ENDED.has(sandbox.status)) this.#remove(sandbox.id, sandbox);
 		else this.rows.set(sandbox.id, sandbox);
 	}
 
-	#remove(id: string): void {
+	/** Take a sandbox out of the list. `last`: its row at its end, if that is known. */
+	#remove(id: string, last?: Sandbox): void {
 		this.#newer?.add(id);
 		this.rows.delete(id);
+		if (last === undefined) return;
+		this.ended.set(id, last);
+		for (const oldest of this.ended.keys()) {
+			if (this.ended.size <= ENDED_KEPT) break;
+			this.ended.delete(oldest);
+		}
 	}
 
 	async #load(): Promise<true> {
@@ -157,7 +168,7 @@ class Sandboxes {
 		const row = this.rows.get(id);
 		const status = event.data['status'] as Sandbox['status'] | undefined;
 		if (event.type === 'sandbox.destroyed' || (status !== undefined && ENDED.has(status))) {
-			this.#remove(id);
+			this.#remove(id, row && patched(row, event));
 			return;
 		}
 		if (row === undefined) {

@@ -53,6 +53,21 @@ describe('sandboxes', () => {
 		expect([[...sandboxes.rows.keys()], asked]).toEqual([['a'], []]);
 	});
 
+	it('remembers how one ended', async () => {
+		hear(event('sandbox.error', 'a', { status: 'error', reason: 'Its host is gone.' }));
+		rows = [{ ...row('b', 'error'), metadata: { reason: 'as read' } }];
+		const read = sandboxes.read('b');
+		await vi.advanceTimersByTimeAsync(20);
+		await read;
+		expect([...sandboxes.rows.keys()]).toEqual([]);
+		expect([...sandboxes.ended.values()].map(({ status, metadata }) => [status, metadata?.['reason']])).toEqual([
+			['error', 'Its host is gone.'],
+			['error', 'as read']
+		]);
+		sandboxes.enter('another team');
+		expect(sandboxes.ended.size).toBe(0);
+	});
+
 	it('reads what an event does not have', async () => {
 		rows.push(row('c'));
 		hear(event('sandbox.created', 'c', { status: 'pending' }));

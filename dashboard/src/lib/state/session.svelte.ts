@@ -1,6 +1,8 @@
 /** Who is signed in, in which team, and what that allows. */
 import { answer, api, type Schemas } from '$lib/api/client';
-import { leavePage, token } from '$lib/api/token';
+import { departure } from '$lib/api/departure';
+import { token } from '$lib/api/token';
+import { announceSignIn } from './signed-in';
 
 const ATTEMPTS = 3;
 
@@ -49,7 +51,16 @@ class Session {
 		if (this.user !== null) return true;
 		if ((await token.renew()) === null) return false;
 		await this.loadTeams();
+		announceSignIn();
 		return true;
+	}
+
+	/** Go on after the session has ended, if another tab of the browser has signed in. */
+	async goOn(): Promise<void> {
+		if (!this.expired) return;
+		// Unknown whether it has: the dialog stays, and the next attempt may say.
+		const signedIn = await token.renew().catch(() => null);
+		if (signedIn !== null) await this.loadTeams().catch(() => {});
 	}
 
 	/** Sign in, on a page of its own or over a page whose session has ended: that page then goes on with its user and team. */
@@ -57,18 +68,18 @@ class Session {
 		const former = this.user === null ? null : { userId: this.user.id, teamId: this.teamId };
 		const signedIn = await answer(api.POST('/v1/auth/login', { body: { email, password } }));
 		if (former === null) token.accept(signedIn);
-		else if (former.userId !== signedIn.user_id) return leavePage();
+		else if (former.userId !== signedIn.user_id) return departure.begin('user');
 		else {
 			// A sign-in is for the user's default team: its token is never used on a page of another one.
 			token.teamId = former.teamId;
 			await token.renew();
 		}
-		await this.loadTeams();
+		await this.#enter();
 	}
 
 	async signUp(name: string, email: string, password: string): Promise<void> {
 		token.accept(await answer(api.POST('/v1/auth/signup', { body: { name, email, password } })));
-		await this.loadTeams();
+		await this.#enter();
 	}
 
 	async signOut(): Promise<void> {
@@ -93,6 +104,22 @@ class Session {
 		this.teams = await answer(api.GET('/v1/teams'));
 	}
 
+	async #enter(): Promise<void> {
+		announceSignIn();
+		await this.loadTeams();
+	}
+
+	/** Load the teams again. A user who is no longer in the team that is shown gets another page, which the renewal leads to. */
+	followTeams = async (): Promise<void> => {
+		if (this.user === null || this.expired) return;
+		try {
+			await this.loadTeams();
+			if (this.team === null) await token.renew();
+		} catch {
+			// No answer, or no right to any: the calls of the page say so.
+		}
+	};
+
 	/** Use what an answer says about one of the teams. */
 	put(team: Team): void {
 		this.teams = this.teams.map((known) => (known.id === team.id ? team : known));
@@ -113,7 +140,7 @@ class Session {
 	/** Sign in with the secret of a link that `wrenn up` or `wrenn open` has printed. */
 	async signInByLink(secret: string): Promise<void> {
 		token.accept(await answer(api.POST('/v1/auth/sign-in-link', { body: { token: secret } })));
-		await this.loadTeams();
+		await this.#enter();
 	}
 
 	/** Show another team in this tab; other tabs stay where they are. */

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
 from wrenn.base.networks import NETWORKS_LIMIT
 from wrenn.control.hosts import TAGS_LIMIT, HostTag
@@ -203,6 +203,25 @@ class ChangeSandbox(RequestBody):
         max_length=PUBLIC_PORTS_LIMIT,
         description="Ports that anybody may visit without a credential, in place of all that there are",
     )
+    add_public_ports: list[Port] | None = Field(
+        None,
+        max_length=PUBLIC_PORTS_LIMIT,
+        description="Ports that become public; the others stay as they are",
+    )
+    remove_public_ports: list[Port] | None = Field(
+        None,
+        max_length=PUBLIC_PORTS_LIMIT,
+        description="Ports that are public no more; the others stay as they are",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        changed = (*(self.add_public_ports or ()), *(self.remove_public_ports or ()))
+        if changed and self.public_ports is not None:
+            raise ValueError("public_ports replaces all of them: add or remove none beside it")
+        if len(set(changed)) < len(changed):
+            raise ValueError("add_public_ports and remove_public_ports name a port twice")
+        return self
 
 
 class SetTimeout(RequestBody):

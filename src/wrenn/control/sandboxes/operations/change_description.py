@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import InvalidState
+from wrenn.base.errors import InvalidRequest, InvalidState
 from wrenn.control.auth import Credential
 from wrenn.control.db import Database, Hints, Transaction
 from wrenn.control.sandboxes import desired_state_store
@@ -10,7 +10,7 @@ from wrenn.control.sandboxes.lookup import Lookup
 from wrenn.control.sandboxes.operations import description_store
 from wrenn.control.sandboxes.records import Sandbox
 from wrenn.control.sandboxes.state import ENDED, Desired
-from wrenn.control.sandboxes.types import ChangeSandbox
+from wrenn.control.sandboxes.types import PUBLIC_PORTS_LIMIT, ChangeSandbox
 
 
 class DescriptionChanges:
@@ -25,7 +25,8 @@ class DescriptionChanges:
         """Change name, metadata and public ports; what is absent keeps its value. This does not count as activity.
 
         Raises:
-            InvalidState: it has ended, or is being removed.
+            InvalidState: it has ended, or is being removed; or single ports are to be changed, and all are public.
+            InvalidRequest: too many ports would be public.
         """
         found = await self._lookup.locate(credential, text_id)
         sandbox_id = found.sandbox.sandbox_id
@@ -43,7 +44,7 @@ class DescriptionChanges:
                 now = await description_store.write_description(
                     tx, sandbox_id, name=name, labels=labels, by=by
                 )
-            ports = None if body.public_ports is None else tuple(sorted(set(body.public_ports)))
+            ports = _public_ports(now, body)
             if ports is not None and (ports != now.ingress.public_ports or now.ingress.all_ports_public):
                 now = await description_store.write_public_ports(
                     tx, sandbox_id, ports, by=by, hints=self._hints
@@ -51,3 +52,20 @@ class DescriptionChanges:
             return now
 
         return await self._database.transaction(change)
+
+
+def _public_ports(sandbox: Sandbox, body: ChangeSandbox) -> tuple[int, ...] | None:
+    """Return which ports are to be public; None: as they are."""
+    if body.public_ports is not None:
+        return tuple(sorted(set(body.public_ports)))
+    added, removed = set(body.add_public_ports or ()), set(body.remove_public_ports or ())
+    if not added and not removed:
+        return None
+    if sandbox.ingress.all_ports_public:
+        raise InvalidState(
+            f"All ports of sandbox {sandbox.sandbox_id} are public. Give those that are to be so as public_ports."
+        )
+    ports = (set(sandbox.ingress.public_ports) | added) - removed
+    if len(ports) > PUBLIC_PORTS_LIMIT:
+        raise InvalidRequest(f"A sandbox has at most {PUBLIC_PORTS_LIMIT} public ports.")
+    return tuple(sorted(ports))
