@@ -114,6 +114,15 @@ def test_dirtied_pages_that_are_cut_meanwhile_are_refused(tmp_path: Path) -> Non
         pages.read(runs, np.empty(MIB, dtype=np.uint8))
 
 
+def test_dirtied_pages_of_a_file_that_grew_stay_within_the_memory(tmp_path: Path) -> None:
+    fd = sparse(tmp_path / DIRTIED, {3: page("n")})
+    pages = DirtiedPages(fd, MIB)
+    os.pwrite(fd, page("x") * 4, MIB - 2 * PAGE_B)
+    assert pages.own_pages().tolist() == [[3, 1], [254, 2]]
+    os.pwrite(fd, page("x"), 2 * MIB)
+    assert pages.own_pages().tolist() == [[3, 1], [254, 2]]
+
+
 def test_a_copy_without_zeros_has_the_same_content_and_holes(tmp_path: Path) -> None:
     content = {0: page("a"), 1: page("b"), 255: page("z"), 300: page("y")}
     whole = bytearray(2 * MIB)

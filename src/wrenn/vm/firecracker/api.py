@@ -18,17 +18,18 @@ from typing import Any, Final, Self, cast
 import aiohttp
 
 from wrenn.base.errors import AgentFailure
-from wrenn.base.units import KIB
+from wrenn.base.units import KIB, MIB
 from wrenn.relay.http import read_bounded
 
 CALL_TIMEOUT_S: Final = 10.0
 METADATA_ADDRESS: Final = "169.254.169.254"
 """Where guests of every cloud look for it. Firecracker answers packets to it itself: they never reach the tap."""
 SNAPSHOT_TIMEOUT_S: Final = 120.0
-"""A full snapshot writes the whole memory: seconds, minutes on a slow disk."""
+_SLOWEST_B_PER_S: Final = 20 * MIB
+"""A full snapshot writes the whole memory: seconds, and many minutes of a large one on a slow disk."""
 _ANSWER_LIMIT_B: Final = 64 * KIB
 _REASON_LIMIT: Final = 500
-_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_VERSION: Final = re.compile(r"v?(\d{1,6})\.(\d{1,6})\.(\d{1,6})")
 OLDEST_VERSION: Final = (1, 12)
 NEWEST_VERSION: Final = (1, 16)
 _TRACK_DIRTY_PAGES_SINCE: Final = (1, 13)
@@ -137,7 +138,8 @@ class FirecrackerApi:
             state = None
         if version is None or state is None:
             raise FirecrackerError(
-                "Firecracker describes itself in an unknown way.", context={"answer": answer}
+                "Firecracker describes itself in an unknown way.",
+                context={"answer": str(answer)[:_REASON_LIMIT]},
             )
         return Instance(state, (int(version[1]), int(version[2]), int(version[3])))
 
@@ -207,13 +209,17 @@ class FirecrackerApi:
         """Have a drive opened anew, so that its size is read again and the guest is told."""
         await self._call("PATCH", f"/drives/{drive_id}", {"drive_id": drive_id, "path_on_host": path})
 
-    async def create_snapshot(self, *, kind: SnapshotKind, state: str, memory: str) -> None:
+    async def create_snapshot(
+        self, *, kind: SnapshotKind, state: str, memory: str, memory_b: int = 0
+    ) -> None:
         """Write device state and memory of a paused instance to these files, which Firecracker creates.
 
         Of a memory file that exists and is as large as the memory, a difference overwrites only the dirtied pages.
+        The deadline grows with the size of the memory, `memory_b`.
         """
         body = {"snapshot_type": kind.value, "snapshot_path": state, "mem_file_path": memory}
-        await self._call("PUT", "/snapshot/create", body, timeout_s=SNAPSHOT_TIMEOUT_S)
+        timeout_s = SNAPSHOT_TIMEOUT_S + memory_b / _SLOWEST_B_PER_S
+        await self._call("PUT", "/snapshot/create", body, timeout_s=timeout_s)
 
     async def load_snapshot(
         self, *, state: str, memory: str, backend: MemoryBackend, version: tuple[int, int, int], resume: bool

@@ -14,12 +14,14 @@ from typing import Final
 
 from wrenn.base.errors import AgentFailure
 from wrenn.base.undo import Undo
+from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.files import link_or_copy, remove_tree, translated
 from wrenn.linux.jailer import JailedStart, jail_root
 from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.tap import NamedTap
 from wrenn.storage import snapshots
+from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm.driver import BootRequest, BootSource, Capabilities, FlattenRequest, RestoreRequest
@@ -202,9 +204,12 @@ class FirecrackerDriver:
         assert isinstance(machine, FirecrackerMachine), "a machine of this driver"
         base = FirecrackerBase(request.directory.name, request.directory)
         await machine.suspend()
-        await machine.save_all()
+        memory_b = request.shape.memory_mb * MIB
+        await machine.save_all(memory_b=memory_b)
         whole = request.directory / "memory.whole"
         take_file(machine.root / MEMORY, whole)
+        if whole.stat().st_size != memory_b:
+            raise DamagedSnapshot("The virtual machine saved a memory of another size.")
         await threads.run_to_end(partial(copy_without_zeros, whole, base.memory))
         whole.unlink()
         take_file(machine.root / STATE, base.state)

@@ -86,9 +86,9 @@ class DirtiedPages:
 
     def own_pages(self) -> PageRuns:
         """Return the pages that the file has."""
-        runs = _pages_with_data(self.fd)
+        runs = _pages_with_data(self.fd, self.pages)
         if self.also is not None:
-            runs = runs_of(np.union1d(pages_of(runs), pages_of(_pages_with_data(self.also))))
+            runs = runs_of(np.union1d(pages_of(runs), pages_of(_pages_with_data(self.also, self.pages))))
         return runs
 
     def read(self, runs: PageRuns, into: NDArray[np.uint8]) -> None:
@@ -104,6 +104,11 @@ class DirtiedPages:
                 at, offset = at + read, offset + read
 
 
-def _pages_with_data(fd: int) -> PageRuns:
-    extents = [(start // PAGE_B, -(-end // PAGE_B)) for start, end in data_extents(fd)]
-    return np.array([(first, end - first) for first, end in extents], dtype=np.int64).reshape(-1, 2)
+def _pages_with_data(fd: int, pages: int) -> PageRuns:
+    """Return the pages that a file has. The VMM may change its size meanwhile."""
+    try:
+        extents = [(start // PAGE_B, min(-(-end // PAGE_B), pages)) for start, end in data_extents(fd)]
+    except OSError as error:
+        raise DamagedSnapshot("The virtual machine changed the memory that it saved.") from error
+    runs = [(first, end - first) for first, end in extents if first < end]
+    return np.array(runs, dtype=np.int64).reshape(-1, 2)

@@ -94,15 +94,19 @@ class FirecrackerMachine:
         async with self.api() as api:
             await api.resume()
 
-    async def save_dirtied(self) -> None:
+    async def save_dirtied(self, *, memory_b: int) -> None:
         """Add the pages that were dirtied since the last save to the file of dirtied pages, and write the device state. The VM is suspended."""
         async with self.api() as api:
-            await api.create_snapshot(kind=SnapshotKind.DIFF, state=f"/{STATE}", memory=f"/{DIRTIED}")
+            await api.create_snapshot(
+                kind=SnapshotKind.DIFF, state=f"/{STATE}", memory=f"/{DIRTIED}", memory_b=memory_b
+            )
 
-    async def save_all(self) -> None:
+    async def save_all(self, *, memory_b: int) -> None:
         """Write the whole memory and the device state. The VM is suspended."""
         async with self.api() as api:
-            await api.create_snapshot(kind=SnapshotKind.FULL, state=f"/{STATE}", memory=f"/{MEMORY}")
+            await api.create_snapshot(
+                kind=SnapshotKind.FULL, state=f"/{STATE}", memory=f"/{MEMORY}", memory_b=memory_b
+            )
 
     async def switch_layer(self, layer_id: str) -> None:
         """Put the layer on top of the disk; Firecracker has the same device as before."""

@@ -44,8 +44,8 @@ class FirecrackerMemory(DiffedMemory):
         assert isinstance(machine, FirecrackerMachine), "a machine of this driver"
         await self._require_version(machine)
         parent, between = self.choose_parent(image)
-        await machine.save_dirtied()
         async with self.images.descriptor(ImageRef(image.base, parent)) as below:
+            await machine.save_dirtied(memory_b=os.fstat(below).st_size)
             size = await run_to_end(partial(_write, memory_path(directory), machine, below, between))
         await on_part_saved("memory")
         async with machine.api() as api:
