@@ -29,6 +29,7 @@ from wrenn.control.fleet.types import CreateHost
 from wrenn.control.identity import Role, insert_key
 from wrenn.control.identity import store as teams
 from wrenn.control.sandboxes.types import CreateSandbox, SetTimeout
+from wrenn.control.snapshots.records import MayReplace
 from wrenn.control.snapshots.types import CreateSnapshot
 from wrenn.control.wiring import Control
 from wrenn.testing import virtual_time
@@ -291,7 +292,7 @@ class FleetScenario:
         body = CreateSnapshot(sandbox_id=sandbox.sandbox_id, name=name)
         made = await self.attempt(
             f"client {number}: snapshot {sandbox.sandbox_id}",
-            lambda control: control.services.snapshots.create(self.key, body, overwrite=False),
+            lambda control: control.services.snapshots.create(self.key, body, may_replace=MayReplace.NOTHING),
         )
         if made is not FAILED:
             self.templates.append(name)

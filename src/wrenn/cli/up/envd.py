@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
-import wrenn
+from wrenn.base.built_programs import find_built_program
 from wrenn.base.errors import NotFound
 from wrenn.cli.settings import given_envd
 
@@ -16,16 +15,8 @@ def find_envd() -> Path:
     Raises:
         NotFound: it has not been built.
     """
-    package = Path(wrenn.__file__).parent
-    target = package.parent.parent / "rust/target"
-    machine = platform.machine()
-    candidates = (
-        given_envd(),
-        package / "_bin" / "envd",
-        target / f"{machine}-unknown-linux-gnu" / "release/envd",
-        target / f"{machine}-unknown-linux-musl" / "release/envd",
-    )
-    for path in candidates:
-        if path is not None and path.is_file():
-            return path
+    given = given_envd()
+    found = given if given is not None and given.is_file() else find_built_program("envd")
+    if found is not None:
+        return found
     raise NotFound("The guest agent envd is not built: run `make setup` in the checkout.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import socket
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-import wrenn
+from wrenn.base.built_programs import find_built_program
 from wrenn.linux.files import write_json
 from wrenn.linux.private_root import PrivateRoot, RootFile, build_private_root
 from wrenn.linux.process import ProcessRef
@@ -55,10 +54,7 @@ class PagerRequest:
 
 def find_pager() -> Path | None:
     """Return the program's path: in the package, or in a checkout in which cargo has built it."""
-    package = Path(wrenn.__file__).parent
-    target = package.parent.parent / "rust/target" / f"{platform.machine()}-unknown-linux-gnu"
-    candidates = (package / "_bin" / _PROGRAM, target / "release" / _PROGRAM)
-    return next((path for path in candidates if path.is_file()), None)
+    return find_built_program(_PROGRAM)
 
 
 def why_no_pager(program: Path | None, *, device: Path = _USERFAULTFD) -> str:
