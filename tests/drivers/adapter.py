@@ -22,7 +22,7 @@ from wrenn.agent.settings import Settings
 from wrenn.agent.vm_exit import fail_if_vm_exits
 from wrenn.base.units import GIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
-from wrenn.linux.files import copy_file, remove_tree
+from wrenn.linux.files import copy_file, data_extents, remove_tree
 from wrenn.storage import snapshots
 from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import Manifest
@@ -390,10 +390,16 @@ class LocalAdapter:
 
 
 def _damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
+    """Change one byte in the middle of a file's data: the file may be sparse, and far larger than memory."""
     path.chmod(0o600)
-    path.write_bytes(content)
+    with path.open("r+b") as file:
+        extents = list(data_extents(file.fileno()))
+        start, end = extents[len(extents) // 2]
+        at = (start + end) // 2
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
 
 
 @asynccontextmanager

@@ -144,6 +144,8 @@ async def test_a_flattened_disk_is_one_sparse_file_of_its_size(driver: DriverAda
     first = await written(driver, "one")
     second = await written(driver, "two", first)
     size_b, allocated_b, reported_b = await driver.flatten(DiskRef(second.layers, driver.base))
-    assert size_b == reported_b >= GIB
+    # A driver that knows which parts of the disk are written reports those alone.
+    assert size_b >= GIB
+    assert 0 < reported_b <= size_b
     assert 0 < allocated_b < size_b // 2
     assert "flatten" not in await driver.confined()
