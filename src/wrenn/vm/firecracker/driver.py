@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -318,6 +319,7 @@ class FirecrackerDriver:
 
         def prepare_and_start() -> ProcessRef:
             remove_tree(start.folder)  # of a machine that ended by itself
+            (directory / SOCKET_NAME).unlink(missing_ok=True)
             start.root.mkdir(parents=True)
             forget_pager(directory)
             fill_jail(start.root)
@@ -393,9 +395,16 @@ async def _take_socket(machine: FirecrackerMachine) -> None:
 
     A VMM that a guest took over could otherwise put a link to another socket of the host there, and have the agent talk to that.
     """
+    socket = machine.handle.directory / SOCKET_NAME
     deadline = time.monotonic() + _SOCKET_TIMEOUT_S
-    while not (machine.root / API).is_socket():
+    while True:
+        if (machine.root / API).is_socket():
+            (machine.root / API).rename(socket)
+        # It is there before Firecracker listens.
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            _, writer = await asyncio.open_unix_connection(socket)
+            writer.close()
+            return
         if not machine.handle.process.is_alive() or time.monotonic() > deadline:
             raise AgentFailure("The virtual machine did not start.", context={"log": machine.log_tail()})
         await asyncio.sleep(_SOCKET_POLL_S)
-    (machine.root / API).rename(machine.handle.directory / SOCKET_NAME)
