@@ -40,7 +40,10 @@ async def succeeded(api: httpx2.AsyncClient, build_id: str) -> None:
     async with asyncio.timeout(_DEADLINE_S):
         while (found := (await api.get(f"/v1/builds/{build_id}")).json())["status"] in ("pending", "running"):
             await asyncio.sleep(0.1)
-    assert found["status"] == "success", found
+    assert found["status"] == "success", (
+        found["error"],
+        (await api.get(f"/v1/builds/{build_id}/logs")).json(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -164,8 +167,10 @@ async def test_what_was_cut_off_of_an_announced_build_is_sent_again_after_a_kill
         await died(process)
     steps = f"/e2b/v2/templates/own/builds/{build['buildID']}"
     async with crashing.started("control.e2b.files_packed=kill") as (api, process):
-        assert not (await api.get(link)).json()["present"]
-        assert (await api.put(url, content=archive(f="kept"))).status_code == 204
+        assert (await api.put(url, content=archive(f="kept"))).status_code == 404, "a link is for one use"
+        another = (await api.get(link)).json()
+        assert not another["present"]
+        assert (await api.put(another["url"], content=archive(f="kept"))).status_code == 204
         with contextlib.suppress(httpx2.TransportError):
             await api.post(steps, json=body)
         await died(process)

@@ -7,6 +7,7 @@ Two replicas of the control plane with all their loops, PostgreSQL, and agents o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -106,6 +107,7 @@ class FleetScenario:
         }
         self.replicas = [Replica(self.fleet, number, environment) for number in range(replicas)]
         self.hosts: list[SimulatedHost] = []
+        self.host_numbers = itertools.count()
         self.deleted: set[str] = set()
         """Wire ids of hosts whose deletion was asked for."""
         self.sandboxes: list[Sandbox] = []
@@ -177,7 +179,9 @@ class FleetScenario:
 
     async def add_host(self) -> None:
         """One more host, which registers and starts."""
-        number = len(self.hosts)
+        # Each has an address of its own, also if the answer to its registration is lost: there is no TLS here by which the control
+        # plane would notice that another host answers at the address of that one.
+        number = next(self.host_numbers)
         host = SimulatedHost(
             self.fleet, number, self.folder / f"host{number}", {"WRENN_CP_LOST_AFTER_S": "100"}
         )
