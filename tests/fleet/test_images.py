@@ -141,8 +141,8 @@ async def test_a_template_is_built_once_used_everywhere_and_removed_everywhere(
         return not any(images_of(host) for host in fleet.hosts[:2])
 
     await until(removed_where_possible)
+    # It holds up nothing: the store is emptied meanwhile, and it removes its own when it is back.
     assert len(images_of(offline)) == 2
-    assert objects_of(store)
     offline.start()
 
     async def nothing_left() -> object:
