@@ -6,9 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust check-dashboard
-# `make test` runs three of these at a time, the longest first, each with its suites in order of speed: what makes networks and
-# virtual machines, what talks to the whole control plane, what needs neither, what runs in a host with KVM, what uses the SDKs of
-# others, and what needs a browser. Tests wait for half of their time, so three of them keep two processors busy.
+# `make test` runs two of these at a time, the longest first, each with its suites in order of speed: what makes networks and
+# virtual machines, what talks to the whole control plane, what needs neither, what runs in a host with KVM, what needs a browser,
+# and what uses the SDKs of others.
 PARTS := machines integration programs kvm browsers sdks
 machines := host drivers fleet vm attacks
 integration := integration
@@ -57,7 +57,7 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
 	@$(MAKE) --no-print-directory check-dashboard
 	@mkdir -p build
-	@$(MAKE) --no-print-directory --keep-going --jobs=3 $(addprefix test-part-,$(PARTS)); status=$$?; \
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-part-,$(PARTS)); status=$$?; \
 	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
 test-part-%:

@@ -225,8 +225,8 @@ async def test_uploads_in_the_background_wait_where_garbage_could_not_be_collect
     url = str(fleet.plane.settings.database_url)
     await run_sql(
         url,
-        "INSERT INTO images (id, team_id, status, kind, lease_owner, lease_until)"
-        " SELECT gen_random_uuid(), team_id, 'pending', 'sandbox', 'other', now() + interval '1 hour' FROM images",
+        "INSERT INTO images (id, team_id, status, kind, host_id, lease_owner, lease_until)"
+        " SELECT gen_random_uuid(), team_id, 'pending', 'sandbox', (SELECT min(id::text)::uuid FROM hosts), 'other', now() + interval '1 hour' FROM images",
     )
     answer = await fleet.plane.api.delete(f"/v1/sandboxes/{removed}")
     assert answer.status_code == 204, answer.text
