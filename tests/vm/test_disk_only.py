@@ -81,8 +81,11 @@ async def test_a_pause_without_memory_that_fails_leaves_the_sandbox_running(agen
     spec, sandbox = await created(agent.sandboxes)
     before = await output(sandbox, f"{_BOOT_ID}; echo x > /dev/shm/file")
     arm_faults(f"agent.pause.{point}=error")
-    with pytest.raises((FaultInjected, AgentFailure)):
-        await agent.sandboxes.pause(spec.sandbox_id, keep_memory=False)
+    try:
+        with pytest.raises((FaultInjected, AgentFailure)):
+            await agent.sandboxes.pause(spec.sandbox_id, keep_memory=False)
+    finally:
+        arm_faults("")
     assert (
         await output(agent.sandboxes.get(spec.sandbox_id), f"{_BOOT_ID}; cat /dev/shm/file") == f"{before}x\n"
     )
