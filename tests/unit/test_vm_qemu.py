@@ -69,16 +69,21 @@ def test_confinement_is_on() -> None:
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+LATE = b'{"return": [{"late": true}], "id": "of-a-former-connection"}\n'
 GREETING = b'{"QMP": {"version": {}, "capabilities": []}}\n'
+
+
+def answer(writer: asyncio.StreamWriter, request: bytes, value: object, *, kind: str = "return") -> None:
+    writer.write(json.dumps({kind: value, "id": json.loads(request)["id"]}).encode() + b"\n")
 
 
 @asynccontextmanager
 async def vmm(path: Path, serve: Serve) -> AsyncGenerator[None]:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(GREETING)
-            await reader.readline()
-            writer.write(b'{"return": {}}\n')
+            # What a command of a former connection returns, which has ended only now.
+            writer.write(LATE + GREETING + LATE)
+            answer(writer, await reader.readline(), {})
             await serve(reader, writer)
         except ConnectionError:
             pass
@@ -92,10 +97,11 @@ async def vmm(path: Path, serve: Serve) -> AsyncGenerator[None]:
         server.close()
 
 
-async def test_events_between_command_and_response_are_skipped(tmp_path: Path) -> None:
+async def test_events_and_late_answers_between_command_and_response_are_skipped(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = json.loads(await reader.readline())["execute"]
-        writer.write(b'{"event": "STOP"}\n' + json.dumps({"return": command}).encode() + b"\n")
+        request = await reader.readline()
+        writer.write(b'{"event": "STOP"}\n' + LATE)
+        answer(writer, request, json.loads(request)["execute"])
 
     async with vmm(tmp_path / "q", serve):
         qmp = await Qmp.connect(tmp_path / "q")
@@ -105,8 +111,8 @@ async def test_events_between_command_and_response_are_skipped(tmp_path: Path) -
 
 async def test_a_refusal_names_the_command_and_keeps_the_detail_inside(tmp_path: Path) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readline()
-        writer.write(b'{"error": {"class": "GenericError", "desc": "/secret/path"}}\n')
+        detail = {"class": "GenericError", "desc": "/secret/path"}
+        answer(writer, await reader.readline(), detail, kind="error")
 
     async with vmm(tmp_path / "q", serve):
         qmp = await Qmp.connect(tmp_path / "q")
@@ -151,14 +157,14 @@ async def test_a_merge_under_way_is_ended_before_a_vm_is_frozen(tmp_path: Path) 
         while line := await reader.readline():
             command = json.loads(line)["execute"]
             seen.append(command)
-            answer: object = {}
+            value: object = {}
             if command == "query-jobs":
-                answer = list(jobs)
+                value = list(jobs)
             elif command == "job-cancel":
                 jobs[0]["status"] = "concluded"
             elif command == "job-dismiss":
                 jobs.clear()
-            writer.write(json.dumps({"return": answer}).encode() + b"\n")
+            answer(writer, line, value)
 
     async with vmm(tmp_path / "qmp.sock", serve):
         disks = Qcow2Disks(tmp_path, QemuBases(tmp_path))

@@ -2,6 +2,9 @@
 
 Source: QEMU's "QEMU Machine Protocol Specification". The VMM is not trusted (a guest may have taken it over): lines are
 bounded, and every command has a deadline.
+
+Each command has an id, which QEMU repeats in its answer. When a connection is closed while a command runs, QEMU sends the answer to
+the next connection.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.ids import random_hex
 from wrenn.base.on_failure import on_failure
 
 _LINE_LIMIT_B: Final = 1024 * 1024
@@ -63,9 +67,11 @@ class Qmp:
         with on_failure(connection.close):
             try:
                 async with asyncio.timeout(timeout_s):
-                    await qmp._read_line()
+                    # The answer to a command of a former connection may come first.
+                    while "QMP" not in _object(await qmp._read_line()):
+                        pass
                     await qmp.execute("qmp_capabilities", timeout_s=timeout_s)
-            except (OSError, TimeoutError) as error:
+            except (OSError, TimeoutError, ValueError, RecursionError) as error:
                 raise QmpError(_SILENT) from error
         return qmp
 
@@ -82,7 +88,9 @@ class Qmp:
         Raises:
             QmpError: refused (message of QEMU in `context`), broken, or no answer in time.
         """
-        request = json.dumps({"execute": command, "arguments": dict(arguments or {})}).encode() + b"\n"
+        request_id = random_hex(8)
+        content = {"execute": command, "arguments": dict(arguments or {}), "id": request_id}
+        request = json.dumps(content).encode() + b"\n"
         async with self._turn:
             # After a failure, an answer that comes late would be taken for the next command's.
             with on_failure(self._socket.close):
@@ -91,6 +99,8 @@ class Qmp:
                         await self._send(request, fds)
                         while True:
                             message = _object(await self._read_line())
+                            if message.get("id") != request_id:
+                                continue  # an event, or the answer to a command of a former connection
                             if "return" in message:
                                 return message["return"]
                             if "error" in message:
