@@ -97,7 +97,11 @@ async def test_a_list_of_two_thousand(visitor: Visitor, platform: Platform):
             await page.mouse.wheel(0, distance)
             await expect(page.get_by_role("row").filter(has=box)).to_have_attribute("aria-rowindex", "14")
             await expect(box).to_be_focused()
-        await page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        # Again and again: the wheel's last turn may still be moving the page.
+        await page.wait_for_function(
+            "() => { scrollTo(0, document.documentElement.scrollHeight);"
+            " return [...document.querySelectorAll('a')].some((link) => link.textContent.trim() === 'real') }"
+        )
         await expect(page.get_by_role("link", name="real")).to_be_visible()
         assert await page.evaluate("document.activeElement.closest('[role=row]')") is None
         await page.get_by_label("Search").fill("copy 1234")
