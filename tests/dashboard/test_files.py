@@ -7,6 +7,7 @@ import base64
 import re
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from playwright.async_api import FilePayload, Route, expect
 
 from .conftest import Visitor
@@ -190,6 +191,7 @@ async def test_what_is_typed_outlives_a_save_a_pause_and_the_file(visitor: Visit
     visitor.errors[:] = [error for error in visitor.errors if not re.search("404|409", error)]
 
 
+@pytest.mark.all_looks
 async def test_what_is_typed_outlives_the_sandbox(visitor: Visitor):
     page, sandbox_id = visitor.page, await visitor.create()
     await run(visitor, sandbox_id, "echo one > /root/note")

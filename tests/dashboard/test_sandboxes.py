@@ -218,6 +218,7 @@ async def test_the_list_follows_what_happens_elsewhere(visitor: Visitor):
     await expect(page.get_by_text("No sandbox matches")).to_be_visible()
 
 
+@pytest.mark.all_looks
 async def test_the_menu_of_a_row_by_keyboard(visitor: Visitor):
     page = visitor.page
     sandbox_id = await visitor.create(name="with a menu")
@@ -238,6 +239,7 @@ async def test_the_menu_of_a_row_by_keyboard(visitor: Visitor):
     await expect(page.get_by_role("menu")).to_have_count(0)
 
 
+@pytest.mark.all_looks
 async def test_keys_open_pages_and_sandboxes(visitor: Visitor):
     page = visitor.page
     sandbox_id = await visitor.create(name="found by key")
