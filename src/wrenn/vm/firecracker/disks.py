@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,10 +15,10 @@ from typing import Final
 from wrenn.base.errors import AgentFailure, WrennError
 from wrenn.base.undo import Undo
 from wrenn.linux import device_mapper
-from wrenn.linux.files import copy_file, fsync_path, remove_file
+from wrenn.linux.files import copy_file, remove_file
 from wrenn.linux.threads import run_to_end
 from wrenn.storage.errors import DamagedSnapshot
-from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
+from wrenn.storage.layers import LayerSeal
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.firecracker import cow_file
 from wrenn.vm.firecracker.block_disks import BaseFiles
@@ -30,37 +30,29 @@ from wrenn.vm.firecracker.device_stack import (
     detach_devices,
     draft_of,
 )
+from wrenn.vm.layer_files import LayerFiles, missing_layer
 
 _log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".cow"
-_BLOCK_B: Final = 512
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class DmDisks:
+class DmDisks(LayerFiles):
     """Implements `wrenn.vm.firecracker.block_disks.BlockDisks`.
 
     `prefix` begins the names of all its devices, and no other installation on the machine has the same one.
     """
 
     def __init__(self, root: Path, bases: BaseFiles, *, prefix: str) -> None:
-        self._root = root
+        super().__init__(root, suffix=_SUFFIX)
         self._bases = bases
         self._prefix = prefix
-
-    def path(self, layer_id: str) -> Path:
-        """Return the path of a layer's file."""
-        return self._root / f"{layer_id}{_SUFFIX}"
 
     def files_of(self, disk: DiskRef) -> StackFiles:
         """Return the files of a disk."""
         below = [(layer, self.path(layer)) for layer in disk.layers]
         return StackFiles(self._bases.image(disk.base), (*below, (BASE_PART, self._bases.written(disk.base))))
-
-    def list_ids(self) -> list[str]:
-        """Ids of all layers."""
-        return sorted(path.stem for path in self._root.glob(f"{LAYER_PREFIX}*{_SUFFIX}"))
 
     async def create(self, layer_id: str, below: DiskRef, *, size_b: int, copy_of: str = "") -> None:
         """Make a new layer: an empty file, or a copy of a frozen one."""
@@ -93,22 +85,9 @@ class DmDisks:
             if same and expected.digest:
                 same = cow_file.digest(path) == expected.digest
         except FileNotFoundError as error:
-            raise _missing(expected.layer_id) from error
+            raise missing_layer(expected.layer_id) from error
         if not same:
             raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
-
-    def flush(self, layer_ids: Iterable[str]) -> None:
-        """Flush frozen layers to disk."""
-        for layer_id in layer_ids:
-            fsync_path(self.path(layer_id))
-        fsync_path(self._root)
-
-    def allocated_b(self, layer_id: str) -> int:
-        """Bytes that a layer takes on the host's disk."""
-        try:
-            return self.path(layer_id).stat().st_blocks * _BLOCK_B
-        except FileNotFoundError:
-            return 0
 
     def size_b(self, layer_id: str) -> int:
         """Return the size of the disk that the layer's file has room for."""
@@ -118,34 +97,18 @@ class DmDisks:
         """Size of the raw image."""
         return self._bases.image(base).stat().st_size
 
-    async def export(self, layer_id: str, scratch: Path) -> Path:
-        """Return the layer's own file."""
-        del scratch
-        path = self.path(layer_id)
-        if not path.exists():
-            raise _missing(layer_id)
-        return path
-
     async def restore(self, layer_id: str, file: Path) -> None:
         """Give the file the layer's name, unless it could not be one."""
         await run_to_end(partial(cow_file.inspect, file))
         file.chmod(0o400)
         file.rename(self.path(layer_id))
 
-    async def remove(self, layer_id: str) -> None:
-        """Remove a layer."""
-        await remove_file(self.path(layer_id))
-
-    def move_out(self, layer_id: str, folder: Path) -> None:
-        """Move a layer into `folder`."""
-        self.path(layer_id).rename(folder / layer_id)
-
     async def attach(self, name: str, disk: DiskRef) -> DeviceStack:
         """Make the devices of a disk whose layers all exist."""
         try:
             size_b = self.size_b(disk.layers[0])
         except FileNotFoundError as error:
-            raise _missing(disk.layers[0]) from error
+            raise missing_layer(disk.layers[0]) from error
         return await self._attach(name, self.files_of(disk), size_b)
 
     async def attach_boot(self, name: str, *, image: Path, written: Path, size_b: int = 0) -> DeviceStack:
@@ -229,7 +192,3 @@ async def detach_disk(prefix: str, name: str) -> None:
 def _prefix_of(prefix: str, name: str) -> str:
     assert _NAME.fullmatch(name), "names are made by the agent"
     return f"{prefix}.{name}."
-
-
-def _missing(layer_id: str) -> DamagedSnapshot:
-    return DamagedSnapshot(f"A part of the disk, {layer_id}, is missing.")

@@ -6,7 +6,6 @@ An overlay names no backing file: the VMM is told the layers by descriptor, and 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +13,11 @@ import xxhash
 
 from wrenn.base.units import MIB
 from wrenn.linux.command import run
-from wrenn.linux.files import copy_file, fsync_path, remove_file
+from wrenn.linux.files import copy_file
 from wrenn.storage.errors import DamagedSnapshot
-from wrenn.storage.layers import LAYER_PREFIX, LayerSeal
+from wrenn.storage.layers import LayerSeal
 from wrenn.vm.disks import DiskRef
+from wrenn.vm.layer_files import LayerFiles, missing_layer
 from wrenn.vm.qemu.bases import QemuBase, QemuBases
 
 _SUFFIX: Final = ".qcow2"
@@ -26,7 +26,6 @@ _SIZE_AT: Final = 24
 _DIGEST_LIMIT_B: Final = 64 * MIB
 """Up to here a digest costs less than 20 ms; of larger layers only the size is compared."""
 _COMMAND_TIMEOUT_S: Final = 20.0
-_BLOCK_B: Final = 512
 
 
 async def create_empty_overlay(path: Path, *, size_b: int) -> None:
@@ -45,16 +44,12 @@ def disk_size_b(overlay: Path) -> int:
     return int(struct.unpack(">Q", field)[0]) if len(field) == 8 else 0
 
 
-class Qcow2Disks:
+class Qcow2Disks(LayerFiles):
     """The layers of a host, one qcow2 file each. Implements `wrenn.vm.disks.DiskChain`."""
 
     def __init__(self, root: Path, bases: QemuBases) -> None:
-        self._root = root
+        super().__init__(root, suffix=_SUFFIX)
         self._bases = bases
-
-    def path(self, layer_id: str) -> Path:
-        """Return the path of a layer's file."""
-        return self._root / f"{layer_id}{_SUFFIX}"
 
     def files_of(self, disk: DiskRef) -> tuple[Path, ...]:
         """Return the files of a disk: layers, newest first, then the base's overlay and the raw image."""
@@ -63,10 +58,6 @@ class Qcow2Disks:
 
     def _base(self, key: str) -> QemuBase:
         return self._bases.of(key)
-
-    def list_ids(self) -> list[str]:
-        """Ids of all layers."""
-        return sorted(path.stem for path in self._root.glob(f"{LAYER_PREFIX}*{_SUFFIX}"))
 
     async def create(self, layer_id: str, below: DiskRef, *, size_b: int, copy_of: str = "") -> None:
         """Make a new layer.
@@ -96,22 +87,9 @@ class Qcow2Disks:
         try:
             same = path.stat().st_size == expected.size_b and _digest(path) == expected.digest
         except FileNotFoundError as error:
-            raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is missing.") from error
+            raise missing_layer(expected.layer_id) from error
         if not same:
             raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
-
-    def flush(self, layer_ids: Iterable[str]) -> None:
-        """Flush frozen layers to disk."""
-        for layer_id in layer_ids:
-            fsync_path(self.path(layer_id))
-        fsync_path(self._root)
-
-    def allocated_b(self, layer_id: str) -> int:
-        """Bytes that a layer takes on the host's disk."""
-        try:
-            return self.path(layer_id).stat().st_blocks * _BLOCK_B
-        except FileNotFoundError:
-            return 0
 
     def size_b(self, layer_id: str) -> int:
         """Return the disk size in the layer's header. Untrusted: a compromised VMM can write any value there."""
@@ -121,26 +99,10 @@ class Qcow2Disks:
         """Size of the raw image."""
         return self._base(base).image.stat().st_size
 
-    async def export(self, layer_id: str, scratch: Path) -> Path:
-        """Return the layer's own file."""
-        del scratch
-        path = self.path(layer_id)
-        if not path.exists():
-            raise DamagedSnapshot(f"A part of the disk, {layer_id}, is missing.")
-        return path
-
     async def restore(self, layer_id: str, file: Path) -> None:
         """Give the file the layer's name; it is not opened, as a VMM of another host wrote it."""
         file.chmod(0o400)
         file.rename(self.path(layer_id))
-
-    async def remove(self, layer_id: str) -> None:
-        """Remove a layer."""
-        await remove_file(self.path(layer_id))
-
-    def move_out(self, layer_id: str, folder: Path) -> None:
-        """Move a layer into `folder`."""
-        self.path(layer_id).rename(folder / layer_id)
 
 
 def _digest(path: Path) -> str:
