@@ -29,6 +29,7 @@ from wrenn.control.auth.tokens import (
     Tokens,
     ensure_secret,
 )
+from wrenn.control.auth.watched_calls import WatchedCalls
 
 __all__ = [
     "CALLERS",
@@ -62,6 +63,7 @@ __all__ = [
     "Scope",
     "Tokens",
     "UserToken",
+    "WatchedCalls",
     "arguments_of",
     "caller_of",
     "credential_of",

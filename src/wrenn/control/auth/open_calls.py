@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import AccessLost, Forbidden, Unauthorized
-from wrenn.base.loops import Loop
 from wrenn.control.auth.caller import Caller, caller_of
 from wrenn.control.auth.credential import Credential
 from wrenn.control.auth.store import find_callers
+from wrenn.control.auth.watched_calls import WatchedCalls
 from wrenn.control.db import Database
 
 _log = logging.getLogger(__name__)
 
 CHANNEL: Final = "wrenn_access"
 """Channel that triggers notify when a key, session, user, membership or team changes so that somebody may lose access."""
-_EVERY_S: Final = 2.0
-"""Seconds between two checks by the timer: how late an expiry or a lost notification is noticed."""
-_COALESCE_S: Final = 0.5
-"""The least time between two checks, however many notifications arrive."""
-_BATCH: Final = 1000
-"""Credentials in one statement."""
 
 
 @dataclass(eq=False, slots=True)
@@ -70,9 +64,8 @@ class OpenCalls:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._calls: dict[Credential, set[_OpenCall]] = {}
-        self._some = asyncio.Event()
-        self.loop = Loop("look at open calls")
+        self._calls = WatchedCalls[Credential, _OpenCall]("look at open calls", self._check)
+        self.loop = self._calls.loop
 
     def wake(self, _payload: str = "") -> None:
         """Check the credentials soon: some may have become invalid."""
@@ -101,39 +94,24 @@ class OpenCalls:
 
         `end` may be called again until the body is left.
         """
-        call = _OpenCall(is_allowed, end)
-        self._calls.setdefault(credential, set()).add(call)
-        self._some.set()
-        try:
+        with self._calls.registered(credential, _OpenCall(is_allowed, end)):
             yield
-        finally:
-            calls = self._calls[credential]
-            calls.discard(call)
-            if not calls:
-                del self._calls[credential]
-            if not self._calls:
-                self._some.clear()
-                self.loop.clear_error()
 
     async def run(self) -> None:
         """Check the credentials of open calls at an interval and when woken, until cancelled."""
-        while True:
-            await self._some.wait()
-            await self.loop.wait(_EVERY_S)
-            await self.loop.attempt(self.check_once, otherwise=None)
-            await asyncio.sleep(_COALESCE_S)
+        await self._calls.run()
 
     async def check_once(self) -> None:
         """Check all credentials now, and end the calls that are no longer allowed."""
-        all_credentials = list(self._calls)
-        for begin in range(0, len(all_credentials), _BATCH):
-            credentials = all_credentials[begin : begin + _BATCH]
-            found = await find_callers(self._database, credentials)
-            for credential in credentials:
-                self._end_disallowed(credential, found.get(credential))
+        await self._calls.check_once()
+
+    async def _check(self, credentials: Sequence[Credential]) -> None:
+        found = await find_callers(self._database, credentials)
+        for credential in credentials:
+            self._end_disallowed(credential, found.get(credential))
 
     def _end_disallowed(self, credential: Credential, row: object) -> None:
-        calls = list(self._calls.get(credential, ()))
+        calls = self._calls.of(credential)
         try:
             caller = caller_of(credential, row)
         except (Unauthorized, Forbidden) as error:

@@ -6,25 +6,15 @@ when the database notifies of a change of any sandbox, in one query.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
 
 from wrenn.base.errors import AccessLost
 from wrenn.base.ids import SandboxId
-from wrenn.base.loops import Loop
-from wrenn.control.auth import endable
+from wrenn.control.auth import WatchedCalls, endable
 from wrenn.control.db import Database
 from wrenn.control.sandboxes import ingress_of
-
-_EVERY_S: Final = 2.0
-"""Seconds between two checks by the timer: how late a lost notification is noticed."""
-_COALESCE_S: Final = 0.5
-"""The least time between two checks, however many notifications arrive."""
-_BATCH: Final = 1000
-"""Sandboxes in one statement."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,9 +28,8 @@ class PublicVisits:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._visits: dict[SandboxId, set[_Visit]] = {}
-        self._some = asyncio.Event()
-        self.loop = Loop("look at visits of public ports")
+        self._visits = WatchedCalls[SandboxId, _Visit]("look at visits of public ports", self._check)
+        self.loop = self._visits.loop
 
     def wake(self) -> None:
         """Look soon: the ports of some sandbox may have changed."""
@@ -54,36 +43,21 @@ class PublicVisits:
             AccessLost: that is so. The body was cancelled.
         """
         async with endable() as end:
-            visit = _Visit(port, end)
-            self._visits.setdefault(sandbox_id, set()).add(visit)
-            self._some.set()
-            try:
+            with self._visits.registered(sandbox_id, _Visit(port, end)):
                 yield
-            finally:
-                visits = self._visits[sandbox_id]
-                visits.discard(visit)
-                if not visits:
-                    del self._visits[sandbox_id]
-                if not self._visits:
-                    self._some.clear()
-                    self.loop.clear_error()
 
     async def run(self) -> None:
         """Look at the ports at an interval and when woken, until cancelled."""
-        while True:
-            await self._some.wait()
-            await self.loop.wait(_EVERY_S)
-            await self.loop.attempt(self.check_once, otherwise=None)
-            await asyncio.sleep(_COALESCE_S)
+        await self._visits.run()
 
     async def check_once(self) -> None:
         """Read the ports of all sandboxes that are visited, and end the visits of those that are not public any more."""
-        sandbox_ids = list(self._visits)
-        for begin in range(0, len(sandbox_ids), _BATCH):
-            batch = sandbox_ids[begin : begin + _BATCH]
-            found = await ingress_of(self._database, batch)
-            for sandbox_id in batch:
-                ingress = found.get(sandbox_id)
-                for visit in list(self._visits.get(sandbox_id, ())):
-                    if ingress is None or not ingress.is_public(visit.port):
-                        visit.end(AccessLost("This port is not public any more."))
+        await self._visits.check_once()
+
+    async def _check(self, sandbox_ids: Sequence[SandboxId]) -> None:
+        found = await ingress_of(self._database, sandbox_ids)
+        for sandbox_id in sandbox_ids:
+            ingress = found.get(sandbox_id)
+            for visit in self._visits.of(sandbox_id):
+                if ingress is None or not ingress.is_public(visit.port):
+                    visit.end(AccessLost("This port is not public any more."))
