@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from playwright.async_api import Dialog, expect
+from playwright.async_api import expect
 
 from tests.integration.conftest import Platform
 from tests.integration.people import sign_up
@@ -118,15 +118,10 @@ async def test_what_was_typed_outlives_a_click_and_the_membership(
         await guest.open("builds/new")
         recipe = page.get_by_label("Dockerfile", exact=True)
         await recipe.fill("FROM template://minimal\nRUN typed by hand\n")
-        questions: list[str] = []
-
-        async def stay(question: Dialog) -> None:
-            questions.append(question.message)
-            await question.dismiss()
-
-        page.on("dialog", stay)
-        await page.get_by_role("link", name="Templates", exact=True).click()
-        assert questions == ["What you typed is not saved. Discard it?"]
+        page.on("dialog", lambda question: question.dismiss())
+        async with page.expect_event("dialog") as asked:
+            await page.get_by_role("link", name="Templates", exact=True).click()
+        assert (await asked.value).message == "What you typed is not saved. Discard it?"
         path = f"/v1/teams/{visitor.person.team_id}/members/{member.user_id}"
         assert (await visitor.person.delete(path)).status_code == 204
         dialog = page.get_by_role("dialog")
