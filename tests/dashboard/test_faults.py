@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
@@ -46,6 +47,7 @@ async def test_eight_tabs_share_one_event_stream(visitor: Visitor):
     assert len(streams) == 2
 
 
+@pytest.mark.all_looks
 async def test_it_works_over_plain_http_under_a_host_name(platform: Platform):
     """There the browser has neither Web Locks nor a clipboard, so two tabs agree by messages, and each visible one is live."""
     person = await sign_up(platform.url)
@@ -213,6 +215,7 @@ async def test_a_control_plane_that_is_killed_comes_back(browser: Browser, outag
             visitor.errors.clear()  # the browser reports each call that found no server
 
 
+@pytest.mark.all_looks
 async def test_a_database_that_is_killed_comes_back(visitor: Visitor, data_dir: Path):
     """What was typed stays, the page says what fails, and goes on by itself when the database is back."""
     page, listing = visitor.page, await visitor.new_page()

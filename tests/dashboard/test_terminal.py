@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from urllib.parse import parse_qs, urlsplit
 
@@ -10,7 +11,7 @@ from playwright.async_api import Locator, Page, WebSocketRoute, expect
 
 from wrenn.control.dashboard.built_files import BUILT
 
-from .conftest import Visitor
+from .conftest import DEADLINE_MS, Visitor
 
 _PASTE = """text => {
   const data = new DataTransfer();
@@ -30,6 +31,12 @@ async def opened(visitor: Visitor, sandbox_id: str) -> Locator:
     await visitor.open(f"sandboxes/{sandbox_id}/terminal")
     await connected(visitor.page)
     return shown(visitor.page).locator(".xterm-rows")
+
+
+async def tags(visitor: Visitor, sandbox_id: str) -> list[str]:
+    """The tags of the processes in a sandbox."""
+    answer = await visitor.person.get(f"/v1/sandboxes/{sandbox_id}/processes")
+    return [process["tag"] for process in answer.json()["processes"]]
 
 
 async def connected(page: Page) -> None:
@@ -66,8 +73,10 @@ async def test_a_terminal_is_found_again_after_a_reload(visitor: Visitor):
     await page.get_by_role("button", name="Close Terminal 2").click()
     await page.get_by_role("button", name="End it").click()
     await expect(page.get_by_role("tabpanel")).to_have_count(1)
-    left = (await visitor.person.get(f"/v1/sandboxes/{sandbox_id}/processes")).json()["processes"]
-    assert [process["tag"] for process in left] == [tag]
+    # Its shell is sent a hangup, and ends a moment later.
+    async with asyncio.timeout(DEADLINE_MS / 1000):
+        while await tags(visitor, sandbox_id) != [tag]:
+            await asyncio.sleep(0.1)
 
 
 @pytest.mark.all_looks
