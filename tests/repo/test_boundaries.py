@@ -27,7 +27,7 @@ _ONLY_IN = {
         "control/e2b/app.py",
         "control/e2b/domain.py",
         "control/e2b/errors.py",
-        "control/wiring.py",
+        "control/wiring/application.py",
     ],
     "prometheus_client": ["telemetry/*", "agent/host_metrics.py", "control/platform_metrics.py"],
     "starlette": ["control/http/*", "control/*/*routes.py", "telemetry/*", "testing/*"],

@@ -1,0 +1,75 @@
+"""Builds the builds of templates."""
+
+from __future__ import annotations
+
+from wrenn.base.units import MIB
+from wrenn.control.builds import (
+    AbandonedArchives,
+    ArchiveUploads,
+    BuildBases,
+    BuildResults,
+    BuildRunner,
+    Builds,
+    BuildWorker,
+    LayerCache,
+    ScratchSpace,
+)
+from wrenn.control.registries import RegistryCredentials
+
+from .base import Base, size_limits
+from .images import ImageParts
+from .sandboxes import SandboxParts
+
+
+def build_builds(
+    base: Base, sandboxes: SandboxParts, images: ImageParts, registry_credentials: RegistryCredentials
+) -> tuple[Builds, BuildWorker]:
+    """Return the service of builds and the worker that runs them."""
+    settings, database = base.settings, base.database
+    results = BuildResults(
+        database=database,
+        sandboxes=sandboxes.internal,
+        snapshots=sandboxes.snapshot_lifecycle,
+        images=images.images,
+        owner=base.owner,
+        limits=settings.quotas,
+    )
+    scratch = ScratchSpace(settings.data_dir / "scratch")
+    runner = BuildRunner(
+        database=database,
+        objects=images.objects,
+        sandboxes=sandboxes.internal,
+        bases=BuildBases(
+            database=database,
+            sandboxes=sandboxes.internal,
+            images=images.images,
+            objects=images.objects,
+            insecure_registries=settings.insecure_registries,
+            credentials=registry_credentials,
+        ),
+        results=results,
+        layers=LayerCache(
+            database=database,
+            sandboxes=sandboxes.internal,
+            snapshots=sandboxes.snapshot_lifecycle,
+            limit_b=settings.build_cache_mb * MIB,
+        ),
+        scratch=scratch,
+        owner=base.owner,
+    )
+    worker = BuildWorker(
+        database=database,
+        objects=images.objects,
+        sandboxes=sandboxes.internal,
+        runner=runner,
+        abandoned=AbandonedArchives(database=database, objects=images.objects, clock=base.clock),
+        lease_s=settings.lease_s,
+    )
+    builds = Builds(
+        database=database,
+        objects=images.objects,
+        uploads=ArchiveUploads(images.objects, scratch),
+        limits=size_limits(settings),
+        wake=worker.loop.wake,
+    )
+    return builds, worker
