@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from types import FrameType
 
 import pytest
@@ -21,6 +21,7 @@ import pytest
 # pytest has no public name for the standard error behind its capturing.
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
+from wrenn.base.faults import arm_faults
 from wrenn.base.gc_tuning import collect_rarely, freeze_gc
 
 # Collections cost up to a fifth of the CPU time of a run otherwise: what is imported is kept, and so are pytest's own objects.
@@ -47,6 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         _END_LIMIT, "Seconds until a teardown, and the end of the program, are cut off.", default="240"
     )
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    """No fault outlives its test."""
+    yield
+    arm_faults("")
 
 
 @pytest.hookimpl(wrapper=True)

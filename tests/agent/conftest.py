@@ -13,7 +13,6 @@ import pytest
 from tests.agent.memory_store import MemoryStore, connected
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
-from wrenn.base.faults import arm_faults
 from wrenn.control.hosts.pki import ensure_pki
 from wrenn.testing.simulated_agent import ProcessHost, agent_environment, remove_everything
 
@@ -44,13 +43,6 @@ def settings(data_dir: Path) -> Settings:
 async def agent(settings: Settings) -> AsyncIterator[Agent]:
     async with running_agent(settings, ProcessHost()) as agent:
         yield agent
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    """No fault outlives its test."""
-    yield
-    arm_faults("")
 
 
 @pytest.fixture

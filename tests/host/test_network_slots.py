@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -50,12 +50,6 @@ async def block(tmp_path: Path) -> AsyncGenerator[Block]:
             assert await leftovers(claimed, ()) == []
     finally:
         release_block(tmp_path)
-
-
-@pytest.fixture
-def faults() -> Generator[None]:
-    yield
-    arm_faults("")
 
 
 def slots_of(block: Block, *, ready_target: int = 0, limit: int = 8) -> Slots:
@@ -164,7 +158,7 @@ async def test_leftovers_are_named_and_removed_and_other_blocks_are_not(block: B
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_failure_after_any_step_leaves_nothing(block: Block, faults: None, step: str):
+async def test_a_failure_after_any_step_leaves_nothing(block: Block, step: str):
     arm_faults(f"network.slot.after_{step}=error")
     slots = slots_of(block)
     await slots.start({})
@@ -179,7 +173,7 @@ async def test_a_failure_after_any_step_leaves_nothing(block: Block, faults: Non
     await slots.close()
 
 
-async def test_the_pool_goes_on_after_a_failure(block: Block, faults: None, caplog: pytest.LogCaptureFixture):
+async def test_the_pool_goes_on_after_a_failure(block: Block, caplog: pytest.LogCaptureFixture):
     arm_faults("network.slot.after_tap#1=error")
     slots = slots_of(block, ready_target=1)
     await slots.start({})
@@ -192,7 +186,7 @@ async def test_the_pool_goes_on_after_a_failure(block: Block, faults: None, capl
 
 
 @pytest.mark.parametrize("step", STEPS)
-async def test_a_cancellation_after_any_step_leaves_nothing(block: Block, faults: None, step: str):
+async def test_a_cancellation_after_any_step_leaves_nothing(block: Block, step: str):
     arm_faults(f"network.slot.after_{step}=sleep:60")
     slots = slots_of(block)
     await slots.start({})

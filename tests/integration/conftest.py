@@ -24,7 +24,6 @@ from sqlalchemy.engine import make_url
 
 from wrenn.agent.machine import measure
 from wrenn.base.clock import Clock
-from wrenn.base.faults import arm_faults
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction
 from wrenn.control.db.embedded import ensure_running, stop
@@ -388,13 +387,6 @@ async def second_platform(platform: Platform) -> AsyncIterator[Platform]:
     """A second replica on the same database."""
     async with running_platform(replace(platform.settings), platform.host, platform.key) as second:
         yield second
-
-
-@pytest.fixture
-def disarmed() -> Iterator[None]:
-    """No fault outlives its test."""
-    yield
-    arm_faults("")
 
 
 @asynccontextmanager

@@ -70,7 +70,6 @@ async def test_a_pause_at_the_end_keeps_the_memory_unless_the_sandbox_was_made_w
     assert has_memory(platform, path) is keep
 
 
-@pytest.mark.usefixtures("disarmed")
 async def test_a_guest_that_does_not_write_its_disk_is_paused_at_the_end_all_the_same(platform: Platform):
     arm_faults("agent.pause.after_settle=error")
     path = await platform.create(lifetime_sec=1, keep_memory_on_pause=False)

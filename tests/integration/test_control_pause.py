@@ -326,7 +326,6 @@ async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platfo
     assert (quiet.host.calls["pause_sandbox"], quiet.host.calls["remove_sandbox"]) == (2, 0)
 
 
-@pytest.mark.usefixtures("disarmed")
 async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):
     running = await platform.create()
     # Both stand still on their way, and fail there in the end.

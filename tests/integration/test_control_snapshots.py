@@ -458,7 +458,6 @@ async def alone(platform: Platform, path: str, database: Database) -> None:
     assert [(s["id"], s["status"]) for s in listed] == [(id_of(path), "running")]
 
 
-@pytest.mark.usefixtures("disarmed")
 async def test_a_fork_is_all_or_nothing(platform: Platform, database: Database):
     path = await platform.create()
     arm_faults("agent.create.after_ready#3=error")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,13 +26,11 @@ def platform(team_platform: Platform) -> Platform:
 
 
 @pytest.fixture
-def slow() -> Iterator[None]:
+def slow() -> None:
     """Some steps take longer than a call that is not followed."""
     arm_faults(
         "agent.create.after_disk=sleep:1,agent.pause.after_freeze=sleep:1,agent.resume.after_disk=sleep:1"
     )
-    yield
-    arm_faults("")
 
 
 def names(event: dict[str, Any]) -> list[str]:

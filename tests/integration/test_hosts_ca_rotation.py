@@ -101,7 +101,7 @@ class Calls:
 
 
 async def test_a_rotation_fails_no_call_and_may_be_interrupted_at_each_step(
-    control: ControlPlane, agents: list[AgentProcess], folder: Path, disarmed: None
+    control: ControlPlane, agents: list[AgentProcess], folder: Path
 ):
     one, two = agents
     for agent in agents:

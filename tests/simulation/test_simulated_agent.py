@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ Scene = Callable[[World, SimulatedAgent], Awaitable[None]]
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Iterator[Callable[[Scene], None]]:
+def play(tmp_path: Path) -> Callable[[Scene], None]:
     """Plays a scene with one agent, which has started."""
 
     def playing(scene: Scene) -> None:
@@ -41,8 +41,7 @@ def play(tmp_path: Path) -> Iterator[Callable[[Scene], None]]:
 
         virtual_time.run(main, world.new_loop)
 
-    yield playing
-    arm_faults("")
+    return playing
 
 
 async def ensure(agent: Agent) -> RunningSandbox:

@@ -6,18 +6,11 @@ import errno
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from wrenn.base.faults import FaultInjected, arm_faults, fault_point
-
-
-@pytest.fixture(autouse=True)
-def disarmed() -> Iterator[None]:
-    yield
-    arm_faults("")
 
 
 async def test_an_unarmed_point_does_nothing() -> None:
