@@ -7,8 +7,10 @@ import ctypes
 import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from wrenn.linux.command import run
 from wrenn.linux.namespaces import create_namespace, in_namespace, remove_namespace
@@ -20,7 +22,17 @@ from wrenn.linux.netlink import (
     send_all,
 )
 from wrenn.linux.tap import create_tap, open_tap
-from wrenn.network import Block, Slot
+from wrenn.network import (
+    Block,
+    NetworkLimits,
+    ReachableNetworks,
+    Slot,
+    Slots,
+    claim_block,
+    leftovers,
+    release_block,
+    remove_everything,
+)
 from wrenn.network.plan import GUEST_MAC, TAP_ADDRESS
 
 INTERNET = "44.31.7.1"
@@ -228,3 +240,39 @@ async def wait_until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@dataclass
+class World:
+    """Two sandboxes on one host with an internet."""
+
+    block: Block
+    slots: Slots
+    internet: str
+    ours: Slot
+    guest: str
+    theirs: Slot
+    other_guest: str
+
+
+@asynccontextmanager
+async def running_world(
+    data_dir: Path, reach: ReachableNetworks, limits: NetworkLimits
+) -> AsyncGenerator[World]:
+    """Make a `World` in a namespace of its own; at the end nothing may be left of it."""
+    block = claim_block(data_dir)
+    try:
+        with private_host():
+            async with AsyncExitStack() as stack:
+                stack.push_async_callback(remove_everything, block)
+                outside = await stack.enter_async_context(internet(block))
+                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach, limits=limits)
+                await slots.start({})
+                stack.push_async_callback(slots.close)
+                ours, theirs = await slots.acquire("ours"), await slots.acquire("theirs")
+                inside = await stack.enter_async_context(guest(ours))
+                other = await stack.enter_async_context(guest(theirs))
+                yield World(block, slots, outside, ours, inside, theirs, other)
+            assert await leftovers(block, ()) == []
+    finally:
+        release_block(data_dir)

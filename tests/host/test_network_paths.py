@@ -6,8 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,12 @@ from network_kit import (
     ON_LINK,
     PRIVATE,
     REFUSED_WITHIN_S,
+    World,
     connection,
     connects,
-    guest,
-    internet,
     is_answered_by_udp,
     is_reachable,
-    private_host,
+    running_world,
     server,
     socket_in,
     udp_server,
@@ -40,16 +38,10 @@ from wrenn.linux.namespaces import in_namespace, set_sysctls
 from wrenn.linux.netlink import AddAddress, AddDefaultRoute, send_all
 from wrenn.linux.nft import apply_batch
 from wrenn.network import (
-    Block,
     EgressPolicy,
     NetworkLimits,
     ReachableNetworks,
-    Slot,
     Slots,
-    claim_block,
-    leftovers,
-    release_block,
-    remove_everything,
 )
 from wrenn.network.firewall import root_table_removal, slot_table
 from wrenn.network.root_firewall import RootFirewall
@@ -60,19 +52,6 @@ FLOWS = 50
 MBIT = 40
 
 
-@dataclass
-class World:
-    """Two sandboxes on one host with an internet."""
-
-    block: Block
-    slots: Slots
-    internet: str
-    ours: Slot
-    guest: str
-    theirs: Slot
-    other_guest: str
-
-
 @pytest.fixture
 def reach() -> ReachableNetworks:
     """The operator's settings; tests replace them by parametrisation."""
@@ -81,23 +60,9 @@ def reach() -> ReachableNetworks:
 
 @pytest.fixture
 async def world(tmp_path: Path, reach: ReachableNetworks) -> AsyncGenerator[World]:
-    block = claim_block(tmp_path)
-    try:
-        with private_host():
-            async with AsyncExitStack() as stack:
-                stack.push_async_callback(remove_everything, block)
-                outside = await stack.enter_async_context(internet(block))
-                limits = NetworkLimits(flows=FLOWS, bit_per_s=MBIT * 1_000_000)
-                slots = Slots(block, vmm_uid=0, vmm_gid=0, ready_target=0, reach=reach, limits=limits)
-                await slots.start({})
-                stack.push_async_callback(slots.close)
-                ours, theirs = await slots.acquire("ours"), await slots.acquire("theirs")
-                inside = await stack.enter_async_context(guest(ours))
-                other = await stack.enter_async_context(guest(theirs))
-                yield World(block, slots, outside, ours, inside, theirs, other)
-            assert await leftovers(block, ()) == []
-    finally:
-        release_block(tmp_path)
+    limits = NetworkLimits(flows=FLOWS, bit_per_s=MBIT * 1_000_000)
+    async with running_world(tmp_path, reach, limits) as running:
+        yield running
 
 
 @pytest.mark.parametrize("rp_filter", ["1", "2"], ids=["strict", "loose"])

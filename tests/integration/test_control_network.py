@@ -44,10 +44,8 @@ async def shared(people: People) -> AsyncIterator[Platform]:
 def on_host(platform: Platform, path: str) -> dict[str, object]:
     """The policy that the host has."""
     policy = platform.host.record(path.rpartition("/")[2]).network.policy
-    allow, deny = [
-        [network_text(network) for network in networks] for networks in (policy.allow, policy.deny)
-    ]
-    return {"allow_internet": policy.allow_internet, "allow": allow, "deny": deny}
+    deny = [network_text(network) for network in policy.deny]
+    return {"allow_internet": policy.allow_internet, "allow": list(policy.allow_texts), "deny": deny}
 
 
 async def test_a_sandbox_reaches_the_internet_unless_its_request_says_otherwise(shared: Platform):
@@ -87,6 +85,24 @@ async def test_a_paused_sandbox_can_be_changed_and_copies_have_the_policy(shared
         assert copy["network"] == CLOSED == on_host(shared, f"/v1/sandboxes/{copy['id']}")
 
 
+async def test_servers_are_allowed_by_name_where_all_else_is_denied(shared: Platform):
+    named: dict[str, object] = {
+        "allow_internet": False,
+        "allow": ["44.0.0.0/8", "example.com", "*.example.org"],
+        "deny": [],
+    }
+    path = await shared.create(network={**named, "allow": ["44.0.0.0/8", "Example.com", "*.example.org"]})
+    assert (await shared.api.get(path)).json()["network"] == named == on_host(shared, path)
+    refused(await shared.api.patch(f"{path}/network", json={"allow_internet": True}), 400, "invalid_request")
+    denied = {"allow_internet": True, "deny": ["0.0.0.0/1", "128.0.0.0/1"]}
+    changed = await shared.api.patch(f"{path}/network", json=denied)
+    assert changed.status_code == 200, changed.text
+    assert on_host(shared, path) == {**named, **denied}
+    await shared.api.post(f"{path}/pause")
+    await shared.api.post(f"{path}/resume")
+    assert on_host(shared, path) == {**named, **denied}
+
+
 async def test_a_sandbox_that_has_ended_has_no_network(shared: Platform):
     path = await shared.create()
     assert (await shared.api.delete(path)).status_code == 204
@@ -97,7 +113,13 @@ async def test_a_sandbox_that_has_ended_has_no_network(shared: Platform):
 @pytest.mark.parametrize(
     ("network", "words"),
     [
-        ({"allow": ["example.org"]}, "network.allow"),
+        ({"allow": ["example.org"], "allow_internet": True}, "all else is denied"),
+        ({"allow": ["*.example.org"], "allow_internet": True, "deny": ["0.0.0.0/1"]}, "all else is denied"),
+        ({"allow": ["localhost"], "allow_internet": False}, "not a host name"),
+        ({"allow": ["*"], "allow_internet": False}, "not a host name"),
+        ({"allow": ["https://example.org/"], "allow_internet": False}, "not a host name"),
+        ({"allow": ["a" * 300 + ".org"], "allow_internet": False}, "allow"),
+        ({"deny": ["example.org"]}, "network.deny"),
         ({"deny": ["44.0.0.1/8"]}, "network.deny"),
         ({"deny": ["::/0"]}, "no IPv6"),
         ({"allow": ["44.0.0.1"] * (NETWORKS_LIMIT + 1)}, "allow"),

@@ -95,7 +95,8 @@ BAD_CREATES = [
     (b'{"templateID": "minimal", "network": {"denyOut": ["example.com"]}}', 400),
     (b'{"templateID": "minimal", "network": {"allowOut": ["10.0.0.0/8"]}}', 400),
     (b'{"templateID": "minimal", "network": {"allowOut": ["2001:db8::/32"]}}', 400),
-    (b'{"templateID": "minimal", "network": {"allowOut": ["example.com"]}}', 501),
+    (b'{"templateID": "minimal", "network": {"allowOut": ["example.com"]}}', 400),
+    (b'{"templateID": "minimal", "network": {"allowOut": ["*"], "denyOut": ["0.0.0.0/0"]}}', 400),
     (b'{"templateID": "minimal", "network": {"rules": {"example.com": []}}}', 501),
     (b'{"templateID": "minimal", "network": {"egressProxy": {"address": "x"}}}', 501),
     (b'{"templateID": "minimal", "network": {"httpsPorts": [443]}}', 501),
@@ -211,10 +212,10 @@ async def test_a_repeated_create_with_its_key_returns_the_same_sandbox(platform:
 
 
 async def test_network_options_are_those_of_the_sandbox(platform: Platform):
-    network = {"allowOut": ["9.9.9.9"], "denyOut": ["0.0.0.0/0"]}
+    network = {"allowOut": ["*.example.com", "9.9.9.9"], "denyOut": ["0.0.0.0/0"]}
     made = (await platform.api.post("/e2b/v2/sandboxes", json={**NEW, "network": network})).json()
     own = (await platform.api.get(f"/v1/sandboxes/{made['sandboxID']}")).json()["network"]
-    assert own == {"allow_internet": True, "allow": ["9.9.9.9"], "deny": ["0.0.0.0/0"]}
+    assert own == {"allow_internet": True, "allow": ["*.example.com", "9.9.9.9"], "deny": ["0.0.0.0/0"]}
     body = {**NEW, "allow_internet_access": False}
     made = (await platform.api.post("/e2b/v2/sandboxes", json=body)).json()
     assert not (await platform.api.get(f"/e2b/sandboxes/{made['sandboxID']}")).json()["allowInternetAccess"]
@@ -314,7 +315,8 @@ BAD_CHANGES: list[tuple[str, str, dict[str, object] | None, int]] = [
     ("POST", "snapshots", {"name": "a b"}, 400),
     ("POST", "snapshots", {"name": "team/a"}, 404),
     ("PUT", "network", {"denyOut": ["example.com"]}, 400),
-    ("PUT", "network", {"allowOut": ["*.example.com"]}, 501),
+    ("PUT", "network", {"allowOut": ["*.example.com"]}, 400),
+    ("PUT", "network", {"allowOut": ["*.example.com"], "denyOut": ["10.0.0.0/8"]}, 400),
     ("PUT", "network", {"allowOut": "9.9.9.9"}, 400),
     ("PUT", "network", {"rules": {"example.com": []}}, 501),
     ("GET", "metrics?start=-1", None, 400),

@@ -62,8 +62,22 @@ def test_what_no_sandbox_may_reach_comes_before_any_policy():
     ],
 )
 def test_what_is_allowed_wins_over_what_is_denied(policy: EgressPolicy, verdicts: list[str]):
-    rules = json.loads(json.dumps(egress_change(policy, ReachableNetworks())[1:]))
-    assert [next(iter(rule["add"]["rule"]["expr"][-1])) for rule in rules[3:]] == verdicts
+    assert verdicts_of(policy) == verdicts
+
+
+def verdicts_of(policy: EgressPolicy) -> list[str]:
+    """What the rules of `egress` that belong to the policy decide."""
+    commands = json.loads(json.dumps(egress_change(policy, ReachableNetworks())))
+    rules = [rule for command in commands if (rule := command.get("add", {}).get("rule"))]
+    return [next(iter(rule["expr"][-1])) for rule in rules if rule["chain"] == "egress"][3:]
+
+
+def test_only_the_proxy_gets_through_by_names_and_only_while_there_are_names():
+    named = EgressPolicy.parse(allow_internet=False, allow=["example.com"])
+    assert verdicts_of(named) == ["accept", "reject"]
+    for policy, count in ((named, 1), (EgressPolicy(allow_internet=False), 0)):
+        text = json.dumps(egress_change(policy, ReachableNetworks()))
+        assert [text.count('"mark"'), text.count('"redirect"')] == [count, count]
 
 
 def test_a_policy_is_part_of_the_one_batch_of_its_slot():

@@ -37,6 +37,8 @@ PRIVATE_NETWORKS: Final = (
 )
 """Not public (IANA's special-purpose registry): reachable only if the operator's settings allow them."""
 
+EVERYTHING: Final = IPv4Network("0.0.0.0/0")
+
 NETWORKS_LIMIT: Final = 256
 """Most networks in one list: lists are stored with each sandbox and returned whenever sandboxes are listed."""
 

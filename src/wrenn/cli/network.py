@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 AllowOption = Annotated[
     list[str] | None,
-    typer.Option("--allow", metavar="CIDR", help="Always allow this network. Repeatable."),
+    typer.Option(
+        "--allow",
+        metavar="CIDR|NAME",
+        help="Always allow this network, or this server (example.com, *.example.com). Repeatable.",
+    ),
 ]
 DenyOption = Annotated[
     list[str] | None,

@@ -25,6 +25,13 @@ TAP: Final = "tap0"
 UPLINK: Final = "eth0"
 SLOT_TABLE: Final = "wrenn"
 
+NAME_PORTS: Final = (80, 443)
+"""Ports at which a guest reaches servers by name, if its policy has names: HTTP and TLS."""
+NAME_CONNECTIONS_LIMIT: Final = 256
+"""Most connections of one guest to servers by name at once. Each takes at most about 130 KiB of the agent's memory."""
+PROXY_MARK: Final = 0x77726E
+"""Mark of the packets of the proxy that connects to servers by name. A guest's packets never carry one."""
+
 _DNS_PORT: Final = 53
 
 _Statement = dict[str, object]
@@ -58,9 +65,7 @@ def slot_table(
         ),
         table.base_chain("from_guest", "nat", "postrouting", 100),
         table.rule("from_guest", to_uplink, {"snat": {"family": "ip", "addr": str(address)}}),
-        table.base_chain("input", "filter", "input", 0, policy="drop"),
-        table.rule("input", _ct_state("established", "related"), _ACCEPT),
-        table.rule("input", _payload("icmp", "type", "==", "echo-request"), _ACCEPT),
+        *_name_rules(policy, reach),
         table.base_chain("forward", "filter", "forward", 0, policy="drop"),
         table.chain("egress"),
         table.rule("forward", _ct_state("invalid"), _DROP),
@@ -84,7 +89,11 @@ def slot_table(
 def egress_change(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftCommand]:
     """Return the commands that apply `policy` to a slot that has a `slot_table`."""
     table = _Table(SLOT_TABLE)
-    return [{"flush": {"chain": table.name_chain("egress")}}, *_egress_rules(policy, reach)]
+    return [
+        {"flush": {"chain": table.name_chain("egress")}},
+        *_egress_rules(policy, reach),
+        *_name_rules(policy, reach),
+    ]
 
 
 def root_table(block: Block, reach: ReachableNetworks, on_link: Iterable[IPv4Network]) -> list[NftCommand]:
@@ -148,12 +157,47 @@ def _egress_rules(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftCom
         (_to_name_servers(reach), _ACCEPT),
         (_to(PROTECTED_NETWORKS), _REJECT),
         (_to(reach.blocked()), _REJECT),
+        # The proxy has checked the name.
+        ([(_meta("mark", PROXY_MARK),)] if policy.allow_names else [], _ACCEPT),
         (_to(policy.allow), _ACCEPT),
         (_to(policy.deny), _REJECT),
         ([()], _ACCEPT if policy.allow_internet else _REJECT),
     ]
     return [
         table.rule("egress", *match, _COUNTER, verdict) for matches, verdict in steps for match in matches
+    ]
+
+
+def _name_rules(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftCommand]:
+    """What reaches programs of the host in the namespace: with names in the policy, connections that are redirected to the proxy.
+
+    Whether a connection is redirected is decided by its first packet. One to a blocked destination is not, and is
+    rejected as ever; one to an allowed network needs no name.
+    """
+    from_guest, to_name_port = (
+        _meta("iifname", TAP),
+        _payload("tcp", "dport", "==", {"set": list(NAME_PORTS)}),
+    )
+    table = _Table(SLOT_TABLE)
+    commands = [
+        table.base_chain("to_proxy", "nat", "prerouting", -100),
+        {"flush": {"chain": table.name_chain("to_proxy")}},
+        table.base_chain("input", "filter", "input", 0, policy="drop"),
+        {"flush": {"chain": table.name_chain("input")}},
+        table.rule("input", _ct_state("established", "related"), _ACCEPT),
+        table.rule("input", _payload("icmp", "type", "==", "echo-request"), _ACCEPT),
+    ]
+    if not policy.allow_names:
+        return commands
+    directly = [ALL_SLOTS, *PROTECTED_NETWORKS, *reach.blocked(), *policy.allow]
+    redirected = _match("in", {"ct": {"key": "status"}}, "dnat")
+    return [
+        *commands,
+        *(table.rule("to_proxy", from_guest, *match, {"return": None}) for match in _to(directly)),
+        table.rule("to_proxy", from_guest, to_name_port, _COUNTER, {"redirect": None}),
+        # The limit of flows counts what is forwarded only.
+        table.rule("input", from_guest, to_name_port, _more_than(NAME_CONNECTIONS_LIMIT), _COUNTER, _DROP),
+        table.rule("input", from_guest, to_name_port, redirected, _ACCEPT),
     ]
 
 

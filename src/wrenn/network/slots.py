@@ -24,6 +24,7 @@ from wrenn.network.apply import bring_up, remove_slot
 from wrenn.network.block import SLOT_LIMIT, Block
 from wrenn.network.firewall import TAP, egress_change, root_table_removal
 from wrenn.network.limits import NetworkLimits
+from wrenn.network.name_proxy import NameProxy
 from wrenn.network.plan import NO_RATE, plan_slot
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reachable_networks import ReachableNetworks
@@ -89,6 +90,8 @@ class Slots:
         self._preparing: set[int] = set()
         self._removals: dict[int, asyncio.Task[object]] = {}
         """A failed removal stays here, so that its index is not used again; `remove` retries it."""
+        self._proxies: dict[int, NameProxy] = {}
+        """Of slots whose policy has names."""
         self._last_index = 0
         self._refilling = Loop("prepare network slots")
         self._background = OwnedTasks()
@@ -162,7 +165,12 @@ class Slots:
         if index not in self._taken:
             raise NotFound(f"Network slot {index} is not in use.")
         await fault_point("network.egress.before")
+        if policy.allow_names:
+            proxy = await self._proxy(index)
+            await proxy.set_names(policy.allow_names)
         await apply_batch(egress_change(policy, self._reach), namespace=self._block.namespace(index))
+        if not policy.allow_names:
+            await self._close_proxy(index)
 
     async def release(self, index: int, owner: str) -> None:
         """Release a slot. It is destroyed in the background; `remove` waits for that. Idempotent.
@@ -189,13 +197,18 @@ class Slots:
             await asyncio.shield(removal)
 
     async def close(self) -> None:
-        """Stop preparing, remove the free slots, and remove the firewall if no slot is taken. Taken slots keep working."""
+        """Stop preparing, remove the free slots, and remove the firewall if no slot is taken.
+
+        Taken slots keep working, but reach no server by name until a successor sets their policies.
+        """
         await self._background.close()
         while self._ready:
             self._start_removal(self._ready.popleft())
         if self._removals:
             await asyncio.wait(self._removals.values(), timeout=REMOVE_TIMEOUT_S)
         await self._removers.close()
+        for index in list(self._proxies):
+            await self._close_proxy(index)
         if not self.held:
             await apply_batch(root_table_removal(self._block))
 
@@ -236,8 +249,21 @@ class Slots:
         self._removals[index] = removal
         return removal
 
+    async def _proxy(self, index: int) -> NameProxy:
+        if (proxy := self._proxies.get(index)) is None:
+            proxy = NameProxy(self._block.namespace(index), self._reach.name_servers, self._reach.blocked())
+            await proxy.start()
+            self._proxies[index] = proxy
+        return proxy
+
+    async def _close_proxy(self, index: int) -> None:
+        if (proxy := self._proxies.pop(index, None)) is not None:
+            await proxy.close()
+
     async def _remove(self, index: int) -> None:
         async with asyncio.timeout(REMOVE_TIMEOUT_S):
+            # Its sockets would keep the namespace alive.
+            await self._close_proxy(index)
             await remove_slot(self._block.namespace(index), self._block.host_link(index))
         del self._removals[index]
         self._refilling.wake()

@@ -52,6 +52,8 @@ class NetworkPolicy:
     """Which destinations a sandbox may reach: those in `allow`; otherwise none in `deny`; otherwise `allow_internet` decides.
 
     Both lists contain IPv4 addresses and networks, e.g. `"203.0.113.0/24"`; a single string is a list of one.
+    `allow` may have names of servers too, e.g. `"example.com"` and `"*.example.com"`, which are reached over HTTP on port 80
+    and TLS on port 443. They need everything else to be denied.
     Private networks and the host are never reachable, except those that the platform's operator allows.
     """
 

@@ -231,6 +231,11 @@ def update_network() -> None:
         assert _egress(sandbox) == (["9.9.9.9"], ["0.0.0.0/0"])
         sandbox.update_network({"allow_out": ["8.8.4.4"]})
         assert _egress(sandbox) == (["8.8.4.4"], [])
+        named = ["api.example.com", "*.example.org", "8.8.4.4"]
+        sandbox.update_network({"deny_out": ["0.0.0.0/0"], "allow_out": named})
+        assert _egress(sandbox) == (named, ["0.0.0.0/0"])
+        with pytest.raises(SandboxException, match="all else is denied"):
+            sandbox.update_network({"allow_out": named})
         sandbox.update_network({"allow_internet_access": False})
         assert sandbox.get_info().allow_internet_access is False
         with pytest.raises(SandboxException, match="denyOut"):

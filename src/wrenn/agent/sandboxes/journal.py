@@ -150,6 +150,8 @@ def save(directory: Path, record: Record) -> None:
         "allow_internet": policy.allow_internet,
         "allow": [network_text(network) for network in policy.allow],
         "deny": [network_text(network) for network in policy.deny],
+        # Agents that know no names read the rest.
+        "allow_names": list(map(str, policy.allow_names)),
     }
     write_json(directory / _NAME, {"format": FORMAT, **fields}, durable=False)
 
@@ -207,6 +209,8 @@ def _network_settings(fields: Mapping[str, Any] | None) -> NetworkSettings:
     if fields is None:
         return NetworkSettings()
     policy = EgressPolicy.parse(
-        allow_internet=bool(fields["allow_internet"]), allow=fields["allow"], deny=fields["deny"]
+        allow_internet=bool(fields["allow_internet"]),
+        allow=[*fields["allow"], *fields.get("allow_names", ())],
+        deny=fields["deny"],
     )
     return NetworkSettings(policy, int(fields["revision"]))

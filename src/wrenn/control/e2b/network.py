@@ -21,11 +21,6 @@ def egress(rules: EgressRules, *, allow_internet: bool) -> dict[str, object]:
         raise NotSupported("network.rules is not supported on this platform.")
     if isinstance(rules, NetworkConfig) and rules.https_ports:
         raise NotSupported("network.httpsPorts is not supported on this platform.")
-    for entry in rules.allow_out:
-        if not _is_network(entry):
-            raise NotSupported(
-                f"network.allowOut: {entry[:100]!r} is not an IP address or network. Names are not supported on this platform."
-            )
     for entry in rules.deny_out:
         if not _is_network(entry):
             raise InvalidRequest(f"network.denyOut: {entry[:100]!r} is not an IP address or network.")

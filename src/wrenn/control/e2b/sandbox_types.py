@@ -36,7 +36,7 @@ class EgressRules(E2bBody):
     allow_out: list[str] = Field(default_factory=list[str])
     deny_out: list[str] = Field(default_factory=list[str])
     dns_servers: list[str] = Field(
-        default_factory=list[str], description="Of use with domain names in `allowOut` only"
+        default_factory=list[str], description="Has no effect: the platform's name servers are used"
     )
     egress_proxy: dict[str, Any] | None = Field(default=None, description="Not supported")
     rules: dict[str, Any] | None = Field(default=None, description="Not supported")

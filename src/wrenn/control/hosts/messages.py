@@ -258,6 +258,7 @@ def network_message(policy: HostNetworkPolicy) -> pb.NetworkPolicy:
         allow=list(policy.allow),
         deny=list(policy.deny),
         revision=policy.revision,
+        allow_names=list(policy.allow_names),
     )
 
 

@@ -148,6 +148,7 @@ class HostNetworkPolicy:
     allow: Sequence[str]
     deny: Sequence[str]
     revision: int
+    allow_names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

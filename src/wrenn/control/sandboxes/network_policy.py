@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, TypeVar
 
 from wrenn.base.errors import InvalidRequest
+from wrenn.base.host_names import HostPattern, destination_text, parse_destinations
 from wrenn.base.networks import (
+    EVERYTHING,
     PRIVATE_NETWORKS,
     PROTECTED_NETWORKS,
     collapse_networks,
@@ -18,6 +20,8 @@ from wrenn.base.networks import (
 )
 from wrenn.control.hosts import HostNetworkPolicy
 from wrenn.control.sandboxes.records import NetworkPolicy
+
+_T = TypeVar("_T")
 
 SET_TIMEOUT_S: Final = 15.0
 """A change takes 25 ms; one of a sandbox that is being paused or resumed waits for that."""
@@ -40,10 +44,21 @@ class NetworkRules:
         """Check the requested lists and return the policy.
 
         Raises:
-            InvalidRequest: a list holds what is no IPv4 network, or too much; or it allows what no sandbox can reach.
+            InvalidRequest: a list holds what is no IPv4 network or host name, or too much; or it allows what no sandbox can
+                reach; or names while everything is allowed.
         """
-        allowed = _parsed("allow", allow)
+        allowed = _parsed("allow", allow, parse_destinations)
+        denied = _parsed("deny", deny, parse_networks)
+        names = [entry for entry in allowed if isinstance(entry, HostPattern)]
+        if names and allow_internet and not is_within(EVERYTHING, collapse_networks(denied)):
+            # To connect by name, each connection to the ports of HTTP and TLS has to tell its server's name.
+            raise InvalidRequest(
+                f"network.allow: the name {names[0]} has an effect only if all else is denied: set allow_internet to false, or"
+                " deny 0.0.0.0/0."
+            )
         for network in allowed:
+            if isinstance(network, HostPattern):
+                continue
             if is_within(network, _PROTECTED):
                 raise InvalidRequest(
                     f"network.allow: {network_text(network)} is never reachable from a sandbox: it belongs to the host, to"
@@ -58,18 +73,25 @@ class NetworkRules:
                 )
         return NetworkPolicy(
             allow_internet,
-            tuple(map(network_text, allowed)),
-            tuple(map(network_text, _parsed("deny", deny))),
+            tuple(map(destination_text, allowed)),
+            tuple(map(network_text, denied)),
         )
 
 
-def _parsed(field: str, texts: Sequence[str]) -> tuple[IPv4Network, ...]:
+def _parsed(field: str, texts: Sequence[str], parse: Callable[[Sequence[str]], _T]) -> _T:
     try:
-        return parse_networks(texts)
+        return parse(texts)
     except InvalidRequest as error:
         raise InvalidRequest(f"network.{field}: {error.message}") from error
 
 
 def host_policy(policy: NetworkPolicy, revision: int) -> HostNetworkPolicy:
     """Convert a policy to the form that hosts get."""
-    return HostNetworkPolicy(policy.allow_internet, policy.allow, policy.deny, revision)
+    allowed = parse_destinations(policy.allow)
+    return HostNetworkPolicy(
+        policy.allow_internet,
+        [network_text(entry) for entry in allowed if not isinstance(entry, HostPattern)],
+        policy.deny,
+        revision,
+        [str(entry) for entry in allowed if isinstance(entry, HostPattern)],
+    )

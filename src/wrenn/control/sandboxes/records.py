@@ -45,7 +45,8 @@ class TimeLimits:
 class NetworkPolicy:
     """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
 
-    The default is everything that its host lets sandboxes reach. Networks are in `base.networks.network_text` form.
+    The default is everything that its host lets sandboxes reach. `allow` has networks and host names in
+    `base.host_names.destination_text` form, `deny` networks.
     """
 
     allow_internet: bool = True

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StrictBool, StrictInt, model_validator
 
+from wrenn.base.host_names import HOST_PATTERN_LIMIT
 from wrenn.base.networks import NETWORKS_LIMIT
 from wrenn.control.hosts import TAGS_LIMIT, HostTag
 from wrenn.control.http import RequestBody, nul_free_text, plain_text, wire_time
@@ -56,6 +57,17 @@ Networks = Annotated[
 ]
 
 
+Destinations = Annotated[
+    list[Annotated[str, Field(max_length=HOST_PATTERN_LIMIT)]],
+    Field(
+        max_length=NETWORKS_LIMIT,
+        description="IPv4 addresses and networks, e.g. `203.0.113.7` and `203.0.113.0/24`, and names of servers, e.g."
+        " `example.com` and `*.example.com`, for HTTP on port 80 and TLS on port 443. Names need everything else to be"
+        " denied: `allow_internet` false, or `0.0.0.0/0` in `deny`",
+    ),
+]
+
+
 class Network(RequestBody):
     """What a sandbox may reach: what is in `allow`; else nothing in `deny`; else `allow_internet` decides.
 
@@ -63,7 +75,7 @@ class Network(RequestBody):
     """
 
     allow_internet: StrictBool = True
-    allow: Networks = Field(default_factory=list[str])
+    allow: Destinations = Field(default_factory=list[str])
     deny: Networks = Field(default_factory=list[str])
 
 
@@ -98,7 +110,7 @@ class SetNetwork(RequestBody):
     """What to change; what is absent stays. An empty list clears it."""
 
     allow_internet: StrictBool | None = None
-    allow: Networks | None = None
+    allow: Destinations | None = None
     deny: Networks | None = None
 
 
