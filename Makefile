@@ -71,7 +71,7 @@ test-attacks: images ## run hostile guests and tenants against a platform; `make
 	$(BIN)/pytest tests/attacks
 
 test-packages: images ## run tests that install Debian packages in a sandbox (containers), and build Dockerfiles; takes minutes under emulation
-	$(BIN)/pytest -m packages tests/vm tests/integration/test_images_azure.py
+	$(BIN)/pytest -m packages tests/vm tests/integration/test_images_azure.py tests/integration/test_images_google.py
 
 test-looks: test-tools ## look at all pages of the dashboard in both themes and two widths, and in more browsers; `make test` looks at a sample. Pictures: build/screenshots
 	WRENN_ALL_LOOKS=1 $(run_browsers) $(BIN)/pytest tests/dashboard

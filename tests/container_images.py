@@ -10,10 +10,12 @@ import json
 import os
 import tarfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-from wrenn.linux.command import run
+from wrenn.linux.command import CommandError, run
+from wrenn.linux.namespaces import create_namespace, remove_namespace
+from wrenn.linux.netlink import AddAddress, AddDefaultRoute, AddVeth, BringUp, send_all
 
 REGISTRY_PORT = 5000
 REGISTRY_ADDRESS = "10.211.77.2"
@@ -146,3 +148,31 @@ async def registry(
     finally:
         process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def registry_beside_host(folder: Path) -> AsyncGenerator[str]:
+    """A registry in `REGISTRY_NAMESPACE`, which is connected with the host; yields its address."""
+    namespace, host_link, address = REGISTRY_NAMESPACE, f"wtreg{os.getpid() % 10**6}", REGISTRY_ADDRESS
+    await remove_namespace(namespace)
+    await create_namespace(namespace)
+    try:
+        await send_all([AddVeth(host_link, "02:fd:00:00:01:02", "eth0", "02:fd:00:00:01:01", namespace)])
+        await send_all(
+            [
+                BringUp("lo"),
+                BringUp("eth0"),
+                AddAddress("eth0", address, 30),
+                AddDefaultRoute("eth0", "10.211.77.1", address),
+            ],
+            namespace=namespace,
+        )
+        await run(["ip", "address", "add", "10.211.77.1/30", "dev", host_link], timeout_s=5)
+        await send_all([BringUp(host_link)])
+        async with registry(namespace, folder):
+            yield address
+    finally:
+        await remove_namespace(namespace)
+        # Not before everything in the namespace has ended: the next one makes a link of this name.
+        with suppress(CommandError):
+            await run(["ip", "link", "delete", host_link], timeout_s=5)

@@ -237,6 +237,34 @@ async def test_an_admin_creates_tags_and_deletes_a_host(people: People, cli: Cli
     assert "no host rack1" in await cli("hosts", "tags", "list", "rack1", code=3)
 
 
+async def test_an_admin_builds_a_stage_for_all_teams(people: People, cli: Cli, tmp_path: Path):
+    (tmp_path / "Dockerfile").write_text(
+        "FROM template://minimal AS app\nRUN echo built > /built\nFROM app\nRUN exit 1\n"
+    )
+    build = ("build", str(tmp_path), "-t", "shared:1", "--platform", "--target")
+    root = await people.sign_up()
+    await cli.log_in(root)
+    assert "admin" in await cli(*build, "app", code=4)
+    await make_admin(people.database_url, root)
+    await cli.log_in(root)
+    assert "no stage 'none'" in await cli(*build, "none", code=2)
+    try:
+        assert await cli(*build, "app") == "shared:1\n"
+        (made,) = json.loads(await cli("builds", "list", "--platform", "--json"))
+        assert (made["status"], made["current_step"]) == ("success", 1)
+        assert "echo built" in await cli("builds", "show", made["id"], "--platform")
+        assert "echo built" in await cli("builds", "logs", "-f", made["id"], "--platform")
+        assert "ended" in await cli("builds", "cancel", made["id"], "--platform", code=1)
+        # It is no build of the team of the same person, but all teams have the template.
+        assert json.loads(await cli("builds", "list", "--json")) == []
+        assert "no build" in await cli("builds", "show", made["id"], code=3)
+        assert json.loads(await cli("templates", "show", "shared", "--json"))["platform"] is True
+        await cli("templates", "rm", "shared", code=4)
+    finally:
+        await cli("templates", "rm", "shared", "--platform")
+    assert "no template" in await cli("templates", "show", "shared", code=3)
+
+
 async def test_who_is_logged_in_as_an_admin_may_name_the_host_of_a_move(people: People, cli: Cli):
     root = await people.sign_up()
     await make_admin(people.database_url, root)

@@ -14,6 +14,8 @@ from tests.installations import remove_installation
 from tests.performance.accounts import accounts
 from tests.performance.attacks import attacks
 from tests.performance.cached_builds import cached_builds
+from tests.performance.cold_creates import cold_creates
+from tests.performance.container_imports import container_imports
 from tests.performance.creates import creates
 from tests.performance.dashboard import dashboard
 from tests.performance.e2b_creates import e2b_creates
@@ -53,12 +55,17 @@ BENCHES = {
     "paused_disk": paused_disk,
     "image_versions": image_versions,
     "moves": moves,
+    "cold_creates": cold_creates,
     "cached_builds": cached_builds,
     "ports": ports,
     "e2b_data": e2b_data,
     "attacks": attacks,
 }
-WITH_THEIR_OWN_PLATFORM = {"placement": placement, "dashboard": dashboard}
+WITH_THEIR_OWN_PLATFORM = {
+    "container_imports": container_imports,
+    "placement": placement,
+    "dashboard": dashboard,
+}
 
 
 async def main() -> None:

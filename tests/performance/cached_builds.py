@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import httpx2
 
 from tests.performance.api import create, remove, run, stopwatch
+from tests.performance.builds import build
 from tests.performance.figures import Figure, alternating, median
 from tests.vm.platform import Platform
 
 RECIPE = ["RUN sleep 1.5; echo one > /srv/one", "RUN sleep 1.5; echo two > /srv/two"]
 MORE_MS = 1000
-_DEADLINE_S = 120.0
-_POLL_S = 0.02
 
 
 async def cached_builds(platform: Platform, rounds: int) -> list[Figure]:
@@ -68,13 +64,5 @@ async def cached_builds(platform: Platform, rounds: int) -> list[Figure]:
     ]
 
 
-async def _build(api: httpx2.AsyncClient, name: str, recipe: list[str]) -> dict[str, Any]:
-    body = {"name": name, "recipe": recipe, "skip_pre_post": True}
-    answer = await api.post("/v1/builds", json=body)
-    assert answer.status_code == 201, answer.text
-    path = f"/v1/builds/{answer.json()['id']}"
-    async with asyncio.timeout(_DEADLINE_S):
-        while (found := (await api.get(path)).json())["status"] in ("pending", "running"):
-            await asyncio.sleep(_POLL_S)
-    assert found["status"] == "success", found
-    return found
+async def _build(api: httpx2.AsyncClient, name: str, recipe: list[str]) -> None:
+    await build(api, {"name": name, "recipe": recipe, "skip_pre_post": True})

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 
 import httpx2
 import zstandard
 
-from tests.installations import remove_installation
 from tests.performance.figures import Figure
+from tests.performance.second_host import second_host
 from tests.vm.platform import Platform
-from wrenn.agent.enrolment import CredentialsFile, register
+from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.images.transfer import ImageTransfer, TransferSettings
-from wrenn.agent.settings import Settings
 from wrenn.base.ids import HostId, ImageId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
-from wrenn.control.fleet import issue_local_token
 from wrenn.control.images import Images
 from wrenn.protocol.image_manifest import CHUNK_B
-from wrenn.testing.server import free_port
 
 MEMORY_MB = 512
 FACTOR = 1.5
@@ -40,30 +32,8 @@ def no_progress(_done_b: int, _total_b: int) -> None:
 
 async def moves(platform: Platform, _rounds: int) -> list[Figure]:
     """The figure of a move: the first of its team, so that all of its bytes are sent."""
-    folder = Path(tempfile.mkdtemp(prefix="wrenn-bench-move-"))
-    environment = {
-        **platform.environment(),
-        "WRENN_DATA_DIR": str(folder),
-        "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
-        "WRENN_AGENT_METRICS_LISTEN": "off",
-    }
-    _, token = await issue_local_token(platform.database_url, name="second")
-    await register(platform.base_url, token.reveal(), Settings.from_environment(environment))
-    with (folder / "agent.log").open("ab") as log:
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "wrenn.cli.main", "agent"],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    async with second_host(platform, "second") as folder:
         return [await _measure(platform, folder)]
-    finally:
-        agent.send_signal(signal.SIGTERM)
-        await asyncio.to_thread(agent.wait, 30)
-        await remove_installation(folder)
-        shutil.rmtree(folder)
 
 
 async def _measure(platform: Platform, folder: Path) -> Figure:
@@ -82,10 +52,12 @@ async def _measure(platform: Platform, folder: Path) -> Figure:
                     break
                 assert moved.status_code == 503, moved.text
                 await asyncio.sleep(0.5)
+        # Before the resume, after which the store needs it no more.
+        content, bytes_b = await asyncio.to_thread(_chunks, platform, folder)
         began = time.perf_counter()
         await _done(api, f"{path}/resume")
         resume_s = time.perf_counter() - began
-        bytes_b, transfer_s = await _transfer(platform, folder)
+        transfer_s = await _transfer(platform, content, folder / "fetched")
         await _done(api, f"{path}/pause")
         began = time.perf_counter()
         await _done(api, f"{path}/move", {})
@@ -107,8 +79,8 @@ async def _done(api: httpx2.AsyncClient, path: str, body: dict[str, object] | No
     assert answer.status_code == 200, answer.text
 
 
-async def _transfer(platform: Platform, folder: Path) -> tuple[int, float]:
-    """Send the chunks that teams have in the store as an image of the platform, and fetch it; returns their bytes and the seconds."""
+def _chunks(platform: Platform, folder: Path) -> tuple[Path, int]:
+    """Copy the content of the chunks that teams have in the store to a file; returns it, and how many bytes they have in the store."""
     content, bytes_b = folder / "chunks", 0
     with content.open("wb") as out:
         for found in sorted((platform.data_dir / "store").glob("team-*/chunks/*/*")):
@@ -119,6 +91,11 @@ async def _transfer(platform: Platform, folder: Path) -> tuple[int, float]:
                 continue
             bytes_b += len(frame)
             out.write(zstandard.ZstdDecompressor().decompress(frame).ljust(CHUNK_B, b"\0"))
+    return content, bytes_b
+
+
+async def _transfer(platform: Platform, content: Path, fetched: Path) -> float:
+    """Send a file as an image of the platform, and fetch it; returns the seconds."""
     credentials = CredentialsFile(platform.data_dir).load()
     assert credentials is not None, "the platform's host is registered"
     transfer = ImageTransfer(TransferSettings(platform.base_url, None, 0), lambda: credentials)
@@ -131,7 +108,6 @@ async def _transfer(platform: Platform, folder: Path) -> tuple[int, float]:
         await transfer.upload(image_id, content, no_progress)
         upload_s = time.perf_counter() - began
         await database.transaction(lambda tx: images.publish(tx, image_id))
-        fetched = folder / "fetched"
         began = time.perf_counter()
         await transfer.fetch(image_id, fetched, no_progress)
         fetch_s = time.perf_counter() - began
@@ -140,4 +116,4 @@ async def _transfer(platform: Platform, folder: Path) -> tuple[int, float]:
     finally:
         await database.close()
         await asyncio.to_thread(transfer.close)
-    return bytes_b, upload_s + fetch_s
+    return upload_s + fetch_s

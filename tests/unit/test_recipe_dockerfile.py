@@ -24,6 +24,7 @@ from wrenn.recipe import (
     Start,
     User,
     Workdir,
+    end_at_stage,
     parse_dockerfile,
 )
 from wrenn.recipe.instructions import Step
@@ -359,7 +360,8 @@ def test_what_has_no_effect_is_noted() -> None:
             + "".join(f"COPY --from={n} a b\n" for n in range(16)),
             "line 17: there are more than 16 stages",
         ),
-        ("FROM scratch", "line 1: FROM scratch is not supported"),
+        ("FROM a AS scratch", "line 1: scratch is the empty image"),
+        ("FROM a\nCOPY --from=scratch b c", "line 2: --from=scratch: the empty image has no files"),
         ("FROM --platform=linux/arm64 a", "line 1: the platform 'linux/arm64' is not supported"),
         ("FROM a b", "line 1: expected FROM IMAGE [AS NAME]"),
         ("FROM $NOPE", "line 1: the image '$NOPE' is empty"),
@@ -606,6 +608,41 @@ COPY c /c
     assert [str(note) for note in recipe.notes] == ["line 4: the stage unused is not needed and not built"]
     assert recipe.needs_context
     assert recipe.copied_stages == {0, 1, 2}
+
+
+THREE_STAGES = "ARG IMAGE\nFROM $IMAGE AS build\nRUN <<FROM\nFROM x\nFROM\n\nFROM scratch AS app\nCOPY --from=build /a /\n\nFROM app\nRUN test\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "end"),
+    [("app", 8), ("APP", 8), ("1", 8), ("build", 6), ("0", 6), ("2", 11)],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_dockerfile_ends_with_the_stage_that_is_the_target(target: str, end: int, newline: str) -> None:
+    text = THREE_STAGES.replace("\n", newline)
+    cut = end_at_stage(text, target, build_args={"IMAGE": "a"})
+    lines = THREE_STAGES.split("\n")[:end]
+    assert cut.replace("\r\n", "\n").rstrip("\n").split("\n") == "\n".join(lines).rstrip("\n").split("\n")
+    recipe = parse_dockerfile(cut, build_args={"IMAGE": "a"})
+    assert [stage.name for stage in recipe.stages] == ([] if end == 6 else ["build"])
+
+
+@pytest.mark.parametrize("target", ["none", "", "3", "-1", "1000", "٢", "bui"])
+def test_a_target_that_is_no_stage_is_refused(target: str) -> None:
+    with pytest.raises(InvalidRequest, match="the Dockerfile has no stage"):
+        end_at_stage(THREE_STAGES, target, build_args={"IMAGE": "a"})
+
+
+def test_what_follows_the_target_is_checked_too() -> None:
+    with pytest.raises(InvalidRequest, match="line 3: there is no instruction"):
+        end_at_stage("FROM a AS b\nFROM b\nRUM c\n", "b")
+
+
+def test_the_empty_image_is_a_base() -> None:
+    recipe = parse_dockerfile("FROM scratch\nCOPY a /\n")
+    assert recipe.base is not None
+    assert recipe.base.is_empty
+    assert str(recipe.base) == "docker://scratch"
 
 
 def test_a_stage_on_another_one_has_its_instructions() -> None:

@@ -7,22 +7,18 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.container_images import REGISTRY_ADDRESS, REGISTRY_NAMESPACE, Layer, push, registry
+from tests.container_images import REGISTRY_NAMESPACE, Layer, push, registry_beside_host
 from tests.installations import remove_installation
 from tests.vm.kit import DEFAULT_SHAPE
 from tests.vm.platform import Platform, running_platform
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.ids import SnapshotId
-from wrenn.linux.command import CommandError, run
-from wrenn.linux.namespaces import create_namespace, remove_namespace
-from wrenn.linux.netlink import AddAddress, AddDefaultRoute, AddVeth, BringUp, send_all
 from wrenn.storage.images import load_images
 from wrenn.testing.server import free_port
 
@@ -115,32 +111,9 @@ async def agent(settings: Settings) -> AsyncIterator[Agent]:
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[str]:
     """The address of a registry in a namespace beside the host, with one image: busybox and nothing else."""
-    namespace, host_link, address = REGISTRY_NAMESPACE, f"wtreg{os.getpid() % 10**6}", REGISTRY_ADDRESS
-    await remove_namespace(namespace)
-    await create_namespace(namespace)
-    try:
-        await send_all([AddVeth(host_link, "02:fd:00:00:01:02", "eth0", "02:fd:00:00:01:01", namespace)])
-        await send_all(
-            [
-                BringUp("lo"),
-                BringUp("eth0"),
-                AddAddress("eth0", address, 30),
-                AddDefaultRoute("eth0", "10.211.77.1", address),
-            ],
-            namespace=namespace,
-        )
-        await run(["ip", "address", "add", "10.211.77.1/30", "dev", host_link], timeout_s=5)
-        await send_all([BringUp(host_link)])
-        async with registry(namespace, tmp_path / "registry"):
-            files = (
-                Layer().folder("bin").add("bin/busybox", Path("/usr/bin/busybox").read_bytes(), mode=0o755)
-            )
-            for name in ("sh", "cat", "id"):
-                files.add(f"bin/{name}", kind=tarfile.SYMTYPE, target="busybox")
-            await push(namespace, tmp_path, "tiny:1", [files.done()], {"Cmd": ["/bin/sh"]})
-            yield address
-    finally:
-        await remove_namespace(namespace)
-        # Not before everything in the namespace has ended: the next test makes a link of this name.
-        with suppress(CommandError):
-            await run(["ip", "link", "delete", host_link], timeout_s=5)
+    async with registry_beside_host(tmp_path / "registry") as address:
+        files = Layer().folder("bin").add("bin/busybox", Path("/usr/bin/busybox").read_bytes(), mode=0o755)
+        for name in ("sh", "cat", "id"):
+            files.add(f"bin/{name}", kind=tarfile.SYMTYPE, target="busybox")
+        await push(REGISTRY_NAMESPACE, tmp_path, "tiny:1", [files.done()], {"Cmd": ["/bin/sh"]})
+        yield address

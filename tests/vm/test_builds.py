@@ -1,4 +1,4 @@
-"""Builds of real VMs: from `minimal` and from a container image of a real registry. Costs four cold boots, about 60 s."""
+"""Builds of real VMs: from `minimal` and from a container image of a real registry. Costs four cold boots, about 70 s."""
 
 from __future__ import annotations
 
@@ -69,7 +69,11 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
     registry = f"{served}:{REGISTRY_PORT}"
     async with (
         running_platform(
-            data_dir, images_dir, private_networks=f"{served}/32", insecure_registries=registry
+            data_dir,
+            images_dir,
+            private_networks=f"{served}/32",
+            insecure_registries=registry,
+            armable=True,
         ) as platform,
         platform.client() as api,
     ):
@@ -105,6 +109,15 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         imported = await wrenn(platform, *arguments)
         assert imported == "plain:1\n"
         assert await output(api, "plain:1", "ls /bin") == "busybox\ncat\nid\nsh\n"
+        # Nothing runs in it, so it needs no sandbox. The same image again takes what is there.
+        (earlier,) = [each for each in (await api.get("/v1/builds")).json() if each["name"] == "plain"]
+        assert "sandbox_id" not in earlier
+        stored = objects(data_dir)
+        assert (
+            await wrenn(platform, "templates", "import", f"{registry}/tiny:1", "-t", "plain:2") == "plain:2\n"
+        )
+        assert objects(data_dir) == stored
+        await _killed_while_imported(platform, data_dir, f"{registry}/tiny:1")
         # The same from a local file, which goes through the store.
         files = Layer().folder("bin").add("bin/busybox", Path("/usr/bin/busybox").read_bytes(), mode=0o755)
         files.add("bin/sh", kind=tarfile.SYMTYPE, target="busybox")
@@ -115,7 +128,7 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
         assert not list((data_dir / "store").rglob("uploads/*"))
         listed = (await api.get("/v1/sandboxes")).json()
         assert [each["name"] for each in listed] == []
-        for name in ("image", "longer", "tiny", "plain", "local"):
+        for name in ("image", "longer", "tiny", "plain", "killed", "local"):
             assert (await api.delete(f"/v1/templates/{name}")).status_code == 204
         # Their files go with them, on the host too, but for the layers of the three builds and the image that one of them lies on.
         async with asyncio.timeout(_DEADLINE_S):
@@ -124,3 +137,36 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
                 or len(list((data_dir / "snapshots").iterdir())) != 3
             ):
                 await asyncio.sleep(0.3)
+
+
+def objects(data_dir: Path) -> set[Path]:
+    """The objects in the store."""
+    return {path for path in (data_dir / "store").rglob("*") if path.is_file()}
+
+
+async def _killed_while_imported(platform: Platform, data_dir: Path, reference: str) -> None:
+    """Kill -9 the control plane when the image is in the store and not published: the next attempt finishes the import."""
+    # A disk of another size, or what an earlier build made would be taken.
+    body = {"name": "killed", "dockerfile": f"FROM {reference}\n", "disk_size_mb": 6144}
+    before = len(_manifests(data_dir))
+    platform.arm("control", "control.build.after_upload=kill")
+    async with platform.client() as api:
+        build_id = (await api.post("/v1/builds", json=body)).json()["id"]
+        await platform.wait_killed("control")
+    platform.start("control")
+    await platform.wait_ready()
+    async with platform.client() as api:
+        async with asyncio.timeout(_DEADLINE_S):
+            while (found := (await api.get(f"/v1/builds/{build_id}")).json())["status"] != "success":
+                assert found["status"] in ("pending", "running"), found
+                await asyncio.sleep(0.3)
+        assert await output(api, "killed", "ls /bin") == "busybox\ncat\nid\nsh\n"
+        # What the killed attempt had brought into the store is removed.
+        async with asyncio.timeout(_DEADLINE_S):
+            while len(_manifests(data_dir)) > before + 1:
+                await asyncio.sleep(0.3)
+        assert len(_manifests(data_dir)) == before + 1
+
+
+def _manifests(data_dir: Path) -> set[Path]:
+    return {path for path in objects(data_dir) if path.suffix == ".json"}

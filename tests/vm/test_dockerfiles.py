@@ -101,9 +101,12 @@ FROM {REGISTRY}/library/alpine:3.20 AS build
 COPY server /out/server
 RUN chmod 755 /out/server && chown -R 65532:65532 /out && echo 'two stages' > /out/note
 
-FROM {REGISTRY}/gcr.io/distroless/static-debian12:latest
+FROM scratch AS app
 COPY --from=build /out/server /out/note /srv/
 ENTRYPOINT ["/srv/server"]
+
+FROM app AS refused
+RUN ["/srv/no-such-program"]
 """
 
 
@@ -151,12 +154,12 @@ class Builder:
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 
-    async def build(self, context: Path, case: Case) -> None:
+    async def build(self, context: Path, case: Case, *options: str) -> None:
         """Build the template that has the name of the case."""
         values = [f"--build-arg={name}={value}" for name, value in case.build_args.items()]
         size = [f"--memory-mb={case.memory_mb}", f"--disk-size-mb={case.disk_size_mb}"]
         begun = time.monotonic()
-        code, out, err = await self.wrenn("build", str(context), "-t", case.folder, *size, *values)
+        code, out, err = await self.wrenn("build", str(context), "-t", case.folder, *size, *values, *options)
         assert (code, out) == (0, f"{case.folder}\n"), err[-6000:]
         print(f"{case.folder}: built in {time.monotonic() - begun:.0f} s\n{err}")
 
@@ -211,7 +214,7 @@ async def builder(data_dir: Path, images_dir: Path, served: str, tmp_path: Path)
 
 @pytest.mark.timeout(400)
 async def test_images_without_a_distribution_are_built_upon(builder: Builder) -> None:
-    """One like Alpine (musl, busybox), one without any program, and one that takes its program from a stage on the other."""
+    """One like Alpine (musl, busybox), one without any program, and an empty one that takes its program from a stage on the first."""
     alpine = Case("alpine", "", DebianBase(), "alpine answers", 8080, "/index.html", memory_mb=256)
     digest = await builder.push("library/alpine:3.20", await alpine_layer(builder.scratch), {})
     former = re.search("sha256:[0-9a-f]+", (FOLDERS / "alpine" / "Dockerfile").read_text())
@@ -232,7 +235,8 @@ async def test_images_without_a_distribution_are_built_upon(builder: Builder) ->
     (context / "Dockerfile").write_text(TWO_STAGES)
     (context / ".dockerignore").unlink(missing_ok=True)
     two_stages = Case("two-stages", "", DebianBase(), "distroless answers", 8080, memory_mb=256)
-    await builder.build(context, two_stages)
+    # Nothing but what it copies is in the image, and the stage after it is not built.
+    await builder.build(context, two_stages, "--target", "app")
     await builder.check_answer(two_stages)
 
     async with builder.platform.client() as api:
@@ -243,6 +247,10 @@ async def test_images_without_a_distribution_are_built_upon(builder: Builder) ->
         assert found["server"][0].endswith("rwxr-xr-x"), found
         assert "note" in found
         assert (await api.post(f"{files}/list", json={"path": "/out"})).status_code == 404
+        listed = (await api.post(f"{files}/list", json={"path": "/"})).json()
+        there = {entry["name"] for entry in listed["entries"]}
+        assert "srv" in there
+        assert not there & {"bin", "usr", "out"}, "the image is empty before its first COPY"
         assert (await api.delete(f"/v1/sandboxes/{sandbox_id}")).status_code == 204
         sandbox_id = (await api.post("/v1/sandboxes", json={"template": "alpine"})).json()["id"]
         assert await executed(api, sandbox_id, "hello-musl") == "musl answers\n"

@@ -15,11 +15,20 @@ from wrenn.cli.output import JsonOption, age, print_json, print_table
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
+    from wrenn.cli.credentials import ProfileSession
     from wrenn.sdk.types import Build
 
 app = typer.Typer(help="Builds of templates.", no_args_is_help=True, rich_markup_mode=None)
 
 BuildIdArgument = Annotated[str, typer.Argument(metavar="BUILD", help="Id of the build.")]
+
+PlatformOption = Annotated[
+    bool,
+    typer.Option(
+        "--platform",
+        help="Of the platform instead of the team: for its admins, with the session of `wrenn login`.",
+    ),
+]
 
 _LOCAL_IMAGES: Final = ("oci", "oci-archive", "docker-archive")
 _NAME: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}")
@@ -49,6 +58,10 @@ def build(
         list[str] | None,
         typer.Option("--build-arg", metavar="NAME=VALUE", help="A value for an ARG. Repeatable."),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", help="Build this stage of the Dockerfile. [default: the last one]"),
+    ] = None,
     vcpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs of the build, and of a template with memory.")
     ] = None,
@@ -65,6 +78,7 @@ def build(
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the build's id and do not wait.")
     ] = False,
+    platform: PlatformOption = False,
     json: JsonOption = False,
 ) -> None:
     """Build a template from a Dockerfile.
@@ -74,10 +88,13 @@ def build(
     """
     from wrenn.sdk import InvalidRequestError, Template
 
-    use_credentials()
+    admin = _admin(platform=platform)
     template_name, tag = _name_and_tag(name, path)
     builder = Template.from_dockerfile(
-        file or path, context=path if path.is_dir() else path.parent, build_args=_build_args(build_arg or [])
+        file or path,
+        context=path if path.is_dir() else path.parent,
+        build_args=_build_args(build_arg or []),
+        target=target,
     )
     if ready is not None:
         builder.ready_check(ready)
@@ -89,6 +106,7 @@ def build(
             memory_mb=memory_mb,
             disk_size_mb=disk_size_mb,
             no_cache=no_cache,
+            admin=admin,
         )
     except FileNotFoundError as error:
         raise InvalidRequestError(f"There is no {error.filename}.") from error
@@ -98,7 +116,7 @@ def build(
         else:
             sys.stdout.write(f"{started.id}\n")
         return
-    ended = _follow(started.id, notes=builder.notes())
+    ended = _follow(started.id, admin, notes=builder.notes())
     _report(ended, json=json)
 
 
@@ -113,6 +131,7 @@ def import_image(
     *,
     name: Annotated[str, typer.Option("--tag", "-t", metavar="NAME[:TAG]", help="Name of the template.")],
     disk_size_mb: Annotated[int | None, typer.Option(min=1, help="Size of the disk in MB.")] = None,
+    platform: PlatformOption = False,
     json: JsonOption = False,
 ) -> None:
     """Make a template of a container image.
@@ -122,7 +141,7 @@ def import_image(
     """
     from wrenn.sdk import Template
 
-    use_credentials()
+    admin = _admin(platform=platform)
     template_name, tag = _parse_name(name)
     prefix, colon, path = image.partition(":")
     if colon and prefix in _LOCAL_IMAGES:
@@ -131,17 +150,16 @@ def import_image(
         builder = Template().from_archive(path, kind="docker" if prefix == "docker-archive" else "oci")
     else:
         builder = Template().from_image(image.removeprefix("docker://"))
-    started = builder.start_build(template_name, tag=tag, disk_size_mb=disk_size_mb)
-    _report(_follow(started.id, notes=builder.notes()), json=json)
+    started = builder.start_build(template_name, tag=tag, disk_size_mb=disk_size_mb, admin=admin)
+    _report(_follow(started.id, admin, notes=builder.notes()), json=json)
 
 
 @app.command("list")
-def list_(*, json: JsonOption = False) -> None:
+def list_(*, platform: PlatformOption = False, json: JsonOption = False) -> None:
     """List the builds, newest first."""
     from wrenn.sdk import Template
 
-    use_credentials()
-    found = Template.builds()
+    found = Template.builds(admin=_admin(platform=platform))
     if json:
         print_json(found)
         return
@@ -160,13 +178,13 @@ def list_(*, json: JsonOption = False) -> None:
 
 
 @app.command("show")
-def show(build_id: BuildIdArgument, *, json: JsonOption = False) -> None:
+def show(build_id: BuildIdArgument, *, platform: PlatformOption = False, json: JsonOption = False) -> None:
     """Show a build and how long its steps took."""
     from wrenn.sdk import Template
 
-    use_credentials()
-    found = Template.get_build(build_id)
-    steps = Template.build_log(build_id)
+    admin = _admin(platform=platform)
+    found = Template.get_build(build_id, admin=admin)
+    steps = Template.build_log(build_id, admin=admin)
     if json:
         print_json({"build": found, "steps": steps})
         return
@@ -203,6 +221,7 @@ def logs(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Also print what comes, until the build has ended.")
     ] = False,
+    platform: PlatformOption = False,
     json: JsonOption = False,
 ) -> None:
     """Print the output of a build.
@@ -211,14 +230,14 @@ def logs(
     """
     from wrenn.sdk import Template
 
-    use_credentials()
+    admin = _admin(platform=platform)
     if follow:
         with BuildDisplay(sys.stdout, live=False) as display:
-            for event in Template.follow_build(build_id):
+            for event in Template.follow_build(build_id, admin=admin):
                 display(event)
-        _report(Template.get_build(build_id), json=False)
+        _report(Template.get_build(build_id, admin=admin), json=False)
         return
-    steps = Template.build_log(build_id)
+    steps = Template.build_log(build_id, admin=admin)
     if json:
         print_json(steps)
         return
@@ -233,6 +252,7 @@ def logs(
 def cancel(
     build_ids: Annotated[list[str], typer.Argument(metavar="BUILD...", help="Builds to cancel.")],
     *,
+    platform: PlatformOption = False,
     json: JsonOption = False,
 ) -> None:
     """Cancel builds.
@@ -242,24 +262,36 @@ def cancel(
     from wrenn.cli.each import do_each
     from wrenn.sdk import Template
 
-    use_credentials()
-    do_each(build_ids, Template.cancel_build, done="cancelled", json=json)
+    admin = _admin(platform=platform)
+    do_each(
+        build_ids, lambda build_id: Template.cancel_build(build_id, admin=admin), done="cancelled", json=json
+    )
 
 
-def _follow(build_id: str, *, notes: tuple[str, ...]) -> Build:
+def _admin(*, platform: bool) -> ProfileSession | None:
+    """Return the session of an admin of the platform, or make the team's API key known to the SDK."""
+    if not platform:
+        use_credentials()
+        return None
+    from wrenn.cli.credentials import ProfileSession
+
+    return ProfileSession()
+
+
+def _follow(build_id: str, admin: ProfileSession | None, *, notes: tuple[str, ...]) -> Build:
     from wrenn.sdk import Template
 
     with BuildDisplay() as display:
         for note in notes:
             display.note(note)
         try:
-            for event in Template.follow_build(build_id):
+            for event in Template.follow_build(build_id, admin=admin):
                 display(event)
         except KeyboardInterrupt:
-            Template.cancel_build(build_id)
+            Template.cancel_build(build_id, admin=admin)
             display.note(f"the build {build_id} is cancelled")
             raise typer.Exit(Exit.INTERRUPTED) from None
-    return Template.get_build(build_id)
+    return Template.get_build(build_id, admin=admin)
 
 
 def _report(ended: Build, *, json: bool) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wrenn.cli.up.layout import write_private
 
 if TYPE_CHECKING:
+    from wrenn.base.secrets import Secret
     from wrenn.sdk.account import Account
     from wrenn.sdk.profiles import Profile
+
+
+_TOKEN_USE_S: Final = 600.0
+"""How long a token is used; it is valid for a quarter of an hour."""
 
 
 @contextmanager
@@ -85,3 +91,24 @@ def account() -> Generator[Account]:
         yield resumed
     finally:
         resumed.close()
+
+
+class ProfileSession:
+    """The session of the selected profile, for calls that may go on for hours. Implements `sdk.settings.Session`."""
+
+    def __init__(self) -> None:
+        """Continue the session. Raises AuthenticationError: nobody is logged in, or the session has ended."""
+        self._token, self.base_url = _current()
+        self._since = time.monotonic()
+
+    def token(self) -> Secret:
+        """Return a token that is valid for some minutes. Raises AuthenticationError: the session has ended."""
+        if time.monotonic() - self._since > _TOKEN_USE_S:
+            self._token, _ = _current()
+            self._since = time.monotonic()
+        return self._token
+
+
+def _current() -> tuple[Secret, str]:
+    with account() as resumed:
+        return resumed.token, resumed.base_url

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 import typer
 
@@ -143,6 +144,12 @@ app.command("import")(import_image)
 def rm(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Templates to remove.")],
     *,
+    platform: Annotated[
+        bool,
+        typer.Option(
+            "--platform", help="Templates of the platform: for its admins, with the session of `wrenn login`."
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Remove templates: NAME with all its versions, a tag NAME:TAG, or one version by its id.
@@ -153,5 +160,15 @@ def rm(
     """
     from wrenn.sdk import Sandbox
 
-    use_credentials()
-    do_each(names, Sandbox.delete_template, done="removed", json=json)
+    if not platform:
+        use_credentials()
+        do_each(names, Sandbox.delete_template, done="removed", json=json)
+        return
+    from wrenn.cli import credentials
+
+    with credentials.account() as account:
+
+        def delete(name: str) -> None:
+            account.call("DELETE", f"/v1/admin/templates/{quote(name, safe='')}")
+
+        do_each(names, delete, done="removed", json=json)

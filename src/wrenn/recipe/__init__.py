@@ -7,7 +7,7 @@ reads it with `archive`, and identifies steps with `cache_key`.
 
 from __future__ import annotations
 
-from wrenn.recipe.dockerfile import parse_dockerfile
+from wrenn.recipe.dockerfile import end_at_stage, parse_dockerfile
 from wrenn.recipe.healthcheck import ReadyCheck, parse_ready_check
 from wrenn.recipe.instructions import (
     BaseConfig,
@@ -46,6 +46,7 @@ __all__ = [
     "Step",
     "User",
     "Workdir",
+    "end_at_stage",
     "parse_base",
     "parse_dockerfile",
     "parse_lines",

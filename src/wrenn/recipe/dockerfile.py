@@ -68,6 +68,20 @@ def parse_dockerfile(text: str, *, build_args: Mapping[str, str] | None = None) 
     return _Parser(_checked_arguments(build_args or {})).parse(text)
 
 
+def end_at_stage(text: str, target: str, *, build_args: Mapping[str, str] | None = None) -> str:
+    """Return a Dockerfile up to the end of one of its stages, which is then its result. `target`: the stage's name or its place from 0.
+
+    What comes after that stage is checked too.
+
+    Raises:
+        InvalidRequest: there is no such stage; otherwise the message begins with `line N`.
+    """
+    check_text(text, MAX_TEXT_B, "The Dockerfile")
+    parser = _Parser(_checked_arguments(build_args or {}))
+    parser.parse(text)
+    return parser.until(text, target)
+
+
 def _checked_arguments(build_args: Mapping[str, str]) -> dict[str, str]:
     if len(build_args) > MAX_VARIABLES:
         raise InvalidRequest(f"There are more than {MAX_VARIABLES} build arguments.")
@@ -141,6 +155,14 @@ class _Parser:
             if name not in self._declared and name not in PROXY_ARGUMENTS:
                 self._notes.append(Note(0, f"the build argument {name} is not used: there is no ARG {name}"))
         return self._drafts.recipe(self._build_args, self._global_args, self._notes)
+
+    def until(self, text: str, target: str) -> str:
+        """Return the parsed text up to the end of a stage. Raises InvalidRequest."""
+        following = self._drafts.line_after(target)
+        if following is None:
+            return text
+        lines = text.replace("\r\n", "\n").split("\n")
+        return "".join(f"{line}\n" for line in lines[: following - 1])
 
     @property
     def _stage(self) -> Draft:

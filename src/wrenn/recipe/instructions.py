@@ -8,8 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from wrenn.recipe.healthcheck import ReadyCheck
+
+SCRATCH: Final = "scratch"
+"""Reference of the image without files, as in Docker: no registry has it."""
 
 
 class BaseKind(StrEnum):
@@ -39,6 +43,11 @@ class From:
     reference: str
     line: int
     text: str
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is the image without files."""
+        return self.kind is BaseKind.IMAGE and self.reference == SCRATCH
 
     def __str__(self) -> str:
         if self.kind is BaseKind.ARCHIVE:

@@ -46,8 +46,6 @@ def parse_base(reference: str, *, default: BaseKind, line: int, text: str) -> Fr
     if kind is BaseKind.TEMPLATE:
         if not _TEMPLATE.fullmatch(reference):
             raise refused(line, f"{shown(reference)} is not a template: expected NAME or NAME:TAG")
-    elif reference == "scratch":
-        raise refused(line, "FROM scratch is not supported: a build needs a base in which programs can run")
     elif len(reference) > _MAX_REFERENCE or not _IMAGE.fullmatch(reference):
         raise refused(
             line,

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from wrenn.base.errors import InvalidRequest
 from wrenn.recipe.healthcheck import SHELL
-from wrenn.recipe.instructions import BaseKind, From
+from wrenn.recipe.instructions import SCRATCH, BaseKind, From
 from wrenn.recipe.limits import MAX_INSTRUCTIONS, MAX_STAGES, refused, shown
 from wrenn.recipe.recipe import Note, Recipe, Stage
 from wrenn.recipe.references import parse_base
@@ -61,6 +62,8 @@ class StageDrafts:
     def begin(self, reference: str, name: str, *, line: int, text: str) -> None:
         """Begin a stage on an earlier one or on a base. `name` may be empty."""
         name = name.lower()
+        if name == SCRATCH:
+            raise refused(line, f"{SCRATCH} is the empty image, and not a name of a stage")
         if name and not _NAME.fullmatch(name):
             raise refused(
                 line, f"{shown(name)} is not a name of a stage: a letter, then letters, digits, and ._-"
@@ -92,8 +95,24 @@ class StageDrafts:
             if image.name == reference:
                 return -1 - index
         base = parse_base(reference, default=BaseKind.IMAGE, line=line, text=text)
+        if base.is_empty:
+            raise refused(line, f"--from={SCRATCH}: the empty image has no files")
         self._images.append(Draft(line, reference, base))
         return -len(self._images)
+
+    def line_after(self, target: str) -> int | None:
+        """Return the line in which the stage after this one begins; None: it is the last. `target`: its name or its place.
+
+        Raises:
+            InvalidRequest: there is no such stage.
+        """
+        number = self._number(target.lower()) if target else None
+        if number is None and target.isascii() and target.isdigit() and len(target) < 4:
+            number = int(target)
+        if number is None or number >= len(self._stages):
+            raise InvalidRequest(f"target: the Dockerfile has no stage {shown(target)}.")
+        after = self._stages[number + 1 : number + 2]
+        return after[0].line if after else None
 
     def _number(self, name: str) -> int | None:
         return next((index for index, stage in enumerate(self._stages) if stage.name == name), None)

@@ -73,14 +73,21 @@ class RecipeBuilder:
         self._dockerfile: Path | None = None
         self._image: Path | None = None
         self._build_args: dict[str, str] = {}
+        self._target: str | None = None
 
     @classmethod
     def from_dockerfile(
-        cls, path: PathLike, *, context: PathLike | None = None, build_args: Mapping[str, str] | None = None
+        cls,
+        path: PathLike,
+        *,
+        context: PathLike | None = None,
+        build_args: Mapping[str, str] | None = None,
+        target: str | None = None,
     ) -> Self:
         """Return a builder for a Dockerfile, or for the `Dockerfile` of a folder. No instructions can be added to it.
 
-        `context` is the folder of the files that it copies, by default its own.
+        `context` is the folder of the files that it copies, by default its own. `target` is the stage that becomes the template, by
+        name or number; by default the last one.
         """
         file = Path(path)
         if file.is_dir():
@@ -88,6 +95,7 @@ class RecipeBuilder:
         builder = cls(context=file.parent if context is None else context)
         builder._dockerfile = file
         builder._build_args = dict(build_args or {})
+        builder._target = target
         return builder
 
     def from_image(self, reference: str) -> Self:
@@ -196,7 +204,7 @@ class RecipeBuilder:
         Raises:
             InvalidRequestError: with the number of the line, or of the instruction.
         """
-        from wrenn.recipe import parse_dockerfile, parse_lines, parse_ready_check  # noqa: PLC0415 - as above
+        from wrenn.recipe import end_at_stage, parse_dockerfile, parse_lines, parse_ready_check  # noqa: PLC0415 - as above
 
         config: dict[str, object] = {"name": name}
         try:
@@ -206,8 +214,11 @@ class RecipeBuilder:
                 config["recipe"] = lines
             else:
                 text = self._dockerfile.read_bytes().decode(errors="replace")
-                recipe = parse_dockerfile(text, build_args=self._build_args)
                 config |= {"dockerfile": text, "build_args": self._build_args}
+                if self._target is not None:
+                    config["target"] = self._target
+                    text = end_at_stage(text, self._target, build_args=self._build_args)
+                recipe = parse_dockerfile(text, build_args=self._build_args)
             if self._ready is not None:
                 parse_ready_check(self._ready)
                 config["healthcheck"] = self._ready

@@ -30,8 +30,14 @@ class Account:
         self.user_id = fields.text("user_id")
         self.team_id = fields.text("team_id")
         self.refresh_token = _refresh_token(answer)
+        self.base_url = settings.base_url
         self._token = Secret(fields.text("token"))
         self._transport = Transport(settings)
+
+    @property
+    def token(self) -> Secret:
+        """The token of this session, which is valid for some minutes."""
+        return self._token
 
     @classmethod
     def log_in(cls, base_url: str, email: str, password: Secret) -> Self:

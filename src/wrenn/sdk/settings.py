@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from wrenn.base.secrets import Secret
@@ -21,17 +21,37 @@ DEFAULT_PROFILE: Final = "default"
 _PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
+class Session(Protocol):
+    """The session of a user on a platform."""
+
+    @property
+    def base_url(self) -> str:
+        """The URL of the platform."""
+        ...
+
+    def token(self) -> Secret:
+        """Return a token that is valid now; it is asked for whenever connections are opened."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """Settings of a client. `base_url` has no trailing slash; with `api_key` None, each call brings its own credentials."""
+    """Settings of a client. `base_url` has no trailing slash; with `api_key` None, each call brings its own credentials.
+
+    Attributes:
+        admin: instead of an API key, the session of an admin of the platform: calls about builds are about the platform's then.
+    """
 
     api_key: Secret | None
     base_url: str
     request_timeout_s: float
+    admin: Session | None = None
 
     @property
     def credentials(self) -> dict[str, str]:
         """The authentication header; empty if each call brings its own credentials."""
+        if self.admin is not None:
+            return {"Authorization": f"Bearer {self.admin.token().reveal()}"}
         return {} if self.api_key is None else {"X-API-Key": self.api_key.reveal()}
 
     @property
@@ -53,15 +73,18 @@ def client_settings(
     api_key: str | None = None,
     base_url: str | None = None,
     request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+    admin: Session | None = None,
 ) -> ClientSettings:
     """Settings from the arguments, completed from `WRENN_API_KEY` and `WRENN_BASE_URL`, otherwise from the profile.
 
-    A profile's key is sent only to the profile's platform.
+    A profile's key is sent only to the profile's platform. With `admin` nothing else is needed.
 
     Raises:
         AuthenticationError: there is no API key.
         InvalidRequestError: the base URL, the key or the timeout is malformed.
     """
+    if admin is not None:
+        return ClientSettings(None, _checked(admin.base_url), request_timeout_s, admin)
     key = (api_key or os.environ.get("WRENN_API_KEY", "")).strip()
     url = base_url or os.environ.get("WRENN_BASE_URL") or ""
     if not key:

@@ -87,6 +87,8 @@ _MOUNT_POINTS: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp")
 """Folders that the guest agent needs; some images lack them."""
 _ARCHIVE: Final = "archive.tar"
 _ARCHIVES: Final = ("oci-archive", "docker-archive")
+_EMPTY: Final = "scratch"
+"""The image without files, which no registry has."""
 _SCRIPT: Final = Path("/check_layers.py")
 _NO_SUCH_IMAGE: Final = ("manifest unknown", "name unknown", "not found", "status 404")
 _NOT_ALLOWED: Final = (
@@ -188,9 +190,10 @@ class ImportContainer:
             InvalidRequest: the reference or the image is not acceptable. NotFound, Forbidden: the registry says so.
             Unavailable: a program is missing, or the registry does not answer. StorageFull: no room.
         """
-        reference = (
-            _archived(source.reference, archive) if archive is not None else Reference.parse(source.reference)
-        )
+        if archive is not None:
+            reference = _archived(source.reference, archive)
+        else:
+            reference = None if source.reference == _EMPTY else Reference.parse(source.reference)
         if not 0 < source.disk_size_mb <= _DISK_LIMIT_MB:
             raise InvalidRequest(f"disk_size_mb: between 1 and {_DISK_LIMIT_MB}.")
         for program, package in _PACKAGES.items():
@@ -221,6 +224,11 @@ class ImportContainer:
                 environment={"HOME": str(WORK), "TMPDIR": str(WORK), "GOMAXPROCS": "2", **_CERTIFICATES},
             )
             run = _Import(jail, progress, size_b, self.reserve_b)
+            if reference is None:
+                progress.begin(Phase.PACK)
+                await run.make_empty()
+                await run.pack(draft / ROOTFS)
+                return ImageFacts.new(reference=_EMPTY, config=ContainerConfig())
             progress.begin(Phase.PULL)
             known: ImageFacts | None = None
 
@@ -451,16 +459,33 @@ class _Import:
             raise InvalidRequest(
                 "The layers of the image cannot be unpacked.", context=error.context
             ) from error
-        rootfs = self.jail.work / "bundle/rootfs"
+        rootfs = self._rootfs
         # Root follows no link that a program of the image's may have left.
         for folder in (rootfs.parent, rootfs):
             if not stat.S_ISDIR(folder.lstat().st_mode):
                 raise InvalidRequest("The layers of the image cannot be unpacked.")
-        for name in _MOUNT_POINTS:
-            if not os.path.lexists(rootfs / name):
-                (rootfs / name).mkdir(mode=0o1777 if name == "tmp" else 0o755)
-                os.chown(rootfs / name, self.jail.first_id, self.jail.first_id)
+        self._add_mount_points()
         await remove_any_tree(self.jail.work / "layout")
+
+    async def make_empty(self) -> None:
+        """Make `bundle/rootfs` of an image without files."""
+        for folder in (self._rootfs.parent, self._rootfs):
+            folder.mkdir(mode=0o755)
+            os.chown(folder, self.jail.first_id, self.jail.first_id)
+        self._add_mount_points()
+
+    @property
+    def _rootfs(self) -> Path:
+        return self.jail.work / "bundle/rootfs"
+
+    def _add_mount_points(self) -> None:
+        for name in _MOUNT_POINTS:
+            path = self._rootfs / name
+            if not os.path.lexists(path):
+                path.mkdir()
+                # Whatever the umask is.
+                path.chmod(0o1777 if name == "tmp" else 0o755)
+                os.chown(path, self.jail.first_id, self.jail.first_id)
 
     async def pack(self, image: Path) -> None:
         """Pack the unpacked files as `image`."""

@@ -18,7 +18,13 @@ from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.records import Build
 from wrenn.control.db import Database
-from wrenn.control.hosts import ContainerSource, HostContainerConfig, HostImage, HostNetworkPolicy
+from wrenn.control.hosts import (
+    ContainerSource,
+    HostClient,
+    HostContainerConfig,
+    HostImage,
+    HostNetworkPolicy,
+)
 from wrenn.control.images import URL_LIFE_S, Images, owner_name
 from wrenn.control.objects import ObjectStore, name_of
 from wrenn.control.registries import RegistryCredentials
@@ -34,6 +40,16 @@ _EVERYWHERE = HostNetworkPolicy(allow_internet=True, allow=(), deny=(), revision
 
 
 @dataclass(frozen=True, slots=True)
+class ImportedImage:
+    """An image that a host has made of a container image, and that is not in the store. `made_by`: what it made it of."""
+
+    image_id: ImageId
+    host_id: HostId
+    host: HostClient
+    made_by: ContainerSource
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """What a build begins with. `key`: identifies its disk, for the layer cache."""
 
@@ -44,6 +60,8 @@ class Base:
     """Call it once a sandbox of the template runs. May be repeated."""
     host_version: str | None = None
     """The release of the hosts whose disk the key identifies, if they built it themselves; None: it is the same on all."""
+    imported: ImportedImage | None = None
+    """None: it is a template."""
 
     def of_layer(self, layer: Layer, shape: Shape) -> Template:
         """Return the base as sandboxes are made from it that have some steps behind them already."""
@@ -99,11 +117,14 @@ class BuildBases:
                 source = await self._source(build, base)
                 made = await make_image(host, image_id, source, upload=False)
                 release = partial(self.images.give_up, image_id)
-                # Without a digest nothing says that the next one is the same.
-                key = base_key(base, made.reference.partition("@")[2] or str(image_id))
-                yield Base(key, _unnamed(build, image_id, host_id, made), _config(made), release)
+                # Without a digest nothing says that the next one is the same. Nothing is always the same.
+                digest = base.reference if base.is_empty else made.reference.partition("@")[2]
+                key = base_key(base, digest or str(image_id))
+                imported = ImportedImage(image_id, host_id, host, source)
+                template = _unnamed(build, image_id, host_id, made)
+                yield Base(key, template, _config(made), release, imported=imported)
             finally:
-                # The result of the build is an image of its own.
+                # Unless it was published, the result of the build is an image of its own.
                 await asyncio.shield(self.images.give_up(image_id))
 
     async def _source(self, build: Build, base: From) -> ContainerSource:
@@ -120,6 +141,8 @@ class BuildBases:
                 archive_name=name_of(build.archive_key),
                 archive_keys=self.objects.keys.all_of(scope),
             )
+        if base.is_empty:
+            return ContainerSource(base.reference, build.disk_size_mb, _EVERYWHERE, scope)
         login = await self.credentials.for_image(build.team_id, base.reference)
         username, password = ("", "") if login is None else (login[0], login[1].reveal())
         return ContainerSource(

@@ -13,6 +13,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId, SnapshotId
 from wrenn.control.audit import Actor
 from wrenn.control.builds import store
+from wrenn.control.builds.bases import ImportedImage
 from wrenn.control.builds.layer_store import LAYER_AGE_S
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.make_image import make_image
@@ -20,6 +21,7 @@ from wrenn.control.builds.recipes import BuildPlan
 from wrenn.control.builds.records import Build, BuildStatus
 from wrenn.control.builds.steps import BuildSandbox
 from wrenn.control.db import Database, Transaction
+from wrenn.control.hosts import HostImage
 from wrenn.control.identity import lock_active_team
 from wrenn.control.images import Images
 from wrenn.control.quotas import Limits
@@ -171,38 +173,60 @@ class BuildResults:
         row, host = await self.sandboxes.get(sandbox.sandbox_id)
         await self.sandboxes.pause(sandbox.sandbox_id, by)
         await fault_point("control.build.after_pause")
-        owner = build.owner
-        if owner is not None:
-            # How much it takes is known when it is in the store; nothing is brought there for a team that has no room left.
-            await self.database.transaction(lambda tx: require_any_space(tx, owner, self.limits))
-        image_id = await self.images.begin_alone(owner, row.host_id, retry_s=_BEGIN_RETRY_S)
+        await self._require_space(build)
+        image_id = await self.images.begin_alone(build.owner, row.host_id, retry_s=_BEGIN_RETRY_S)
         with self.images.renewing_lease(image_id):
             try:
                 made = await make_image(host, image_id, sandbox.sandbox_id, upload=True)
-                await fault_point("control.build.after_upload")
-
-                async def publish(tx: Transaction) -> list[UUID]:
-                    await lock_active_team(tx, build.team_id)
-                    size_b = await self.images.publish(tx, image_id, disk_size_mb=made.disk_size_mb)
-                    new = replace(
-                        _new_base(build, plan, image_id, build_key),
-                        disk_size_mb=made.disk_size_mb,
-                        size_bytes=size_b,
-                        built_at=built_at,
-                    )
-                    replaced = await insert_base_template(
-                        tx, new, tags=build.tags, by=by, defaults=self.limits
-                    )
-                    await self._finish(tx, build, new.template_id, by)
-                    return replaced
-
-                # Readers stop at the build's end, which is recorded now.
-                await sandbox.log.flush()
-                replaced = await self.database.transaction(publish)
+                new = replace(_new_base(build, plan, image_id, build_key), built_at=built_at)
+                await self._publish(build, new, made, sandbox.log, by)
             except BaseException:
                 await asyncio.shield(self.images.give_up(image_id))
                 raise
-        for old in replaced:
+
+    async def keep_imported(
+        self,
+        build: Build,
+        plan: BuildPlan,
+        imported: ImportedImage,
+        log: LogWriter,
+        by: Actor,
+        *,
+        build_key: str | None,
+    ) -> None:
+        """Keep the image that a host has made of a container image, as no step changes it. Its lease is the caller's.
+
+        `build_key` is as for `keep_snapshot`.
+
+        Raises:
+            WrennError: nothing was kept.
+        """
+        await self._require_space(build)
+        await self.images.begin_upload(imported.image_id, imported.host_id, retry_s=_BEGIN_RETRY_S)
+        made = await make_image(imported.host, imported.image_id, imported.made_by, upload=True)
+        await self._publish(build, _new_base(build, plan, imported.image_id, build_key), made, log, by)
+
+    async def _require_space(self, build: Build) -> None:
+        """Bring nothing into the store for a team that has no room left; how much an image takes is known when it is there."""
+        owner = build.owner
+        if owner is not None:
+            await self.database.transaction(lambda tx: require_any_space(tx, owner, self.limits))
+
+    async def _publish(self, build: Build, new: NewBase, made: HostImage, log: LogWriter, by: Actor) -> None:
+        """Publish an image that is in the store, as a version of the template."""
+        await fault_point("control.build.after_upload")
+
+        async def publish(tx: Transaction) -> list[UUID]:
+            await lock_active_team(tx, build.team_id)
+            size_b = await self.images.publish(tx, new.image_id, disk_size_mb=made.disk_size_mb)
+            whole = replace(new, disk_size_mb=made.disk_size_mb, size_bytes=size_b)
+            replaced = await insert_base_template(tx, whole, tags=build.tags, by=by, defaults=self.limits)
+            await self._finish(tx, build, new.template_id, by)
+            return replaced
+
+        # Readers stop at the build's end, which is recorded now.
+        await log.flush()
+        for old in await self.database.transaction(publish):
             await self.snapshots.drop(SnapshotId(old))
 
     async def _finish(self, tx: Transaction, build: Build, template_id: UUID, by: Actor) -> None:

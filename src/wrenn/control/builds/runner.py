@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,7 +17,7 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.audit import SYSTEM, Actor, ActorKind
 from wrenn.control.builds import layer_store, recipes, store
 from wrenn.control.builds.attempt import Attempt, Begun, Planned, Stage, copied_in
-from wrenn.control.builds.bases import Base, BuildBases
+from wrenn.control.builds.bases import Base, BuildBases, ImportedImage
 from wrenn.control.builds.keys import BuildKeys, Shape, steps_to_keep
 from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.layers import LayerCache
@@ -76,14 +76,27 @@ class BuildRunner:
             stages = await self._opened_stages(build, recipe, stack)
             context = await stack.enter_async_context(self._context(build))
             attempt = Attempt(build, stages, context, log, by)
+            imported = _unchanged(build, stages)
             for stage in stages:
-                environment = await self.layers.environment_of(build, stage.base.key)
+                # Where nothing runs, it does not matter which variables programs would have.
+                environment = (
+                    DEFAULT_ENVIRONMENT
+                    if imported is not None
+                    else await self.layers.environment_of(build, stage.base.key)
+                )
                 if environment is not None:
                     await attempt.plan(stage, environment)
-            if not await self._reused(attempt):
-                for stage in stages:
-                    await stack.enter_async_context(stage.running)
-                await self._build(attempt)
+            if await self._reused(attempt):
+                return
+            if imported is not None:
+                known = attempt.result.planned
+                assert known is not None, "its variables are known"
+                build_key = known.keys.template
+                await self.results.keep_imported(build, known.plan, imported, log, by, build_key=build_key)
+                return
+            for stage in stages:
+                await stack.enter_async_context(stage.running)
+            await self._build(attempt)
 
     async def _remove_former(self, build: Build, by: Actor) -> None:
         """Remove the sandboxes of an attempt whose replica died."""
@@ -342,6 +355,13 @@ class _Saving:
 
 class _LayerGone(Conflict):
     """The layer was removed since it was found."""
+
+
+def _unchanged(build: Build, stages: Sequence[Stage]) -> ImportedImage | None:
+    """Return the image of a container image that is the result as it is, as the recipe has nothing but its FROM."""
+    (*earlier, result) = stages
+    has_steps = earlier or result.recipe.statements or not build.request.skip_pre_post
+    return None if has_steps or build.request.healthcheck else result.base.imported
 
 
 def _shape(build: Build, base: Template) -> Shape:

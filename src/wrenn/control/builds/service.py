@@ -33,6 +33,7 @@ from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
+from wrenn.recipe import end_at_stage
 
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
@@ -311,11 +312,17 @@ class Builds:
     def _checked(self, body: CreateBuild) -> BuildRequest:
         if (body.recipe is None) == (body.dockerfile is None):
             raise InvalidRequest("Give either recipe or dockerfile.")
+        if body.target is not None and body.dockerfile is None:
+            raise InvalidRequest("target: only a Dockerfile has stages.")
         self.check_size(vcpus=body.vcpus, memory_mb=body.memory_mb, disk_size_mb=body.disk_size_mb)
         Reference.parse(body.base_template, field="base_template")
+        dockerfile = body.dockerfile or ""
+        if body.target is not None:
+            # What comes after it is not kept: also a worker of the former release makes this stage then.
+            dockerfile = end_at_stage(dockerfile, body.target, build_args=body.build_args)
         return BuildRequest(
             recipe=tuple(body.recipe or ()),
-            dockerfile=body.dockerfile or "",
+            dockerfile=dockerfile,
             build_args=body.build_args,
             base_template=body.base_template,
             healthcheck=body.healthcheck or "",

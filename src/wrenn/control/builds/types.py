@@ -41,6 +41,9 @@ class CreateBuild(RequestBody):
     tag: _Name | None = Field(None, description="Besides `latest`, a tag that the new version gets")
     recipe: list[_Text] | None = Field(None, min_length=1, max_length=_LINES_LIMIT)
     dockerfile: _Text | None = None
+    target: _Text | None = Field(
+        None, description="The stage of the Dockerfile that is the result, by its name or its place from 0"
+    )
     build_args: dict[str, _Text] = Field(default_factory=dict, max_length=_ARGS_LIMIT)
     base_template: str = Field(DEFAULT_TEMPLATE, description="Of a recipe without FROM")
     healthcheck: _Text | None = Field(

@@ -6,15 +6,17 @@ The replica that begins one holds its lease until it is published or given up. W
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.control.db import Database, HeldLeases, Transaction
 from wrenn.control.images import store
 from wrenn.control.images.records import ImageKind
+
+T = TypeVar("T")
 
 _RETRY_S: Final = 1.0
 
@@ -66,10 +68,28 @@ class Images:
         Raises:
             Unavailable: it has the lock still, or the host was deleted.
         """
+        return await self._patiently(lambda tx: self.begin(tx, team_id, host_id, kind), retry_s)
+
+    async def begin_upload(self, image_id: ImageId, host_id: HostId, *, retry_s: float) -> None:
+        """Let an image that was begun with `is_uploaded=False` on this host be uploaded and published after all.
+
+        Again for `retry_s` while the store's garbage collection has the lock.
+
+        Raises:
+            Unavailable: it has the lock still, or the lease is over, and the image with it.
+        """
+
+        async def begin(tx: Transaction) -> None:
+            if not await store.begin_upload(tx, image_id, host_id, owner=self.leases.owner):
+                raise Unavailable("The image took too long and was taken back. Try again.")
+
+        await self._patiently(begin, retry_s)
+
+    async def _patiently(self, work: Callable[[Transaction], Awaitable[T]], retry_s: float) -> T:
         until = asyncio.get_running_loop().time() + retry_s
         while True:
             try:
-                return await self._database.transaction(lambda tx: self.begin(tx, team_id, host_id, kind))
+                return await self._database.transaction(work)
             except Unavailable:
                 if asyncio.get_running_loop().time() > until:
                     raise

@@ -107,6 +107,24 @@ async def insert_pending(
     )
 
 
+async def begin_upload(tx: Transaction, image_id: ImageId, host_id: HostId, *, owner: str) -> bool:
+    """Let the host upload a pending image that it was to keep for itself; False: this owner does not hold the lease any more."""
+    found = await tx.execute(
+        select(_c.team_id).where(LEASES.is_held(image_id.value, owner), _c.status == ImageStatus.PENDING)
+    )
+    row = found.one_or_none()
+    if row is None:
+        return False
+    await lock_owner(tx, owner_name(None if row.team_id is None else TeamId(row.team_id)))
+    changed = await tx.execute(
+        update(images)
+        .where(LEASES.is_held(image_id.value, owner), _c.status == ImageStatus.PENDING)
+        .values(host_id=host_id.value)
+        .returning(_c.id)
+    )
+    return changed.one_or_none() is not None
+
+
 async def record_manifest(
     database: Database, image_id: ImageId, host_id: HostId, *, digest: str, stored_b: int
 ) -> bool:

@@ -122,6 +122,16 @@ class AsyncApi:
         """Longest time for a call."""
         return self.settings.request_timeout_s
 
+    def build_path(self, *parts: str) -> str:
+        """Return the URL path `/v1/builds/…`, or for an admin `/v1/admin/builds/…`, with each part escaped.
+
+        Raises:
+            InvalidRequestError: the id is empty, or would change the path.
+        """
+        if any(part.strip() in ("", ".", "..") for part in parts):
+            raise InvalidRequestError("The build id is empty or not valid.")
+        return _joined("/v1/builds" if self.settings.admin is None else "/v1/admin/builds", parts)
+
     async def listen(
         self, path: str, *, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
     ) -> AsyncIterator[bytes]:
@@ -184,17 +194,6 @@ def template_path_of(*parts: str) -> str:
     if any(part.strip() in ("", ".", "..") for part in parts):
         raise InvalidRequestError("A template's name or tag is empty or not valid.")
     return _joined("/v1/templates", parts)
-
-
-def build_path_of(*parts: str) -> str:
-    """Return the URL path `/v1/builds/…` with each part escaped.
-
-    Raises:
-        InvalidRequestError: the id is empty, or would change the path.
-    """
-    if any(part.strip() in ("", ".", "..") for part in parts):
-        raise InvalidRequestError("The build id is empty or not valid.")
-    return _joined("/v1/builds", parts)
 
 
 def _joined(prefix: str, parts: tuple[str, ...]) -> str:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from wrenn.sdk._aio import chunks_of, in_thread, sleep
 from wrenn.sdk._async import templates
-from wrenn.sdk._async.api import AsyncApi, build_path_of
+from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._form import UploadForm
 from wrenn.sdk._parse import Fields, json_of, objects
 from wrenn.sdk._recipe import BuildRequest, RecipeBuilder
@@ -23,7 +23,7 @@ from wrenn.sdk.errors import (
     UnavailableError,
     WrennError,
 )
-from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
+from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, Session, client_settings
 from wrenn.sdk.types import Build, BuildEvent, BuildStep, TemplateInfo
 
 _PAUSE_S = 0.5
@@ -51,13 +51,15 @@ class AsyncTemplate(RecipeBuilder):
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        admin: Session | None = None,
     ) -> Build:
         """Build the template, and return when it can be used: `Sandbox.create(build.template)`.
 
         The recipe is checked before anything is sent. `on_event` is called with what happens meanwhile. A build of a name
         that exists makes another version, which the name then refers to. If this call is interrupted the build
         goes on: `cancel_build` ends it. Without `skip_pre_post` the platform runs `apt-get update` before the recipe and
-        cleans up after it, for bases that are Debian; never for a Dockerfile.
+        cleans up after it, for bases that are Debian; never for a Dockerfile. With the session of an admin of the platform
+        (`admin`) the template is the platform's, which all teams see.
 
         Raises:
             BuildFailedError: the build failed, or was cancelled.
@@ -73,7 +75,9 @@ class AsyncTemplate(RecipeBuilder):
             skip_pre_post=skip_pre_post,
         )
         api = AsyncApi(
-            client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+            client_settings(
+                api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s, admin=admin
+            )
         )
         try:
             started = await start(api, request)
@@ -100,6 +104,7 @@ class AsyncTemplate(RecipeBuilder):
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        admin: Session | None = None,
     ) -> Build:
         """Begin to build the template, and return at once. The arguments are those of `build`."""
         request = self._request(
@@ -112,7 +117,9 @@ class AsyncTemplate(RecipeBuilder):
             skip_pre_post=skip_pre_post,
         )
         api = AsyncApi(
-            client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s)
+            client_settings(
+                api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s, admin=admin
+            )
         )
         try:
             return await start(api, request)
@@ -153,25 +160,32 @@ class AsyncTemplate(RecipeBuilder):
             await api.close()
 
     @classmethod
-    async def builds(cls, *, api_key: str | None = None, base_url: str | None = None) -> builtins.list[Build]:
+    async def builds(
+        cls, *, api_key: str | None = None, base_url: str | None = None, admin: Session | None = None
+    ) -> builtins.list[Build]:
         """List the team's builds, newest first."""
-        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            body = await api.call("GET", build_path_of(), repeatable=True)
+            body = await api.call("GET", api.build_path(), repeatable=True)
             return [Build.parse(fields) for fields in objects("build", json_of(body))]
         finally:
             await api.close()
 
     @classmethod
     async def get_build(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> Build:
         """Return a build's current state.
 
         Raises:
             NotFoundError: no such build.
         """
-        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
             return await get(api, build_id)
         finally:
@@ -179,22 +193,32 @@ class AsyncTemplate(RecipeBuilder):
 
     @classmethod
     async def build_log(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> builtins.list[BuildStep]:
         """Return the steps that a build has carried out, with their output."""
-        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            body = await api.call("GET", build_path_of(build_id, "logs"), repeatable=True)
+            body = await api.call("GET", api.build_path(build_id, "logs"), repeatable=True)
             return [BuildStep.parse(fields) for fields in objects("step of a build", json_of(body))]
         finally:
             await api.close()
 
     @classmethod
     async def follow_build(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> AsyncGenerator[BuildEvent]:
         """Iterate over what happened in a build since its beginning, and what happens, until it has ended."""
-        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
             async for event in follow(api, build_id):
                 yield event
@@ -203,16 +227,21 @@ class AsyncTemplate(RecipeBuilder):
 
     @classmethod
     async def cancel_build(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> None:
         """Cancel a build. Its status is `cancelled` within some seconds.
 
         Raises:
             WrennError: it has ended.
         """
-        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url))
+        api = AsyncApi(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            await api.call("POST", build_path_of(build_id, "cancel"), repeatable=True)
+            await api.call("POST", api.build_path(build_id, "cancel"), repeatable=True)
         finally:
             await api.close()
 
@@ -220,13 +249,13 @@ class AsyncTemplate(RecipeBuilder):
 async def start(api: AsyncApi, request: BuildRequest) -> Build:
     """Begin a build, with the files that it copies."""
     if not request.has_archive:
-        body = await api.call("POST", build_path_of(), json=request.config)
+        body = await api.call("POST", api.build_path(), json=request.config)
     else:
         archive = await in_thread(request.pack)
         try:
             form = UploadForm({"config": json.dumps(request.config)}, file="archive")
             body = await api.upload(
-                build_path_of(), _form_chunks(form, archive), content_type=form.content_type
+                api.build_path(), _form_chunks(form, archive), content_type=form.content_type
             )
         finally:
             archive.close()
@@ -236,7 +265,7 @@ async def start(api: AsyncApi, request: BuildRequest) -> Build:
 async def get(api: AsyncApi, build_id: str) -> Build:
     """Return a build's current state."""
     return Build.parse(
-        Fields("build", json_of(await api.call("GET", build_path_of(build_id), repeatable=True)))
+        Fields("build", json_of(await api.call("GET", api.build_path(build_id), repeatable=True)))
     )
 
 
@@ -251,7 +280,7 @@ async def follow(api: AsyncApi, build_id: str) -> AsyncGenerator[BuildEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         frames = Frames()
         try:
-            async for piece in api.listen(build_path_of(build_id, "logs"), headers=headers):
+            async for piece in api.listen(api.build_path(build_id, "logs"), headers=headers):
                 connected, pause_s = True, _PAUSE_S
                 for frame in frames.feed(piece):
                     last = frame.id or last
@@ -263,6 +292,8 @@ async def follow(api: AsyncApi, build_id: str) -> AsyncGenerator[BuildEvent]:
         except WrennError as error:
             if not connected or not isinstance(error, _PASSING):
                 raise
+        # A session's token is asked for anew when a connection is opened.
+        await api.close()
         await sleep(jittered(pause_s))
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 

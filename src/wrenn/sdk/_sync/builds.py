@@ -15,7 +15,7 @@ from wrenn.sdk._recipe import BuildRequest, RecipeBuilder
 from wrenn.sdk._retry import jittered
 from wrenn.sdk._sse import Frames
 from wrenn.sdk._sync import templates
-from wrenn.sdk._sync.api import Api, build_path_of
+from wrenn.sdk._sync.api import Api
 from wrenn.sdk.errors import (
     BuildFailedError,
     ConnectionFailedError,
@@ -24,7 +24,7 @@ from wrenn.sdk.errors import (
     UnavailableError,
     WrennError,
 )
-from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, client_settings
+from wrenn.sdk.settings import DEFAULT_REQUEST_TIMEOUT_S, Session, client_settings
 from wrenn.sdk.types import Build, BuildEvent, BuildStep, TemplateInfo
 
 _PAUSE_S = 0.5
@@ -52,13 +52,15 @@ class Template(RecipeBuilder):
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        admin: Session | None = None,
     ) -> Build:
         """Build the template, and return when it can be used: `Sandbox.create(build.template)`.
 
         The recipe is checked before anything is sent. `on_event` is called with what happens meanwhile. A build of a name
         that exists makes another version, which the name then refers to. If this call is interrupted the build
         goes on: `cancel_build` ends it. Without `skip_pre_post` the platform runs `apt-get update` before the recipe and
-        cleans up after it, for bases that are Debian; never for a Dockerfile.
+        cleans up after it, for bases that are Debian; never for a Dockerfile. With the session of an admin of the platform
+        (`admin`) the template is the platform's, which all teams see.
 
         Raises:
             BuildFailedError: the build failed, or was cancelled.
@@ -73,7 +75,11 @@ class Template(RecipeBuilder):
             no_cache=no_cache or None,
             skip_pre_post=skip_pre_post,
         )
-        api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
+        api = Api(
+            client_settings(
+                api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s, admin=admin
+            )
+        )
         try:
             started = start(api, request)
             for event in follow(api, started.id):
@@ -99,6 +105,7 @@ class Template(RecipeBuilder):
         api_key: str | None = None,
         base_url: str | None = None,
         request_timeout_s: float = DEFAULT_REQUEST_TIMEOUT_S,
+        admin: Session | None = None,
     ) -> Build:
         """Begin to build the template, and return at once. The arguments are those of `build`."""
         request = self._request(
@@ -110,7 +117,11 @@ class Template(RecipeBuilder):
             no_cache=no_cache or None,
             skip_pre_post=skip_pre_post,
         )
-        api = Api(client_settings(api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s))
+        api = Api(
+            client_settings(
+                api_key=api_key, base_url=base_url, request_timeout_s=request_timeout_s, admin=admin
+            )
+        )
         try:
             return start(api, request)
         finally:
@@ -148,23 +159,32 @@ class Template(RecipeBuilder):
             api.close()
 
     @classmethod
-    def builds(cls, *, api_key: str | None = None, base_url: str | None = None) -> builtins.list[Build]:
+    def builds(
+        cls, *, api_key: str | None = None, base_url: str | None = None, admin: Session | None = None
+    ) -> builtins.list[Build]:
         """List the team's builds, newest first."""
-        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        api = Api(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            body = api.call("GET", build_path_of(), repeatable=True)
+            body = api.call("GET", api.build_path(), repeatable=True)
             return [Build.parse(fields) for fields in objects("build", json_of(body))]
         finally:
             api.close()
 
     @classmethod
-    def get_build(cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None) -> Build:
+    def get_build(
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
+    ) -> Build:
         """Return a build's current state.
 
         Raises:
             NotFoundError: no such build.
         """
-        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        api = Api(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
             return get(api, build_id)
         finally:
@@ -172,37 +192,54 @@ class Template(RecipeBuilder):
 
     @classmethod
     def build_log(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> builtins.list[BuildStep]:
         """Return the steps that a build has carried out, with their output."""
-        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        api = Api(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            body = api.call("GET", build_path_of(build_id, "logs"), repeatable=True)
+            body = api.call("GET", api.build_path(build_id, "logs"), repeatable=True)
             return [BuildStep.parse(fields) for fields in objects("step of a build", json_of(body))]
         finally:
             api.close()
 
     @classmethod
     def follow_build(
-        cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
     ) -> Generator[BuildEvent]:
         """Iterate over what happened in a build since its beginning, and what happens, until it has ended."""
-        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        api = Api(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
             yield from follow(api, build_id)
         finally:
             api.close()
 
     @classmethod
-    def cancel_build(cls, build_id: str, *, api_key: str | None = None, base_url: str | None = None) -> None:
+    def cancel_build(
+        cls,
+        build_id: str,
+        *,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        admin: Session | None = None,
+    ) -> None:
         """Cancel a build. Its status is `cancelled` within some seconds.
 
         Raises:
             WrennError: it has ended.
         """
-        api = Api(client_settings(api_key=api_key, base_url=base_url))
+        api = Api(client_settings(api_key=api_key, base_url=base_url, admin=admin))
         try:
-            api.call("POST", build_path_of(build_id, "cancel"), repeatable=True)
+            api.call("POST", api.build_path(build_id, "cancel"), repeatable=True)
         finally:
             api.close()
 
@@ -210,12 +247,12 @@ class Template(RecipeBuilder):
 def start(api: Api, request: BuildRequest) -> Build:
     """Begin a build, with the files that it copies."""
     if not request.has_archive:
-        body = api.call("POST", build_path_of(), json=request.config)
+        body = api.call("POST", api.build_path(), json=request.config)
     else:
         archive = in_thread(request.pack)
         try:
             form = UploadForm({"config": json.dumps(request.config)}, file="archive")
-            body = api.upload(build_path_of(), _form_chunks(form, archive), content_type=form.content_type)
+            body = api.upload(api.build_path(), _form_chunks(form, archive), content_type=form.content_type)
         finally:
             archive.close()
     return Build.parse(Fields("build", json_of(body)))
@@ -223,7 +260,7 @@ def start(api: Api, request: BuildRequest) -> Build:
 
 def get(api: Api, build_id: str) -> Build:
     """Return a build's current state."""
-    return Build.parse(Fields("build", json_of(api.call("GET", build_path_of(build_id), repeatable=True))))
+    return Build.parse(Fields("build", json_of(api.call("GET", api.build_path(build_id), repeatable=True))))
 
 
 def follow(api: Api, build_id: str) -> Generator[BuildEvent]:
@@ -237,7 +274,7 @@ def follow(api: Api, build_id: str) -> Generator[BuildEvent]:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         frames = Frames()
         try:
-            for piece in api.listen(build_path_of(build_id, "logs"), headers=headers):
+            for piece in api.listen(api.build_path(build_id, "logs"), headers=headers):
                 connected, pause_s = True, _PAUSE_S
                 for frame in frames.feed(piece):
                     last = frame.id or last
@@ -249,6 +286,8 @@ def follow(api: Api, build_id: str) -> Generator[BuildEvent]:
         except WrennError as error:
             if not connected or not isinstance(error, _PASSING):
                 raise
+        # A session's token is asked for anew when a connection is opened.
+        api.close()
         sleep(jittered(pause_s))
         pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
 
