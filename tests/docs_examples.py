@@ -12,6 +12,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 PAGES: Final = ("README.md", "docs/tutorial/*.md", "docs/howto/*.md")
 _BLOCK: Final = re.compile(r"^```(sh|python) test\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
+_ANY_BLOCK: Final = re.compile(r"^```(sh|python)(?: test)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -30,6 +32,20 @@ class Example:
     def name(self) -> str:
         """For the ids of parametrised tests."""
         return f"{self.page}:{self.language}"
+
+
+def section(page: str, heading: str) -> list[Example]:
+    """Return the blocks of a page's section, each by itself and whether or not they are marked: what they need, a test has prepared."""
+    text = (ROOT / page).read_text()
+    _, found, rest = text.partition(f"\n## {heading}\n")
+    assert found, f"{page} has no section {heading!r}"
+    blocks = _ANY_BLOCK.findall(rest.partition("\n## ")[0])
+    return [
+        Example(
+            page, cast(Literal["sh", "python"], language), ("set -eu\n" if language == "sh" else "") + code
+        )
+        for language, code in blocks
+    ]
 
 
 def examples() -> Iterator[Example]:

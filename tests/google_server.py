@@ -102,7 +102,7 @@ async def _create_bucket(session: aiohttp.ClientSession, port: int) -> None:
 
 @asynccontextmanager
 async def _proxy(session: aiohttp.ClientSession, port: int, public_port: int) -> AsyncGenerator[None]:
-    async def passed_on(request: web.Request) -> web.Response:
+    async def forward(request: web.Request) -> web.Response:
         url = URL(f"http://127.0.0.1:{port}{request.raw_path}", encoded=True)
         if request.method == "PUT" and _SIGNED not in url.query:
             url = url.update_query({_SIGNED: "GOOG4-RSA-SHA256"})
@@ -124,7 +124,7 @@ async def _proxy(session: aiohttp.ClientSession, port: int, public_port: int) ->
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
     application = web.Application(client_max_size=_OBJECT_LIMIT_B)
-    application.router.add_route("*", "/{path:.*}", passed_on)
+    application.router.add_route("*", "/{path:.*}", forward)
     runner = web.AppRunner(application)
     await runner.setup()
     try:

@@ -1,4 +1,4 @@
-"""Templates on three hosts with an S3 server: build, create, another version, rollback, deletion. Costs about 30 s.
+"""Templates on three hosts with an S3 server: build, create, another version, rollback, deletion. Costs about 60 s.
 
 docs/design/{builds,templates,store}.md. The hosts fetch from the S3 server by URLs that the control plane signs; all objects are encrypted.
 """
@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 from obstore.store import S3Store
 
-from tests.docs_examples import Example, examples
+from tests.docs_examples import Example, examples, section
 from tests.fleet.kit import Fleet, Host, joined_fleet, until
 from tests.s3_server import BUCKET, S3Server, s3_server
 from wrenn.control.db.embedded import ensure_running, stop
@@ -54,7 +54,9 @@ async def fleet(folder: Path, store: S3Server) -> AsyncIterator[Fleet]:
         key.touch(mode=0o600)
         key.write_text(f"{secrets.token_hex(32)}\n")
         async with joined_fleet(
-            own, url, settings={**store.environment, "WRENN_STORE_KEY": str(key)}
+            own,
+            url,
+            settings={**store.environment, "WRENN_STORE_KEY": str(key), "WRENN_UPLOAD_PAUSED": "always"},
         ) as fleet:
             yield fleet
     finally:
@@ -182,7 +184,50 @@ async def test_a_paused_sandbox_is_moved_to_each_other_host(fleet: Fleet) -> Non
 async def test_the_guide_to_moves_is_run_as_written(fleet: Fleet, example: Example, tmp_path: Path) -> None:
     sandbox_id = await fleet.create()
     before = fleet.host_of(sandbox_id)
-    script = tmp_path / "example"
+    await _run(fleet, example, sandbox_id, tmp_path)
+    assert (await fleet.sandboxes())[sandbox_id] == "running"
+    others = [host for host in fleet.hosts if host is not before]
+    await until(lambda: _is_on_one_of(others, sandbox_id))
+    await fleet.remove_sandboxes()
+    await fleet.assert_equal_truth()
+
+
+@pytest.mark.parametrize(
+    "example",
+    section("docs/howto/move-sandboxes.md", "When a host is lost"),
+    ids=lambda example: example.language,
+)
+async def test_what_the_guide_says_of_a_lost_host_is_run_as_written(
+    fleet: Fleet, example: Example, tmp_path: Path
+) -> None:
+    sandbox_id = await fleet.create()
+    path = f"/v1/sandboxes/{sandbox_id}"
+    async with fleet.api() as api:
+        body = {"cmd": "sh", "args": ["-c", "echo kept >/root/kept"]}
+        assert (await api.post(f"{path}/exec", json=body)).json()["exit_code"] == 0
+        assert (await api.post(f"{path}/pause")).status_code == 200
+
+        async def stored() -> object:
+            return (await api.get(path)).json().get("stored_at")
+
+        await until(stored)
+        lost = fleet.host_of(sandbox_id)
+        await lost.end(kill=True)
+        await fleet.wait_status(lost, "unreachable")
+        await _run(fleet, example, sandbox_id, tmp_path)
+        read = {"cmd": "cat", "args": ["/root/kept"]}
+        assert (await api.post(f"{path}/exec", json=read)).json()["stdout"] == "kept\n"
+    others = [host for host in fleet.hosts if host is not lost]
+    assert await _is_on_one_of(others, sandbox_id)
+    lost.start()
+    await until(lambda: _has_none_of(lost, sandbox_id))
+    await fleet.remove_sandboxes()
+    await fleet.assert_equal_truth()
+
+
+async def _run(fleet: Fleet, example: Example, sandbox_id: str, folder: Path) -> None:
+    """Run an example about this sandbox."""
+    script = folder / "example"
     script.write_text(example.program.replace("cl-…", sandbox_id))
     interpreter = ["bash", "-euo", "pipefail"] if example.language == "sh" else [sys.executable]
     process = await asyncio.create_subprocess_exec(
@@ -191,7 +236,7 @@ async def test_the_guide_to_moves_is_run_as_written(fleet: Fleet, example: Examp
         env={
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
+            "HOME": str(folder),
             # A replica itself: the certificate of the proxy is one of this test.
             "WRENN_BASE_URL": f"http://{fleet.replica_environments['replica-1']['WRENN_LISTEN']}",
             "WRENN_API_KEY": fleet.key,
@@ -202,11 +247,10 @@ async def test_the_guide_to_moves_is_run_as_written(fleet: Fleet, example: Examp
     async with asyncio.timeout(60):
         output, _ = await process.communicate()
     assert process.returncode == 0, output.decode()
-    assert (await fleet.sandboxes())[sandbox_id] == "running"
-    others = [host for host in fleet.hosts if host is not before]
-    await until(lambda: _is_on_one_of(others, sandbox_id))
-    await fleet.remove_sandboxes()
-    await fleet.assert_equal_truth()
+
+
+async def _has_none_of(host: Host, sandbox_id: str) -> object:
+    return sandbox_id not in host.sandbox_ids()
 
 
 async def _is_on_one_of(hosts: list[Host], sandbox_id: str) -> object:

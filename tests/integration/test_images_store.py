@@ -36,6 +36,7 @@ from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.images import retire_images
+from wrenn.control.images.garbage import GarbageCollection
 from wrenn.control.images.records import chunk_key
 from wrenn.control.images.store import REMOVALS
 from wrenn.control.objects import ObjectStore, StoreSettings, UrlSigner
@@ -597,6 +598,36 @@ async def test_nothing_is_collected_while_an_image_is_being_uploaded(
     await settle(world)
     await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
     assert sha(tmp_path / "copy") == sha(rootfs)
+
+
+async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
+    world: World, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As an import, which is uploaded when it is there: it finds chunks that the collection is about to delete."""
+    control, team_id = world.plane.control, world.team(world.ada)
+    host_id = HostId.parse(world.host.host_id)
+    old, _ = await world.uploaded(rootfs, team_id=team_id)
+    image_id = await control.database.transaction(
+        lambda tx: control.images.begin(tx, team_id, host_id, is_uploaded=False)
+    )
+    await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
+
+    list_folders = control.objects.folders
+
+    async def folders(prefix: str | None = None) -> list[str]:
+        """List them as always; by now the rows of images have been read."""
+        await control.images.begin_upload(image_id, host_id, retry_s=0)
+        assert await world.transfer(world.host).upload(image_id, rootfs, quiet) == 0
+        return await list_folders(prefix)
+
+    monkeypatch.setattr(control.objects, "folders", folders)
+    with control.images.renewing_lease(image_id):
+        await GarbageCollection(control.database, control.objects).collect(world.ada.team_id)
+        await world.publish(image_id)
+    await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
+    assert sha(tmp_path / "copy") == sha(rootfs)
+    with pytest.raises(Unavailable):
+        await control.images.begin_upload(image_id, host_id, retry_s=0)
 
 
 async def test_uploads_and_collections_side_by_side_lose_nothing(world: World, rootfs: Path, tmp_path: Path):

@@ -124,7 +124,8 @@ class GarbageCollection:
             for found in page
             if found.key not in keys
         ]
-        known = {image.image_id for image in start.images}
+        # Without those whose upload has not begun: one that begins relies on chunks, as that of a new image does.
+        known = {image.image_id for image in start.images if image.status is not ImageStatus.PENDING}
         for begin in range(0, len(unnamed), _BATCH):
             if not await self._delete(owner, team_id, unnamed[begin : begin + _BATCH], known):
                 return False
