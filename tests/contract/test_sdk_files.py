@@ -124,6 +124,13 @@ async def test_a_directory_is_copied_both_ways(shared_box: Box, tmp_path: Path) 
     await shared_box.download("/srv/app", tmp_path / "copy")
     names = {path.name for path in (tmp_path / "copy").iterdir()}
     assert names == {"a", "link", "own", "new"}
+    # A former download may have made a link, so only a caller who writes the slash is led through it.
+    (tmp_path / "elsewhere").symlink_to("copy")
+    with pytest.raises(InvalidRequestError, match="symbolic link"):
+        await shared_box.download("/srv/app", tmp_path / "elsewhere")
+    await shared_box.write("/srv/app/newer", "new")
+    await shared_box.download("/srv/app", f"{tmp_path / 'elsewhere'}/")
+    assert (tmp_path / "copy/newer").exists()
 
 
 async def test_a_copy_that_fails_is_reported_and_leaves_nothing(shared_box: Box, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ async def test_a_connection_that_fails_is_reported_and_closed(platform: Platform
 
 async def test_a_pause_and_an_end_cut_it(platform: Platform, sandbox_id: str):
     ended = asyncio.Event()
+    errors: list[WrennError] = []
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"hello\n")
@@ -134,12 +135,15 @@ async def test_a_pause_and_an_end_cut_it(platform: Platform, sandbox_id: str):
     async with (
         asyncio.timeout(DEADLINE_S),
         program(handler) as port,
-        forwarded_port(settings_of(platform), sandbox_id, port) as local,
+        forwarded_port(settings_of(platform), sandbox_id, port, on_error=errors.append) as local,
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", local)
         assert await reader.readline() == b"hello\n"
         assert (await platform.api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
-        assert await reader.read() == b""
+        # Not as by a program that has sent everything: what came so far must not be taken for all.
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        assert isinstance(errors.pop(), ConnectionFailedError)
         writer.close()
         await ended.wait()
         assert (await platform.api.post(f"/v1/sandboxes/{sandbox_id}/resume")).status_code == 200

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wrenn.base.errors import InvalidState
 from wrenn.cli.up.daemons import record, running
 from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.progress import Progress
@@ -50,8 +51,13 @@ async def test_sandboxes_that_cannot_be_paused_are_reported_and_delay_nothing(
     assert running(layout, SUPERVISOR) is None
 
 
-def start_like_a_program(data_dir: Path, fake: Path, *arguments: str) -> ProcessRef:
-    """A process with the command line and the environment of a program of the platform, which sleeps."""
+def start_like_a_program(
+    data_dir: Path, fake: Path, *arguments: str, before: tuple[str, ...] = ()
+) -> ProcessRef:
+    """A process with the command line and the environment of a program of the platform, which sleeps.
+
+    `before`: a command that runs this one, as another user.
+    """
     package = fake / "wrenn" / "cli"
     package.mkdir(parents=True, exist_ok=True)
     for folder in (fake / "wrenn", package):
@@ -60,9 +66,10 @@ def start_like_a_program(data_dir: Path, fake: Path, *arguments: str) -> Process
         "import sys, time; sys.stdout.write('.'); sys.stdout.flush(); time.sleep(60)"
     )
     reader, writer = os.pipe()
-    pid = os.posix_spawn(
-        sys.executable,
-        [sys.executable, "-m", "wrenn.cli.main", *arguments],
+    command = [*before, sys.executable, "-m", "wrenn.cli.main", *arguments]
+    pid = os.posix_spawnp(
+        command[0],
+        command,
         {**os.environ, "PYTHONPATH": str(fake), "WRENN_DATA_DIR": str(data_dir)},
         file_actions=[(os.POSIX_SPAWN_DUP2, writer, 1)],
         setsid=True,
@@ -95,3 +102,45 @@ async def test_programs_that_lost_their_pid_files_are_found_and_ended(tmp_path: 
     finally:
         for process in (agent, chief, foreign):
             await kill_and_wait(process, timeout_s=10)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+async def test_a_program_of_another_user_is_not_taken_for_ours(tmp_path: Path) -> None:
+    reads = "+dac_read_search"  # where the interpreter is below a closed folder
+    decoy = start_like_a_program(
+        tmp_path,
+        tmp_path / "fake",
+        "agent",
+        before=("setpriv", "--reuid", "65534", f"--inh-caps={reads}", f"--ambient-caps={reads}"),
+    )
+    try:
+        assert running(Layout(tmp_path), AGENT) is None
+    finally:
+        await kill_and_wait(decoy, timeout_s=10)
+
+
+async def test_a_folder_with_data_of_others_is_not_purged(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mysql").mkdir()
+    layout = Layout(tmp_path)
+    with pytest.raises(InvalidState, match="not made by wrenn"):
+        await take_down(layout, Progress(), purge=True)
+    layout.make()
+    with pytest.raises(InvalidState, match="not made by wrenn"):
+        await take_down(layout, Progress(), purge=True)
+    assert (tmp_path / "mysql").is_dir()
+
+
+@pytest.mark.parametrize("former", [(), ("kernels", "templates"), ("run/up.lock", "pki")])
+async def test_a_folder_of_its_own_is_purged(tmp_path: Path, former: tuple[str, ...]) -> None:
+    for name in former:
+        place = tmp_path / "data" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.suffix:
+            place.touch()
+        else:
+            place.mkdir()
+    layout = Layout(tmp_path / "data")
+    layout.make()
+    await take_down(layout, Progress(), purge=True)
+    assert not layout.data_dir.exists()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from wrenn.agent.storage_report import StorageReport, Usage
-from wrenn.cli.output import size, until
+from wrenn.cli.output import print_table, printable, size, until
 from wrenn.cli.storage import show
 
 
@@ -62,3 +62,9 @@ def test_the_disk_is_shown_by_kind_and_what_frees_most_comes_first(
 def test_an_empty_disk_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     show(StorageReport([], total_b=0))
     assert capsys.readouterr().out == "0 B in all.\n"
+
+
+def test_a_name_of_a_guest_does_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["NAME"], [["a\x1b]52;c;aGk=\x07b\x9b2K\nforged"]])
+    assert capsys.readouterr().out.splitlines() == ["NAME", "a\ufffd]52;c;aGk=\ufffdb\ufffd2K forged"]
+    assert (printable("\udce9"), printable("\udce9", to_terminal=False)) == ("\ufffd", "\udce9")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wrenn.cli.settings import use_credentials
+from wrenn.base.errors import NotFound
+from wrenn.cli.settings import use_credentials, use_profile
+from wrenn.sdk.settings import client_settings
 
 URL = "http://127.0.0.1:8000"
 
@@ -46,3 +48,25 @@ def test_the_key_of_the_data_folder_is_not_taken_for_a_profile_that_was_asked_fo
     monkeypatch.setenv("WRENN_PROFILE", "nosuch")
     use_credentials()
     assert "WRENN_API_KEY" not in os.environ
+
+
+def test_an_option_goes_before_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WRENN_API_KEY", "wrn_of_the_environment")
+    monkeypatch.setenv("WRENN_BASE_URL", "https://elsewhere.example")
+    with pytest.raises(NotFound, match="no profile work"):
+        use_profile("work", may_be_new=False)
+    assert os.environ["WRENN_API_KEY"] == "wrn_of_the_environment"
+    file = tmp_path / "config/wrenn/credentials.toml"
+    file.parent.mkdir(parents=True)
+    fields = {
+        "base_url": URL,
+        "email": "a@example.com",
+        "api_key": "wrn_of_work",
+        "key_id": "k",
+        "refresh_token": "r",
+    }
+    file.write_text("[work]\n" + "".join(f'{name} = "{value}"\n' for name, value in fields.items()))
+    use_profile("work", may_be_new=False)
+    chosen = client_settings()
+    assert chosen.api_key is not None
+    assert (chosen.base_url, chosen.api_key.reveal()) == (URL, "wrn_of_work")

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
 
-from wrenn.base.errors import InternalError
+from wrenn.base.errors import Conflict, InternalError, NotFound
 from wrenn.cli.settings import read_env
+from wrenn.cli.up import database
 from wrenn.cli.up.daemons import Daemon, end_of_log, record, running, stop
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.cli.up.options import Address, parse_listen
-from wrenn.cli.up.services import agent_address, services
+from wrenn.cli.up.services import SUPERVISOR, agent_address, services
 from wrenn.cli.up.supervisor import keep_running
-from wrenn.linux.process import ProcessRef
+from wrenn.linux.process import ProcessRef, kill_and_wait
 
 
 def spawn(*argv: str) -> ProcessRef:
@@ -167,3 +170,49 @@ async def test_a_killed_program_runs_again_and_a_failed_start_is_tried_again() -
     await asyncio.gather(task, return_exceptions=True)
     assert second != first
     assert await stop(second, timeout_s=10)
+
+
+async def test_a_foreground_start_that_is_refused_leaves_the_running_platform_alone(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.make()
+    chief = spawn(*SLEEP)
+    command = [sys.executable, "-m", "wrenn.cli.main", "up"]
+    record(layout.pid_file(SUPERVISOR), chief)
+    write_private(layout.env, "WRENN_BASE_URL=http://127.0.0.1:8000\n")
+    try:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [*command, "--foreground", "--listen", "127.0.0.1:9000", "--data-dir", str(tmp_path)],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert ended.returncode != 0
+        assert "runs already on" in ended.stderr or "as root" in ended.stderr
+        assert chief.is_alive()
+    finally:
+        await kill_and_wait(chief, timeout_s=10)
+
+
+async def test_the_database_that_was_set_up_is_that_of_all_later_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path)
+    with pytest.raises(NotFound, match="no platform"):
+        await database.ensure(tmp_path)
+    assert list(tmp_path.iterdir()) == [], "only `wrenn up` makes a database"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://one/wrenn")
+    assert await database.set_up(layout) == "postgresql://one/wrenn"
+    assert stat.S_IMODE(layout.database_url.stat().st_mode) == 0o600
+    monkeypatch.delenv("DATABASE_URL")
+    assert await database.set_up(layout) == await database.ensure(tmp_path) == "postgresql://one/wrenn"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://two/wrenn")
+    with pytest.raises(Conflict, match="another one"):
+        await database.set_up(layout)
+
+
+async def test_a_platform_with_an_embedded_database_gets_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "postgres").mkdir()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://one/wrenn")
+    with pytest.raises(Conflict, match="move the data"):
+        await database.set_up(Layout(tmp_path))

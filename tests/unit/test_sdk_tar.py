@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wrenn.sdk._tar import Packed, Unpacker
+from wrenn.sdk._tar import Packed, Unpacker, is_windows_name
 from wrenn.sdk.errors import UnexpectedAnswerError
 
 MTIME = 1_234_567_890
@@ -167,3 +167,22 @@ def test_an_archive_that_breaks_off_leaves_the_file_that_was_there(tmp_path: Pat
     with pytest.raises(UnexpectedAnswerError):
         unpack(body[:3000], top)
     assert [(path.name, path.read_text()) for path in top.iterdir()] == [("file", "before")]
+
+
+def test_a_file_is_readable_by_its_owner_only_until_it_is_complete(tmp_path: Path) -> None:
+    body = archive(("file", tarfile.REGTYPE, "", bytes(100_000)))
+    unpacker = Unpacker(tmp_path / "top")
+    unpacker.feed(body[:50_000])
+    (part,) = (tmp_path / "top").iterdir()
+    assert stat.S_IMODE(part.stat().st_mode) == 0o600
+    unpacker.feed(body[50_000:])
+    unpacker.finish()
+    assert stat.S_IMODE((tmp_path / "top/file").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    "name", ["..\\..\\x", "c:x", "c:\\x", "file:stream", "\\x", "NUL", "con.txt", "a\\b"]
+)
+def test_what_windows_takes_for_more_than_a_name_is_known(name: str) -> None:
+    assert not is_windows_name(name)
+    assert is_windows_name("an ordinary name.txt")

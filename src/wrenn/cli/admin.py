@@ -23,13 +23,15 @@ def create(
     *,
     name: Annotated[str, typer.Option("--name", help="Name of the person.")] = "Admin",
     data_dir_: DataDirOption = None,
+    env_file: EnvFileOption = None,
 ) -> None:
     """Create an admin of the platform, or make an existing user one; prompts for the password.
 
     An existing user gets the new password, is reactivated if deactivated, and sessions under the old password
     end. The password is read from standard input if that is not a terminal. The database is that of
-    `DATABASE_URL`, otherwise the embedded one.
+    `DATABASE_URL`, otherwise that of `wrenn up` in the data folder.
     """
+    load_env_file(env_file)
     from wrenn.cli.up import database
     from wrenn.control.administration import create_admin
     from wrenn.control.db.migrate import migrate
@@ -51,12 +53,14 @@ def set_password(
     email: Annotated[str, typer.Argument(metavar="EMAIL", help="The address of the account.")],
     *,
     data_dir_: DataDirOption = None,
+    env_file: EnvFileOption = None,
 ) -> None:
     """Give a user who forgot the password a new one; asks for it. All sessions of that user end.
 
     For platforms without a mail server: with one, users do it themselves (`wrenn account reset-password`). The password comes from
-    standard input where that is no terminal. The database is that of `DATABASE_URL`, else the embedded one.
+    standard input where that is no terminal. The database is that of `DATABASE_URL`, otherwise that of `wrenn up` in the data folder.
     """
+    load_env_file(env_file)
     from wrenn.cli.up import database
     from wrenn.control import administration
     from wrenn.control.db.migrate import migrate

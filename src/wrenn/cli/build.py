@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from wrenn.cli.build_display import BuildDisplay, printable
+from wrenn.cli.build_display import BuildDisplay
 from wrenn.cli.exits import Exit
-from wrenn.cli.output import JsonOption, age, print_json, print_table
+from wrenn.cli.output import JsonOption, age, print_json, print_table, printable
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:

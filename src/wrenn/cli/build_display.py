@@ -10,6 +10,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
 
+from wrenn.cli.output import printable
+
 if TYPE_CHECKING:
     from wrenn.sdk.types import BuildEvent
 
@@ -160,13 +162,6 @@ class BuildDisplay:
             with self._lock:
                 self._draw()
                 self._out.flush()
-
-
-def printable(text: str) -> str:
-    """Return a text of a guest or another user without what could control the terminal."""
-    return "".join(
-        c if c.isprintable() else " " if c in "\t\n" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
 
 
 def _fitted(text: str, right: str) -> str:

@@ -123,6 +123,7 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
 
 @app.callback()
 def wrenn(
+    context: typer.Context,
     *,
     version: Annotated[  # noqa: ARG001 - its callback acts
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -130,13 +131,15 @@ def wrenn(
     profile: Annotated[
         str | None,
         typer.Option(
-            "--profile", metavar="NAME", help="Use the credentials that `wrenn login` stored under this name."
+            "--profile",
+            metavar="NAME",
+            help="Use the credentials that `wrenn login` stored under this name, whatever the environment has.",
         ),
     ] = None,
 ) -> None:
     """Sandboxes for AI agents: small virtual machines on your own machine."""
     if profile is not None:
-        use_profile(profile)
+        use_profile(profile, may_be_new=context.invoked_subcommand == "login")
 
 
 def main() -> None:

@@ -19,9 +19,29 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
 
 
+def printable(text: str, *, to_terminal: bool = True) -> str:
+    """Return a text of a guest or another user without what could control the terminal.
+
+    For a pipe or a file, bytes of a name that are not UTF-8 are left as they are.
+    """
+    return "".join(
+        c
+        if c.isprintable() or (not to_terminal and "\udc80" <= c <= "\udcff")
+        else " "
+        if c in "\t\n"
+        else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with a header; plain columns if the output is not a terminal. The first column is never folded."""
-    if not sys.stdout.isatty():
+    """Print a table with a header; plain columns if the output is not a terminal. The first column is never folded.
+
+    What could control the terminal is replaced in all cells, which may be names of a guest.
+    """
+    to_terminal = sys.stdout.isatty()
+    rows = [[printable(cell, to_terminal=to_terminal) for cell in row] for row in rows]
+    if not to_terminal:
         widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
         for row in [columns, *rows]:
             sys.stdout.write(

@@ -39,9 +39,23 @@ def use_credentials() -> None:
             os.environ.setdefault(name, value)
 
 
-def use_profile(name: str) -> None:
-    """Select the profile for this program and the SDK; takes precedence over `WRENN_PROFILE`."""
+def use_profile(name: str, *, may_be_new: bool) -> None:
+    """Select the profile for this program and the SDK. It takes precedence over the environment, credentials included.
+
+    Raises:
+        NotFound: there is no such profile, and the command does not make it (`may_be_new`).
+        InvalidRequestError: not a valid name for a profile.
+    """
+    from wrenn.base.errors import NotFound
+    from wrenn.sdk.settings import load_profile
+
     os.environ["WRENN_PROFILE"] = name
+    if may_be_new:
+        return
+    if load_profile() is None:
+        raise NotFound(f"There is no profile {name}: run `wrenn login --profile {name}`.")
+    for variable in ("WRENN_API_KEY", "WRENN_BASE_URL"):
+        os.environ.pop(variable, None)
 
 
 def read_env(path: Path) -> dict[str, str]:

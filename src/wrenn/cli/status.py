@@ -104,7 +104,7 @@ async def _look(layout: Layout) -> Status:
     from wrenn.sdk.health import platform_version
 
     found = {name: running(layout, name) for name in (SUPERVISOR, CONTROL, AGENT)}
-    if database.is_embedded():
+    if database.external_url(layout.data_dir) is None:
         found["postgres"] = database.process(layout.data_dir)
     env = read_env(layout.env)
     url, key = env.get("WRENN_BASE_URL"), env.get("WRENN_API_KEY")

@@ -29,7 +29,7 @@ T = TypeVar("T")
 _MESSAGE_LIMIT_B: Final = 2 * 1024 * 1024
 _WAITING: Final = 4
 """Messages that are read ahead."""
-_PONG_TIMEOUT_S: Final = 300.0
+PONG_TIMEOUT_S: Final = 300.0
 """The platform reads nothing from us, not even a ping, while a process does not read its input."""
 _CLOSE_TIMEOUT_S: Final = 1.0
 """On close, do not wait long for messages that are in transit."""
@@ -48,7 +48,7 @@ def _options(settings: ClientSettings, timeout_s: float) -> dict[str, Any]:
         "max_size": _MESSAGE_LIMIT_B,
         "max_queue": _WAITING,
         "open_timeout": timeout_s,
-        "ping_timeout": _PONG_TIMEOUT_S,
+        "ping_timeout": PONG_TIMEOUT_S,
         "close_timeout": _CLOSE_TIMEOUT_S,
         "proxy": None if settings.is_local else True,
     }

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Generator, Iterator
 from functools import partial
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import BinaryIO, Final, cast
 
 from wrenn.base.on_failure import on_failure
@@ -26,6 +26,15 @@ _SEGMENTS_LIMIT: Final = 65_536
 _FILE, _HARD_LINK, _SYMLINK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"5", b"6"
 _SPARSE, _LONG_NAME, _LONG_LINK = b"S", b"L", b"K"
 _DEVICES: Final = (b"3", b"4")
+
+
+def create_private(path: Path) -> BinaryIO:
+    """Create a file that only its owner can read, whatever the umask is: its mode is set when it is complete."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)
+
+    return open(path, "xb", opener=opener)
 
 
 class Packed:
@@ -211,7 +220,7 @@ class Unpacker:
         # Write to a temporary file first: an archive that ends early leaves the previous file unchanged.
         temporary = path.with_name(f".{secrets.token_hex(8)}.part")
         with on_failure(partial(temporary.unlink, missing_ok=True)):
-            with temporary.open("xb") as file:
+            with create_private(temporary) as file:
                 for offset, length in segments:
                     file.seek(offset)
                     yield from self._content(file, length)
@@ -329,7 +338,16 @@ def _parts(name: bytes) -> list[str]:
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if name.startswith(b"/") or b".." in parts or b"\0" in name:
         raise _bad("an entry leads outside of the target")
-    return [os.fsdecode(part) for part in parts]
+    decoded = [os.fsdecode(part) for part in parts]
+    if os.name == "nt" and not all(is_windows_name(part) for part in decoded):
+        raise _bad("the name of an entry is not possible on Windows")
+    return decoded
+
+
+def is_windows_name(name: str) -> bool:
+    """Whether Windows takes this for the name of one file: no path, drive, stream or device."""
+    path = PureWindowsPath(name)
+    return path.parts == (name,) and not path.drive and ":" not in name and not path.is_reserved()
 
 
 def _bad(what: str) -> UnexpectedAnswerError:

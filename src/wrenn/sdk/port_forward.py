@@ -7,14 +7,17 @@ direction.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from wrenn.sdk._error_response import error_of_response
+from wrenn.sdk._sockets import PONG_TIMEOUT_S
 from wrenn.sdk.errors import ConnectionFailedError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
@@ -84,6 +87,7 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
             compression=None,
             max_size=_MESSAGE_LIMIT_B,
             open_timeout=_OPEN_TIMEOUT_S,
+            ping_timeout=PONG_TIMEOUT_S,
             proxy=None if settings.is_local else True,
         )
     except InvalidStatus as error:
@@ -100,34 +104,61 @@ async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> Async
 
 
 async def _join(tunnel: ClientConnection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Forward both directions until both have ended, or the local program has gone.
+
+    Raises:
+        ConnectionFailedError: the tunnel broke. The local connection is reset, so that what came is not taken for everything.
+    """
     to_tunnel = asyncio.create_task(_local_to_tunnel(tunnel, reader))
     to_local = asyncio.create_task(_tunnel_to_local(tunnel, writer))
     try:
         # The direction from the tunnel ends last: with the tunnel, once both sides have sent everything.
         await asyncio.wait({to_tunnel, to_local}, return_when=asyncio.FIRST_COMPLETED)
-        if not to_local.done() and not to_tunnel.cancelled() and to_tunnel.result():
+        if not to_local.done() and to_tunnel.result():
             await asyncio.wait({to_local})
+        if to_local.done() and not to_local.result():
+            _reset(writer)
+            raise ConnectionFailedError(
+                "The connection to the sandbox's port broke before all was transferred.", request_sent=True
+            )
     finally:
         for task in (to_tunnel, to_local):
             task.cancel()
         await asyncio.wait({to_tunnel, to_local})
 
 
+def _reset(writer: asyncio.StreamWriter) -> None:
+    # With a linger time of 0 the system closes by a reset.
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 async def _local_to_tunnel(tunnel: ClientConnection, reader: asyncio.StreamReader) -> bool:
-    """Forward the local program's bytes. Returns True if it ended its direction, False if a connection broke."""
-    with suppress(OSError, ConnectionClosed):
+    """Forward the local program's bytes. Returns False if that program has gone; a tunnel that broke ends the other direction."""
+    try:
         while data := await reader.read(_CHUNK_B):
             await tunnel.send(data)
         await tunnel.send(_END)
-        return True
-    return False
+    except ConnectionClosed:
+        pass
+    except OSError:
+        return False
+    return True
 
 
-async def _tunnel_to_local(tunnel: ClientConnection, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError, ConnectionClosed):
+async def _tunnel_to_local(tunnel: ClientConnection, writer: asyncio.StreamWriter) -> bool:
+    """Forward the bytes of the sandbox. Returns False if the tunnel broke before the sandbox had ended its direction."""
+    ended = False
+    try:
         async for message in tunnel:
             if isinstance(message, bytes):
                 writer.write(message)
                 await writer.drain()
             elif message == _END:
+                ended = True
                 writer.write_eof()
+    except ConnectionClosed:
+        pass
+    except OSError:
+        return True  # the local program has gone
+    return ended

@@ -113,7 +113,7 @@ async def _prepare(layout: Layout, listen: Address, progress: Progress) -> None:
     with progress.step("Guest kernel and template"):
         await ensure_images(images_dir(layout.data_dir), envd=find_envd(), progress=progress.note)
     with progress.step("PostgreSQL"):
-        url = await database.ensure(layout.data_dir)
+        url = await database.set_up(layout)
         await migrate(url)
     await ensure_registration(layout.data_dir, url, listen)
 

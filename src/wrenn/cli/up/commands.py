@@ -56,7 +56,9 @@ def up(
         sys.stdout.write("Already running.\n" if platform.was_running else "Running.\n")
         if demo:
             demonstrate(layout)
-        print_next_steps(layout, platform.url, asyncio.run(_sign_in_link(layout)))
+        # The link signs in as an administrator: it is for a person, never for a journal or the log of a build server.
+        link = asyncio.run(_sign_in_link(layout)) if sys.stdout.isatty() else None
+        print_next_steps(layout, platform.url, link)
 
     if foreground:
         asyncio.run(_in_foreground(layout, work, report))
@@ -112,10 +114,13 @@ async def _in_foreground(
 ) -> None:
     """Start the platform and wait for a signal or the end of the supervisor; then stop the programs.
 
+    A start that fails or is cancelled stops nothing but what it started: another `wrenn up` may have started the platform that runs.
+
     Raises:
-        InternalError: the supervisor exited by itself.
+        InternalError: the supervisor exited by itself. Else as `bring_up`.
     """
     from wrenn.cli.up.daemons import running
+    from wrenn.cli.up.progress import Progress
     from wrenn.cli.up.services import SUPERVISOR
     from wrenn.cli.up.take_down import stop_programs
 
@@ -123,8 +128,12 @@ async def _in_foreground(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)
 
+    is_up = False
+
     async def stay() -> None:
+        nonlocal is_up
         platform = await work
+        is_up = True
         await asyncio.to_thread(report, platform)
         chief = running(layout, SUPERVISOR)
         if chief is not None:
@@ -140,4 +149,6 @@ async def _in_foreground(
         for task in (staying, ending):
             task.cancel()
         await asyncio.gather(staying, ending, return_exceptions=True)
-        await stop_programs(layout)
+        if is_up:
+            async with layout.locked(Progress().note):
+                await stop_programs(layout)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, cast
 
+from wrenn.base.errors import Forbidden
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.linux.process import ProcessRef, kill_and_wait
 
@@ -61,26 +62,42 @@ def record(path: Path, process: ProcessRef) -> None:
 
 
 def running(layout: Layout, program: str) -> ProcessRef | None:
-    """Return the process of a program of this data folder, from its pid file, or by its command line if that is lost."""
+    """Return the process of a program of this data folder, from its pid file, or by its command line if that is lost.
+
+    Raises:
+        Forbidden: the programs belong to another user.
+    """
     return _by_pid_file(layout, program) or _by_command_line(layout, program)
 
 
 def _by_pid_file(layout: Layout, program: str) -> ProcessRef | None:
+    path = layout.pid_file(program)
     try:
-        fields = cast("dict[str, int]", json.loads(layout.pid_file(program).read_text()))
+        fields = cast("dict[str, int]", json.loads(path.read_text()))
         process = ProcessRef(fields["pid"], fields["start_ticks"])
+    except PermissionError as error:
+        raise Forbidden(
+            f"{path} belongs to another user: run the command as the user of `wrenn up`, root."
+        ) from error
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return process if process.is_alive() else None
 
 
 def _by_command_line(layout: Layout, program: str) -> ProcessRef | None:
-    """Find a program of this data folder by the command line that `Daemon.start` gives it, which is unique on the machine."""
+    """Find a program of this data folder by the command line that `Daemon.start` gives it.
+
+    Only processes of this user count, with the same root folder: anybody can run a program with these arguments, and a container has
+    another folder of this name.
+    """
+    root = Path("/").stat()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             process = ProcessRef.of(int(entry.name))
+            if entry.stat().st_uid != os.geteuid() or not os.path.samestat((entry / "root").stat(), root):
+                continue
             arguments = os.fsdecode((entry / "cmdline").read_bytes()).split("\0")[1:-1]
             if process is None or arguments[: len(_MODULE)] != _MODULE:
                 continue

@@ -49,6 +49,8 @@ def print_next_steps(layout: Layout, url: str, sign_in_link: str | None) -> None
             "\nOpen the dashboard with this link. It works once, for ten minutes; `wrenn open` makes another:"
         )
         _say(f"  {sign_in_link}\n")
+    else:
+        _say("`wrenn open` opens the dashboard and signs you in.")
     _say(f"The API key is in {layout.env}, readable by its owner only.")
     command = "wrenn" if shutil.which("wrenn") else sys.argv[0]
     _say("\nTry:")

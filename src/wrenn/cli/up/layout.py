@@ -16,6 +16,7 @@ from typing import Final
 from wrenn.base.errors import DeadlineExceeded, Forbidden
 from wrenn.base.on_failure import on_failure
 
+IMAGE_FOLDERS: Final = {"initramfs", "kernels", "templates"}
 LOCK_TIMEOUT_S: Final = 1800.0
 """Longest time that one `wrenn up` waits for another, which may be building the images."""
 
@@ -32,6 +33,11 @@ class Layout:
         return self.data_dir / "env"
 
     @property
+    def database_url(self) -> Path:
+        """File with the URL of the operator's own database, mode 600; missing if the embedded one is used."""
+        return self.data_dir / "database-url"
+
+    @property
     def run(self) -> Path:
         """Folder of pid files and logs."""
         return self.data_dir / "run"
@@ -44,24 +50,40 @@ class Layout:
         """Return the path of a program's pid file."""
         return self.run / f"{program}.pid"
 
+    @property
+    def marker(self) -> Path:
+        """File that says that the whole data folder is ours, so that it may be removed as a whole."""
+        return self.data_dir / ".wrenn"
+
     def make(self) -> None:
-        """Create missing folders.
+        """Create missing folders. A data folder that has nothing of others is marked as ours.
 
         Raises:
             Forbidden: this user lacks the permission.
         """
         try:
             self.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if self._is_ours():
+                self.marker.touch(mode=0o644)
             self.run.mkdir(mode=0o755, exist_ok=True)
         except PermissionError as error:
             raise Forbidden(
                 f"{self.data_dir} cannot be made: run as root, or choose another --data-dir."
             ) from error
 
+    def _is_ours(self) -> bool:
+        # The lock: a release that made no marker used the folder. Images may have been built before anything else.
+        return (self.run / "up.lock").exists() or {
+            each.name for each in self.data_dir.iterdir()
+        } <= IMAGE_FOLDERS
+
     @asynccontextmanager
     async def locked(self, waiting: Callable[[str], object]) -> AsyncGenerator[None]:
         """Lock the data folder against other `wrenn up` and `wrenn down`. The kernel releases the lock of a process that dies."""
-        descriptor = os.open(self.run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.run / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError as error:
+            raise Forbidden(f"{self.data_dir} belongs to another user: run the command as root.") from error
         try:
             deadline = time.monotonic() + LOCK_TIMEOUT_S
             said = False

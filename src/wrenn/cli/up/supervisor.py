@@ -48,7 +48,7 @@ async def supervise(layout: Layout, listen: Address) -> int:
     url = await database.ensure(layout.data_dir)
     daemons = services(layout.data_dir, listen, url)
     tasks = [asyncio.create_task(keep_running(daemon.name, _starter(layout, daemon))) for daemon in daemons]
-    if database.is_embedded():
+    if database.external_url(layout.data_dir) is None:
         tasks.append(asyncio.create_task(keep_running("postgres", lambda: _database_process(layout))))
     await end.wait()
     for task in tasks:

@@ -9,6 +9,7 @@ import shutil
 from dataclasses import dataclass
 from typing import Final
 
+from wrenn.base.errors import InvalidState
 from wrenn.base.errors import WrennError as PlatformError
 from wrenn.cli.settings import read_env
 from wrenn.cli.up import database
@@ -38,7 +39,15 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> Taken
     """Pause the sandboxes, stop the programs and PostgreSQL; with `purge` remove sandboxes and data. Idempotent.
 
     Sandboxes that cannot be paused keep running; the programs are stopped nevertheless.
+
+    Raises:
+        InvalidState: the folder has more than the data of wrenn, so it is not purged; nothing was done.
     """
+    if purge and layout.data_dir.is_dir() and not layout.marker.exists():
+        raise InvalidState(
+            f"{layout.data_dir} was not made by wrenn: it may have data of other programs, so it is not removed."
+            " Run `wrenn down` without --purge, and remove what is yours by hand."
+        )
     lost = [name for name in (SUPERVISOR, CONTROL, AGENT) if running(layout, name) is not None]
     if lost:
         layout.make()

@@ -6,14 +6,14 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from wrenn.sdk._aio import Source, chunks_of, in_thread
 from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of
-from wrenn.sdk._tar import Packed, Unpacker
+from wrenn.sdk._tar import Packed, Unpacker, create_private
 from wrenn.sdk.errors import InvalidRequestError
 from wrenn.sdk.types import FileEntry
 
@@ -108,6 +108,11 @@ async def download(
     # Write to a temporary name first: a transfer that fails leaves the previous file unchanged.
     temporary = place.with_name(f".{secrets.token_hex(8)}.part")
     merged = is_tree and place.is_dir()
+    if merged and place.is_symlink() and not os.fspath(target).endswith("/"):
+        # A former download may have made it: then what is in the sandbox would choose where files are written.
+        raise InvalidRequestError(
+            f"{place} is a symbolic link: remove it, or write {place}/ to download into the directory that it leads to."
+        )
     try:
         if is_tree:
             stream = await api.open("POST", files.tree_url("read"), json=message_of(path, user))
@@ -125,7 +130,7 @@ async def download(
             f"{place} cannot be written: {error.strerror or error} ({error.filename or place})."
         ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what failed before it is what matters
             await in_thread(_remove, temporary)
 
 
@@ -156,7 +161,7 @@ async def _save(
 ) -> None:
     total = entry.size if entry.kind == "file" else None
     passed = 0
-    with path.open("xb") as file:
+    with create_private(path) as file:
         async for chunk in chunks:
             await in_thread(file.write, chunk)
             passed += len(chunk)
@@ -171,6 +176,19 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         import shutil  # noqa: PLC0415 - imports all archive formats
 
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_remove_closed)
     else:
         path.unlink()
+
+
+def _remove_closed(function: Callable[..., object], path: str, _error: object) -> None:
+    """Remove what is in a directory with a mode that does not permit it: the sandbox chose the mode."""
+    for closed in (Path(path).parent, Path(path)):
+        if closed.is_dir() and not closed.is_symlink():
+            closed.chmod(0o700)
+    if function in (os.unlink, os.rmdir):
+        function(path)
+    elif Path(path).is_dir():
+        import shutil  # noqa: PLC0415 - imports all archive formats
+
+        shutil.rmtree(path)

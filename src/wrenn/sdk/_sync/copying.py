@@ -7,14 +7,14 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from wrenn.sdk._io import Source, chunks_of, in_thread
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of
 from wrenn.sdk._sync.api import Api
-from wrenn.sdk._tar import Packed, Unpacker
+from wrenn.sdk._tar import Packed, Unpacker, create_private
 from wrenn.sdk.errors import InvalidRequestError
 from wrenn.sdk.types import FileEntry
 
@@ -107,6 +107,11 @@ def download(
     # Write to a temporary name first: a transfer that fails leaves the previous file unchanged.
     temporary = place.with_name(f".{secrets.token_hex(8)}.part")
     merged = is_tree and place.is_dir()
+    if merged and place.is_symlink() and not os.fspath(target).endswith("/"):
+        # A former download may have made it: then what is in the sandbox would choose where files are written.
+        raise InvalidRequestError(
+            f"{place} is a symbolic link: remove it, or write {place}/ to download into the directory that it leads to."
+        )
     try:
         if is_tree:
             stream = api.open("POST", files.tree_url("read"), json=message_of(path, user))
@@ -124,7 +129,7 @@ def download(
             f"{place} cannot be written: {error.strerror or error} ({error.filename or place})."
         ) from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # what failed before it is what matters
             in_thread(_remove, temporary)
 
 
@@ -153,7 +158,7 @@ def _unpack(chunks: Iterator[bytes], top: Path, on_progress: Progress | None) ->
 def _save(chunks: Iterator[bytes], path: Path, entry: FileEntry, on_progress: Progress | None) -> None:
     total = entry.size if entry.kind == "file" else None
     passed = 0
-    with path.open("xb") as file:
+    with create_private(path) as file:
         for chunk in chunks:
             in_thread(file.write, chunk)
             passed += len(chunk)
@@ -168,6 +173,19 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         import shutil  # noqa: PLC0415 - imports all archive formats
 
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_remove_closed)
     else:
         path.unlink()
+
+
+def _remove_closed(function: Callable[..., object], path: str, _error: object) -> None:
+    """Remove what is in a directory with a mode that does not permit it: the sandbox chose the mode."""
+    for closed in (Path(path).parent, Path(path)):
+        if closed.is_dir() and not closed.is_symlink():
+            closed.chmod(0o700)
+    if function in (os.unlink, os.rmdir):
+        function(path)
+    elif Path(path).is_dir():
+        import shutil  # noqa: PLC0415 - imports all archive formats
+
+        shutil.rmtree(path)
