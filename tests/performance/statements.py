@@ -39,6 +39,7 @@ from wrenn.control.sandboxes import BackOff, Capacity
 from wrenn.control.sandboxes import store as sandbox_store
 from wrenn.control.sandboxes.operations import drain_store, placement_store
 from wrenn.control.sandboxes.reconcile import comparison_store, expiry_store, work_store
+from wrenn.control.sandboxes.reconcile.places import find_slots
 from wrenn.control.sandboxes.records import Origin, Spec
 from wrenn.control.sandboxes.selection import SandboxFilter, Sort, SortKey
 from wrenn.control.snapshots import store as snapshot_store
@@ -110,7 +111,7 @@ async def operations(database: Database, capacity: Capacity) -> Mapping[str, Ope
         "digest of a host's rows": lambda: comparison_store.rows_digest(database, hosts[0]),
         "rows of a host, for its comparison": lambda: comparison_store.live_on_host(database, hosts[0]),
         "due work of the reconciler": lambda: work_store.take_due(
-            database, owner="nobody", lease_s=0.0, slots=work_store.WorkSlots(8, removals=True, others=True)
+            database, owner="nobody", lease_s=0.0, slots=find_slots([])
         ),
         "expired sandboxes": lambda: expiry_store.set_desired_for_expired(database, expired),
         "next expiry": lambda: expiry_store.next_due_s(database),

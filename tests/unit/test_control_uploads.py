@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from wrenn.base.errors import DeadlineExceeded
-from wrenn.base.ids import HostId
+from wrenn.base.ids import HostId, TeamId
 from wrenn.control.hosts import HostTransfer, HostTransferState, UploadSlots, finish_transfer
 from wrenn.testing import virtual_time
 from wrenn.testing.virtual_time import VirtualClock, VirtualTimeLoop
@@ -19,14 +19,14 @@ RUNNING, DONE = HostTransferState.RUNNING, HostTransferState.DONE
 def test_a_host_whose_uploads_never_end_holds_up_only_its_own() -> None:
     async def main() -> None:
         slots: UploadSlots[int] = UploadSlots(VirtualClock())
-        endless, other = HostId.new(), HostId.new()
-        assert [slots.take(key, endless) for key in range(4)] == [True, True, False, False]
+        endless, other, team = HostId.new(), HostId.new(), TeamId.new()
+        assert [slots.take(key, endless, team) for key in range(4)] == [True, True, False, False]
         assert slots.busy_hosts() == {endless}
-        assert slots.take(10, other)
-        assert not slots.take(10, other), "it is under way"
+        assert slots.take(10, other, team)
+        assert not slots.take(10, other, team), "it is under way"
         assert slots.not_now() == {0, 1, 10}
         slots.release(0)
-        assert slots.take(2, endless)
+        assert slots.take(2, endless, team)
 
     virtual_time.run(main, lambda: VirtualTimeLoop(lambda: 0.0))
 
@@ -34,7 +34,7 @@ def test_a_host_whose_uploads_never_end_holds_up_only_its_own() -> None:
 def test_the_uploads_of_all_hosts_are_bounded_and_one_that_failed_waits_a_minute() -> None:
     async def main() -> None:
         slots: UploadSlots[int] = UploadSlots(VirtualClock())
-        taken = [key for key in range(100) if slots.take(key, HostId.new())]
+        taken = [key for key in range(100) if slots.take(key, HostId.new(), TeamId.new())]
         assert len(taken) == 64
         assert slots.free == 0
         slots.note_failure(0)
@@ -43,6 +43,19 @@ def test_the_uploads_of_all_hosts_are_bounded_and_one_that_failed_waits_a_minute
         assert 0 in slots.not_now()
         await asyncio.sleep(61)
         assert 0 not in slots.not_now()
+
+    virtual_time.run(main, lambda: VirtualTimeLoop(lambda: 0.0))
+
+
+def test_uploads_of_one_team_leave_slots_for_the_others_whatever_hosts_they_are_on() -> None:
+    async def main() -> None:
+        slots: UploadSlots[int] = UploadSlots(VirtualClock())
+        greedy, other = TeamId.new(), TeamId.new()
+        taken = [key for key in range(100) if slots.take(key, HostId.new(), greedy)]
+        assert len(taken) == 21, "half as many as are free then"
+        assert slots.busy_teams() == {greedy}
+        assert slots.take(100, HostId.new(), other)
+        assert slots.take(101, HostId.new(), None)
 
     virtual_time.run(main, lambda: VirtualTimeLoop(lambda: 0.0))
 

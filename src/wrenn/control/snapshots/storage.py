@@ -98,7 +98,7 @@ class SnapshotStorage:
         failure = self._failures.get(snapshot_id)
         if failure is not None and failure.at >= asked_at:
             raise failure.error.with_traceback(None)
-        if self._slots.take(snapshot_id, files.host.host_id):
+        if self._slots.take(snapshot_id, files.host.host_id, files.owner):
             self._tasks.start(f"upload {snapshot_id}", self._upload_needed(snapshot_id))
 
     async def _upload_needed(self, snapshot_id: SnapshotId) -> None:
@@ -218,10 +218,11 @@ class BackgroundUploads:
             self._database,
             limit=self._slots.free,
             busy_hosts=self._slots.busy_hosts(),
+            busy_teams=self._slots.busy_teams(),
             except_for=self._slots.not_now(),
         )
         for files in found:
-            if self._slots.take(files.snapshot_id, files.host.host_id):
+            if self._slots.take(files.snapshot_id, files.host.host_id, files.owner):
                 self._tasks.start(f"upload {files.snapshot_id}", self._upload(files.snapshot_id))
 
     async def _upload(self, snapshot_id: SnapshotId) -> None:

@@ -433,7 +433,12 @@ async def find_files(database: Database, snapshot_id: SnapshotId) -> SnapshotFil
 
 
 async def not_stored(
-    database: Database, *, limit: int, busy_hosts: Collection[HostId], except_for: Collection[SnapshotId]
+    database: Database,
+    *,
+    limit: int,
+    busy_hosts: Collection[HostId],
+    busy_teams: Collection[TeamId],
+    except_for: Collection[SnapshotId],
 ) -> list[SnapshotFiles]:
     """Return templates that are not in the store, whose hosts answer, and that nobody uploads; one of each host in turn, the oldest first.
 
@@ -448,6 +453,7 @@ async def not_stored(
         LEASES.is_free(),
         ~is_collection_overdue(_c.team_id),
         is_none_of(_c.host_id, busy_hosts),
+        or_(_c.team_id.is_(None), is_none_of(_c.team_id, busy_teams)),
         is_none_of(_c.id, except_for),
         limit=limit,
     )

@@ -84,10 +84,11 @@ class PauseUploading:
             limit=self._slots.free,
             only_drained=self._uploads is PauseUploads.ON_DRAIN,
             busy_hosts=self._slots.busy_hosts(),
+            busy_teams=self._slots.busy_teams(),
             except_for=self._slots.not_now(),
         )
         for state in found:
-            if self._slots.take(state.sandbox_id, state.host.host_id):
+            if self._slots.take(state.sandbox_id, state.host.host_id, state.team_id):
                 self._tasks.start(f"upload {state.sandbox_id}", self._upload(state))
 
     async def _upload(self, state: PausedState) -> None:

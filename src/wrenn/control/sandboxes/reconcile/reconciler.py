@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Final
 
 from wrenn.base.loops import Loop
@@ -20,38 +19,16 @@ from wrenn.control.sandboxes.reconcile import work_store
 from wrenn.control.sandboxes.reconcile.back_off import BackOff
 from wrenn.control.sandboxes.reconcile.expiry import Expiry
 from wrenn.control.sandboxes.reconcile.move import MoveStep
+from wrenn.control.sandboxes.reconcile.places import find_move_slots, find_slots
 from wrenn.control.sandboxes.reconcile.steps import ImageFor, PlaceAgain, ReconcilerSettings, Steps
 from wrenn.control.sandboxes.reconcile.work_store import WorkSlots
 from wrenn.control.sandboxes.records import Work
-from wrenn.control.sandboxes.state import Desired
 
 _log = logging.getLogger(__name__)
 
-_AT_ONCE: Final = 64
-"""Calls to hosts that one replica has open for creates, pauses and resumes. The hosts queue what they cannot do at once."""
-_REMOVALS_AT_ONCE: Final = 64
-"""The same for removals. Each kind has places of its own: starts that take their time hold up no removal, and removals from a host
-that is silent hold up no start elsewhere."""
-_MOVES_AT_ONCE: Final = 16
-_MOVES_OF_A_HOST: Final = 4
-"""From it or to it: as many as a host carries out at once. A host that never comes to an end holds up only moves of its own."""
 _TIMER_S: Final = 2.0
 _SHORTEST_WAIT_S: Final = 0.005
 _AFTER_FAILURE_S: Final = 0.25
-
-
-def free_slots(*, removals: int, others: int) -> WorkSlots:
-    """Compute how much work may be taken beside the calls in progress."""
-    for_removals, for_others = max(0, _REMOVALS_AT_ONCE - removals), max(0, _AT_ONCE - others)
-    limit = min(for_removals or for_others, for_others or for_removals)
-    return WorkSlots(limit, removals=for_removals > 0, others=for_others > 0)
-
-
-def free_move_slots(moves: Sequence[Work]) -> WorkSlots:
-    """Compute how many sandboxes may be taken to be moved beside those that are, one at a time as each may make a host busy."""
-    hosts = Counter(host.host_id for work in moves for host in (work.host, work.move_to) if host is not None)
-    busy = frozenset(host_id for host_id, count in hosts.items() if count >= _MOVES_OF_A_HOST)
-    return WorkSlots(1 if len(moves) < _MOVES_AT_ONCE else 0, moves=True, busy_hosts=busy)
 
 
 class Reconciler:
@@ -109,20 +86,12 @@ class Reconciler:
 
     async def reconcile_once(self) -> None:
         """Lease due work and start on it."""
-        await self._take(self._free_slots)
-        await self._take(lambda: free_move_slots(self._moves))
+        await self._take(find_slots)
+        await self._take(find_move_slots)
 
-    @property
-    def _moves(self) -> list[Work]:
-        return [work for work in self._working.values() if work.is_move]
-
-    def _free_slots(self) -> WorkSlots:
-        removals = sum(work.desired is Desired.STOPPED for work in self._working.values())
-        return free_slots(removals=removals, others=len(self._working) - removals - len(self._moves))
-
-    async def _take(self, find_free: Callable[[], WorkSlots]) -> None:
-        """Lease due work and start on it, until there is none or no place is free."""
-        while (free := find_free()).limit:
+    async def _take(self, find: Callable[[Collection[Work]], WorkSlots]) -> None:
+        """Lease due work and start on it, until there is none that a place is free for."""
+        while (free := find(self._working.values())).limit:
             taken = await work_store.take_due(
                 self._database, owner=self.leases.owner, lease_s=self.leases.lease_s, slots=free
             )

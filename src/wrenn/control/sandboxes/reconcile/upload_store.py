@@ -60,6 +60,7 @@ async def due(
     limit: int,
     only_drained: bool,
     busy_hosts: Collection[HostId],
+    busy_teams: Collection[TeamId],
     except_for: Collection[SandboxId],
 ) -> list[PausedState]:
     """Return states that nobody uploads, of hosts that answer, unless garbage of the team must be collected first; one of each host in turn, the oldest first.
@@ -79,6 +80,7 @@ async def due(
             LEASES.is_free(),
             ~is_collection_overdue(_c.team_id),
             is_none_of(_c.host_id, busy_hosts),
+            is_none_of(_c.team_id, busy_teams),
             is_none_of(_c.id, except_for),
         )
         .order_by(turn, _c.paused_at)

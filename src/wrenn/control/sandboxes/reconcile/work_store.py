@@ -24,6 +24,7 @@ from sqlalchemy import (
     null,
     or_,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -48,29 +49,63 @@ LEASES: Final = Leases(sandboxes)
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """For whom no further work of a kind is leased: hosts, teams, and teams on one of their hosts."""
+
+    hosts: frozenset[HostId] = frozenset()
+    teams: frozenset[TeamId] = frozenset()
+    teams_on_hosts: frozenset[tuple[HostId, TeamId]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkSlots:
     """How many sandboxes may be leased, and for what.
 
     Attributes:
-        removals, moves, others: whether for that. Moves take as long as their data takes.
-        busy_hosts: hosts that no further sandbox is moved from or to.
+        removals, moves, others: for that, but not for these hosts and teams; None: not for that. Moves take as long as their
+            data takes.
     """
 
     limit: int
-    removals: bool = False
-    others: bool = False
-    moves: bool = False
-    busy_hosts: frozenset[HostId] = frozenset()
+    removals: Busy | None = None
+    others: Busy | None = None
+    moves: Busy | None = None
 
 
 def _is_move() -> ColumnElement[bool]:
     return and_(_c.status == State.PAUSED, _c.move_host_id.is_not(None), _c.desired != Desired.STOPPED)
 
 
+def _is_open(kind: str, *host_ids: ColumnElement[Any]) -> ColumnElement[bool]:
+    """SQL condition: there is a slot for work of this kind by these hosts, as `_slot_values` says."""
+
+    def ids(name: str) -> ColumnElement[Any]:
+        return bindparam(f"{kind}_{name}", type_=ARRAY(Uuid))
+
+    pairs = select(func.unnest(ids("pair_hosts")), func.unnest(ids("pair_teams")))
+    return and_(
+        bindparam(kind, type_=Boolean),
+        *(host_id != all_(ids("hosts")) for host_id in host_ids),
+        _c.team_id != all_(ids("teams")),
+        tuple_(_c.host_id, _c.team_id).not_in(pairs),
+    )
+
+
+def _slot_values(kind: str, busy: Busy | None) -> dict[str, Any]:
+    not_for = busy or Busy()
+    pairs = list(not_for.teams_on_hosts)
+    return {
+        kind: busy is not None,
+        f"{kind}_hosts": [host_id.value for host_id in not_for.hosts],
+        f"{kind}_teams": [team_id.value for team_id in not_for.teams],
+        f"{kind}_pair_hosts": [host_id.value for host_id, _ in pairs],
+        f"{kind}_pair_teams": [team_id.value for _, team_id in pairs],
+    }
+
+
 def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
     # A CTE is evaluated once. A subquery may be evaluated for each row of the table, and then returns other rows each time,
     # as it leaves out those that this statement has changed: more would be leased than asked for.
-    busy = bindparam("busy_hosts", type_=ARRAY(Uuid))
     due = (
         select(_c.id)
         .where(
@@ -80,14 +115,9 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
                 and_(_c.status == State.MISSING, _c.desired == Desired.STOPPED),
                 _is_move(),
             ),
-            or_(bindparam("removals", type_=Boolean), _c.desired != Desired.STOPPED),
-            or_(bindparam("others", type_=Boolean), _c.desired == Desired.STOPPED, _is_move()),
-            or_(
-                and_(
-                    bindparam("moves", type_=Boolean), _c.host_id != all_(busy), _c.move_host_id != all_(busy)
-                ),
-                not_(_is_move()),
-            ),
+            or_(_is_open("removals", _c.host_id), _c.desired != Desired.STOPPED),
+            or_(_is_open("others", _c.host_id), _c.desired == Desired.STOPPED, _is_move()),
+            or_(_is_open("moves", _c.host_id, _c.move_host_id), not_(_is_move())),
             _c.next_attempt_at <= func.now(),
             LEASES.is_free(),
         )
@@ -137,10 +167,9 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
         "owner": owner,
         "lease_s": lease_s,
         "most": slots.limit,
-        "removals": slots.removals,
-        "others": slots.others,
-        "moves": slots.moves,
-        "busy_hosts": [host_id.value for host_id in slots.busy_hosts],
+        **_slot_values("removals", slots.removals),
+        **_slot_values("others", slots.others),
+        **_slot_values("moves", slots.moves),
     }
     found = await database.execute(_TAKE_DUE, values)
     return [
