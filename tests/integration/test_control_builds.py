@@ -91,6 +91,41 @@ async def test_a_step_that_fails_ends_the_build_with_its_line(platform: Platform
     refused(await platform.api.post(f"/v1/builds/{made['id']}/cancel"), 409, "build_ended")
 
 
+async def test_a_step_that_floods_its_log_is_bounded_and_the_log_says_so(platform: Platform):
+    recipe = ["RUN head -c 3000000 /dev/zero | tr '\\0' x; echo end >&2", "RUN echo after"]
+    made = await build(platform, name="loud", recipe=recipe)
+    assert made["status"] == "success", made
+    path = f"/v1/builds/{made['id']}/logs"
+    loud, after = (await platform.api.get(path)).json()
+    assert loud["stdout"] == "x" * len(loud["stdout"])
+    assert 2**20 - 2**14 <= len(loud["stdout"]) <= 2**20
+    assert after["stdout"] == "after\n"
+    events = await platform.api.get(path, headers={"Accept": "text/event-stream"})
+    (note,) = [frame for frame in events.text.split("\n\n") if "event: note" in frame]
+    assert "left out" in note
+    assert (await platform.api.delete("/v1/templates/loud")).status_code == 204
+
+
+async def test_two_builds_of_one_name_at_once_are_two_versions(platform: Platform):
+    body: dict[str, object] = {"name": "both", "skip_pre_post": True}
+    started = await asyncio.gather(
+        *(
+            platform.api.post("/v1/builds", json={**body, "tag": tag, "recipe": [f"RUN echo {tag} > /which"]})
+            for tag in ("one", "two")
+        )
+    )
+    for answer in started:
+        assert (await ended(platform, answer.json()["id"]))["status"] == "success"
+    for tag in ("one", "two"):
+        path = await platform.create(template=f"both:{tag}")
+        ran = await platform.api.post(f"{path}/exec", json={"cmd": "cat", "args": ["/which"]})
+        assert ran.json()["stdout"] == f"{tag}\n"
+        assert (await platform.api.delete(path)).status_code == 204
+    latest = (await platform.api.get("/v1/templates/both")).json()
+    assert "latest" in latest["tags"]
+    assert (await platform.api.delete("/v1/templates/both")).status_code == 204
+
+
 async def test_a_running_step_is_cancelled(platform: Platform):
     answer = await platform.api.post(
         "/v1/builds", json={"name": "long", "recipe": ["RUN --timeout=1h sleep 3000"], "skip_pre_post": True}

@@ -565,6 +565,47 @@ async def test_large_manifests_are_checked_by_lists(
     assert sha(tmp_path / "copy") == sha(rootfs)
 
 
+async def test_a_teams_own_host_writes_through_the_control_plane_and_not_without_end(
+    world: World, rootfs: Path, tmp_path: Path
+):
+    """By a URL of S3 it could put objects of any size; a host of the platform gets such URLs."""
+    team_id = world.team(world.ada)
+    image_id = await world.begin(world.of_ada, team_id)
+
+    async def asked(player: AgentPlayer, image: ImageId, chunks: int) -> Any:
+        path = f"/v1/hosts/{player.host_id}/images/{image}/upload-urls"
+        digests = [digest_of(os.urandom(8)) for _ in range(chunks)]
+        async with client(world.url, None) as api:
+            return await api.post(path, json={"digests": digests}, headers={"X-Host-Token": player.token})
+
+    (url,) = (await asked(world.of_ada, image_id, 1)).json()["urls"].values()
+    assert url.startswith("/v1/store/")
+    async with client(world.url, None) as api:
+        refused(await api.put(url, content=bytes(2 * MIB + 1)), 413, "too_large")
+    of_platform = await world.begin(world.second, team_id)
+    (url,) = (await asked(world.second, of_platform, 1)).json()["urls"].values()
+    assert url.startswith("/v1/store/") == (world.s3 is None)
+
+    # The first one was counted, and not that of the platform's host.
+    assert (await world.row(image_id)).stored_bytes == MIB
+    assert (await world.row(of_platform)).stored_bytes == 0
+    assert (await asked(world.of_ada, image_id, 29)).status_code == 200
+    assert (await world.row(image_id)).stored_bytes == 30 * MIB
+    await world.plane.control.database.execute(
+        text("UPDATE images SET stored_bytes = :taken WHERE id IN (:one, :other)"),
+        {"taken": 10**13, "one": image_id.value, "other": of_platform.value},
+    )
+    refused(await asked(world.of_ada, image_id, 1), 413, "too_large")
+    assert (await asked(world.second, of_platform, 1)).status_code == 200
+    for each in (image_id, of_platform):
+        await world.plane.control.images.give_up(each)
+    # It counts for one image, and what that has is counted anew.
+    image_id, sent_b = await world.uploaded(rootfs, world.of_ada, team_id)
+    assert (await world.row(image_id)).stored_bytes == sent_b
+    await world.transfer(world.of_ada).fetch(image_id, tmp_path / "copy", quiet)
+    assert sha(tmp_path / "copy") == sha(rootfs)
+
+
 async def test_an_image_that_is_not_uploaded_holds_up_no_collection(world: World, rootfs: Path):
     """As the base of a build, which is being made for half an hour perhaps."""
     images, team_id = world.plane.control.images, world.team(world.ada)
@@ -610,8 +651,6 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
     image_id = await control.database.transaction(
         lambda tx: control.images.begin(tx, team_id, host_id, is_uploaded=False)
     )
-    await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
-
     list_folders = control.objects.folders
 
     async def folders(prefix: str | None = None) -> list[str]:
@@ -622,6 +661,7 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
 
     monkeypatch.setattr(control.objects, "folders", folders)
     with control.images.renewing_lease(image_id):
+        await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
         await GarbageCollection(control.database, control.objects).collect(world.ada.team_id)
         await world.publish(image_id)
     await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)

@@ -139,6 +139,32 @@ async def test_dockerfiles_become_templates(data_dir: Path, images_dir: Path, se
                 await asyncio.sleep(0.3)
 
 
+async def test_steps_that_take_all_there_is_end_their_builds_and_leave_nothing(
+    data_dir: Path, images_dir: Path
+) -> None:
+    """One fills the disk, one forks without end: both end by themselves or by their time limit, and the host goes on."""
+    forks = "RUN --timeout=5s sh -c 'forever() { forever | forever & sleep 1; }; while :; do forever; done'"
+    async with running_platform(data_dir, images_dir) as platform, platform.client() as api:
+        for name, step, reason in (
+            ("full", "RUN fallocate -l 4G /a; fallocate -l 4G /b; cat /dev/zero > /c", "exit code 1"),
+            ("forks", forks, "failed"),
+        ):
+            body = {"name": name, "recipe": [step], "memory_mb": 256, "skip_pre_post": True}
+            answer = await api.post("/v1/builds", json=body)
+            assert answer.status_code == 201, answer.text
+            path = f"/v1/builds/{answer.json()['id']}"
+            async with asyncio.timeout(_DEADLINE_S):
+                while (found := (await api.get(path)).json())["status"] in ("pending", "running"):
+                    await asyncio.sleep(0.3)
+            assert found["status"] == "failed", found
+            assert reason in found["error"]
+            assert (await api.get(f"/v1/templates/{name}")).status_code == 404
+        made = await api.post("/v1/sandboxes", json={"memory_mb": 256})
+        assert made.status_code == 201, made.text
+        await platform.remove_sandboxes()
+        await platform.settled()
+
+
 def objects(data_dir: Path) -> set[Path]:
     """The objects in the store."""
     return {path for path in (data_dir / "store").rglob("*") if path.is_file()}

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +48,7 @@ class Case:
         image: what its FROM names, without the registry.
         base: what that image is made of here.
         answer: a part of what its program answers.
+        installs: packages with apt or pip, which the test serves.
         path, port: where it is asked by HTTP. Port 0: `command` is run instead, in the sandbox.
     """
 
@@ -61,6 +62,7 @@ class Case:
     memory_mb: int = 512
     disk_size_mb: int = 5120
     build_args: dict[str, str] = field(default_factory=dict[str, str])
+    installs: bool = False
 
 
 # What an organisation's own image says that has an index of its own.
@@ -73,8 +75,13 @@ CASES = [
     Case(
         "python-pip", "library/python:3.11-slim", PYTHON, "python answers", 8000,
         build_args={"BASE": f"{REGISTRY}/library/python:3.11-slim", "PIP_INDEX_URL": INDEX},
+        installs=True,
     ),
     Case("node", "library/node:18-bookworm-slim", DebianBase(("nodejs",), ("node",)), "node answers", 3000),
+    Case(
+        "go", "library/golang:1.22-bookworm", DebianBase(("golang-go",)),
+        "go answers", 8080, memory_mb=1024,
+    ),
     Case(
         "rust", "library/rust:1.75-slim-bookworm", DebianBase(("cargo", "gcc", "libc6-dev", "rustc")),
         "rust answers", 7000, memory_mb=1024,
@@ -85,15 +92,15 @@ CASES = [
     ),
     Case(
         "postgresql", "library/debian:12-slim", DebianBase(), "40 + 2 = 42",
-        command="psql -h 127.0.0.1 -U postgres -Atc \"SELECT '40 + 2 = ' || 40 + 2\"",
+        command="psql -h 127.0.0.1 -U postgres -Atc \"SELECT '40 + 2 = ' || 40 + 2\"", installs=True,
     ),
     Case(
         "chromium", "library/debian:12-slim", DebianBase(), "webSocketDebuggerUrl", 9222, "/json/version",
-        memory_mb=2048,
+        memory_mb=2048, installs=True,
     ),
     Case(
         "notebook", "library/python:3.11-bookworm", PYTHON, '"version"', 8888, "/api",
-        memory_mb=2048, build_args={"PIP_INDEX_URL": INDEX},
+        memory_mb=2048, build_args={"PIP_INDEX_URL": INDEX}, installs=True,
     ),
 ]  # fmt: skip
 TWO_STAGES = f"""\
@@ -262,7 +269,12 @@ async def test_images_without_a_distribution_are_built_upon(builder: Builder) ->
 async def test_a_program_is_built_and_answers(builder: Builder, case: Case) -> None:
     layer = (await case.base.layer()).read_bytes()
     await builder.push(case.image, layer, case.base.config)
-    async with _packages(builder.scratch):
+    if case.folder == "go":
+        # Of its second stage.
+        await builder.push(
+            "gcr.io/distroless/static-debian12:nonroot", distroless_layer(), {"User": "nonroot"}
+        )
+    async with _packages(builder.scratch) if case.installs else nullcontext():
         await builder.build(builder.context(case.folder), case)
     await builder.check_answer(case)
 

@@ -36,6 +36,7 @@ from wrenn.control.images import store
 from wrenn.control.images.records import ImageStatus, StoredImage, chunk_key, manifest_key
 from wrenn.control.objects import Method, ObjectStore
 from wrenn.protocol.image_manifest import (
+    CHUNK_B,
     CHUNK_STORED_LEAST_B,
     CHUNK_STORED_LIMIT_B,
     MANIFEST_LIMIT_B,
@@ -77,9 +78,18 @@ class CallingHost:
 
 
 class HostImages:
-    """Serves the hosts' calls about images."""
+    """Serves the hosts' calls about images. `granted_limit_b`: how much a team's own host may write for one image."""
 
-    def __init__(self, *, database: Database, objects: ObjectStore, tokens: Tokens, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        database: Database,
+        objects: ObjectStore,
+        tokens: Tokens,
+        clock: Clock,
+        granted_limit_b: int,
+    ) -> None:
+        self._granted_limit_b = granted_limit_b
         self._database = database
         self._objects = objects
         self._tokens = tokens
@@ -135,6 +145,7 @@ class HostImages:
         Raises:
             NotFound: the image is not pending on this host. StoreKeyMissing.
             InvalidRequest: the host is of a release that cannot encrypt them.
+            TooLarge: a team's own host has got URLs for more than an image can have.
         """
         image = await self._uploadable(host, text_id)
         key = self._key_for(host, image)
@@ -143,7 +154,21 @@ class HostImages:
         missing = [
             digest for digest in digests if not _can_be_chunk(there.get(self._chunk_key(image, digest), 0))
         ]
-        return await self._signed("PUT", image, missing), key
+        is_trusted = host.team_id is None
+        if missing and not is_trusted:
+            await self._grant(host, image, len(missing))
+        return await self._signed("PUT", image, missing, is_bounded=not is_trusted), key
+
+    async def _grant(self, host: CallingHost, image: StoredImage, chunks: int) -> None:
+        """Count what a host is about to write. A chunk that it asks for again counts again."""
+        if not await store.add_granted(
+            self._database,
+            image.image_id,
+            host.host_id,
+            granted_b=chunks * CHUNK_B,
+            limit_b=self._granted_limit_b,
+        ):
+            raise TooLarge(f"No image has more than {self._granted_limit_b // MIB} MiB.")
 
     async def put_manifest(self, host: CallingHost, text_id: str, pieces: AsyncIterator[bytes]) -> int:
         """Write the manifest of an image whose chunks are all in the store; returns their size there. May be repeated.
@@ -217,9 +242,11 @@ class HostImages:
             )
         return key
 
-    async def _signed(self, method: Method, image: StoredImage, digests: Sequence[str]) -> dict[str, str]:
+    async def _signed(
+        self, method: Method, image: StoredImage, digests: Sequence[str], *, is_bounded: bool = False
+    ) -> dict[str, str]:
         keys = [self._chunk_key(image, digest) for digest in digests]
-        urls = await self._objects.sign(method, keys, expires_s=URL_LIFE_S)
+        urls = await self._objects.sign(method, keys, expires_s=URL_LIFE_S, is_bounded=is_bounded)
         return dict(zip(digests, urls, strict=True))
 
     async def _readable(self, host: CallingHost, text_id: str) -> StoredImage:

@@ -67,7 +67,7 @@ async def host_chunk_urls(
     return JSONResponse({"urls": await images.chunk_urls(host, image_id, body.digests)}, 200, _NO_STORE)
 
 
-@router.post("/{image_id}/upload-urls", response_model=ChunkUrls, responses=refusals(403, 404))
+@router.post("/{image_id}/upload-urls", response_model=ChunkUrls, responses=refusals(403, 404, 413))
 async def host_upload_urls(
     host_id: str,
     image_id: str,
@@ -119,7 +119,7 @@ async def get_object(
 async def put_object(
     key: str, request: Request, url: SignedUrlOf, objects: ObjectsOf, signer: SignerOf
 ) -> Response:
-    """Write an object of the store, of at most 2 MiB, by a signed URL that an agent got."""
+    """Write an object of the store, of at most 2 MiB, by a signed URL that an agent got: of a team's own host, whatever the store is."""
     signer.verify("PUT", key, url.expires, url.signature)
     await objects.write(key, body_of(request), address=address_of(request.scope))
     return Response(status_code=204)

@@ -125,6 +125,24 @@ async def begin_upload(tx: Transaction, image_id: ImageId, host_id: HostId, *, o
     return changed.one_or_none() is not None
 
 
+async def add_granted(
+    database: Database, image_id: ImageId, host_id: HostId, *, granted_b: int, limit_b: int
+) -> bool:
+    """Count bytes that the host may write for a pending image, until its manifest says what it has; False: that exceeds the limit."""
+    found = await database.execute(
+        update(images)
+        .where(
+            _c.id == image_id.value,
+            _c.host_id == host_id.value,
+            _c.status == ImageStatus.PENDING,
+            _c.stored_bytes + granted_b <= limit_b,
+        )
+        .values(stored_bytes=_c.stored_bytes + granted_b)
+        .returning(_c.id)
+    )
+    return found.one_or_none() is not None
+
+
 async def record_manifest(
     database: Database, image_id: ImageId, host_id: HostId, *, digest: str, stored_b: int
 ) -> bool:

@@ -291,14 +291,17 @@ class ObjectStore:
         # To its end, which the deadlines of the library bound: nothing may be deleted when nobody expects it any more.
         await self._call("delete objects", lambda: self._store.delete(keys), to_end=True)
 
-    async def sign(self, method: Method, keys: Sequence[str], *, expires_s: float) -> list[str]:
+    async def sign(
+        self, method: Method, keys: Sequence[str], *, expires_s: float, is_bounded: bool = False
+    ) -> list[str]:
         """Return a URL for each object by which it can be read or written for so long without any credential.
 
-        URLs of a folder are paths of the control plane (`/v1/store/…`).
+        URLs of a folder are paths of the control plane (`/v1/store/…`), and so are those that are to be bounded: what is written by
+        another one may be as large as the store takes.
         """
         if not keys:
             return []
-        remote = self._remote
+        remote = None if is_bounded else self._remote
         if remote is None:
             return [self._signer.sign(method, key, expires_s) for key in keys]
         expires_in = timedelta(seconds=expires_s)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from wrenn.base.units import MIB
 from wrenn.control.images import HostImages, Images, ImageSweep
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.sandboxes import images_in_use as sandboxes_of_images
@@ -11,6 +13,8 @@ from wrenn.control.templates import images_in_use as templates_of_images
 
 from .auth import AuthParts
 from .base import Base
+
+_LARGEST_FACTOR: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,14 @@ def build_images(base: Base, auth: AuthParts) -> ImageParts:
             lease_s=settings.lease_s,
             key_id=settings.store.keys.current,
         ),
-        host_images=HostImages(database=database, objects=objects, tokens=auth.tokens, clock=base.clock),
+        host_images=HostImages(
+            database=database,
+            objects=objects,
+            tokens=auth.tokens,
+            clock=base.clock,
+            # A saved state has layers, the memory and the base; a chunk that is sent again counts twice.
+            granted_limit_b=_LARGEST_FACTOR * (settings.max_disk_mb + settings.max_memory_mb) * MIB,
+        ),
         sweep=ImageSweep(
             database=base.loops_database,
             clients=base.clients,
