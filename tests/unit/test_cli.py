@@ -61,9 +61,12 @@ def test_only_an_id_with_a_colon_is_a_path_in_a_sandbox() -> None:
         parsed("cl-abc:tmp")
 
 
-def test_variables_keep_what_follows_the_first_equals_sign() -> None:
+def test_variables_keep_what_follows_the_first_equals_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     assert variables(["A=1=2", "B="]) == {"A": "1=2", "B": ""}
     assert variables(None) == {}
-    for broken in ("A", "=1", ""):
+    monkeypatch.setenv("SECRET", "of this command")
+    assert variables(["SECRET"]) == {"SECRET": "of this command"}
+    monkeypatch.delenv("SECRET")
+    for broken in ("SECRET", "=1", ""):
         with pytest.raises(typer.BadParameter, match="NAME=VALUE"):
             variables([broken])

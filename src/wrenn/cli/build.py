@@ -12,6 +12,7 @@ import typer
 from wrenn.cli.build_display import BuildDisplay
 from wrenn.cli.exits import Exit
 from wrenn.cli.output import JsonOption, age, print_json, print_table, printable
+from wrenn.cli.sandboxes import variables
 from wrenn.cli.settings import use_credentials
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def build(
     builder = Template.from_dockerfile(
         file or path,
         context=path if path.is_dir() else path.parent,
-        build_args=_build_args(build_arg or []),
+        build_args=variables(build_arg, option="--build-arg"),
         target=target,
     )
     if ready is not None:
@@ -327,23 +328,6 @@ def _parse_name(given: str) -> tuple[str, str | None]:
             "--tag must be NAME or NAME:TAG, of letters, digits, '.', '_' and '-', at most 64 characters each."
         )
     return name, tag or None
-
-
-def _build_args(given: list[str]) -> dict[str, str]:
-    import os
-
-    from wrenn.sdk import InvalidRequestError
-
-    values: dict[str, str] = {}
-    for item in given:
-        name, equals, value = item.partition("=")
-        # Like docker: a name alone takes its value from the environment.
-        if not equals and name not in os.environ:
-            raise InvalidRequestError(
-                f"--build-arg {name}: expected NAME=VALUE, or a variable of the environment."
-            )
-        values[name] = value if equals else os.environ[name]
-    return values
 
 
 def _took(one: Build) -> str:

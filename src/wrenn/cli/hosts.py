@@ -67,7 +67,7 @@ def create(
 ) -> None:
     """Create a host, and print the one-time token with which its agent registers within an hour.
 
-    On the machine: `wrenn agent join URL --token TOKEN`. A host of the platform needs an admin of the platform; a
+    On the machine: `wrenn agent join URL --token -`, which reads the token from standard input. A host of the platform needs an admin of the platform; a
     team's own host needs an admin of that team, for which an admin of the platform has enabled BYOC.
     """
     from wrenn.cli import credentials

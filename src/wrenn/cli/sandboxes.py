@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated
@@ -27,7 +28,12 @@ StateFilter = Annotated[
 ]
 EnvOption = Annotated[
     list[str] | None,
-    typer.Option("--env", "-e", metavar="K=V", help="Set an environment variable. Repeatable."),
+    typer.Option(
+        "--env",
+        "-e",
+        metavar="K=V",
+        help="Set an environment variable; K alone passes on that of this command, which no process list shows. Repeatable.",
+    ),
 ]
 
 
@@ -191,9 +197,13 @@ def rm(
 
 
 def variables(pairs: list[str] | None, *, option: str = "--env") -> dict[str, str]:
-    """Parse the values of a repeated option such as `--env K=V`."""
-    split = [pair.partition("=") for pair in pairs or []]
-    for name, equals, _ in split:
-        if not name or not equals:
-            raise typer.BadParameter(f"{option} wants NAME=VALUE.")
-    return {name: value for name, _, value in split}
+    """Parse the values of a repeated option such as `--env K=V`. As with docker, a name alone takes its value from the environment."""
+    found: dict[str, str] = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not name or (not equals and name not in os.environ):
+            raise typer.BadParameter(
+                f"{option} {pair}: expected NAME=VALUE, or the name of an environment variable."
+            )
+        found[name] = value if equals else os.environ[name]
+    return found

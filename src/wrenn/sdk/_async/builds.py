@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import BinaryIO
 
@@ -28,6 +29,7 @@ from wrenn.sdk.types import Build, BuildEvent, BuildStep, TemplateInfo
 
 _PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 10.0
+_SILENT_FOR_S = 300.0
 _PASSING = (ConnectionFailedError, DeadlineExceededError, RateLimitError, UnavailableError)
 
 
@@ -273,15 +275,16 @@ async def follow(api: AsyncApi, build_id: str) -> AsyncGenerator[BuildEvent]:
     """Yield the events of a build until its end. A broken connection is opened again, and no event is lost or repeated.
 
     Raises:
-        WrennError: the first connection failed; later, only permanent errors.
+        WrennError: the first connection failed; later, only permanent errors, or the platform has not answered for five minutes.
     """
     last, connected, pause_s = "", False, _PAUSE_S
+    lost_at: float | None = None
     while True:
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last} if last else {})
         frames = Frames()
         try:
             async for piece in api.listen(api.build_path(build_id, "logs"), headers=headers):
-                connected, pause_s = True, _PAUSE_S
+                connected, pause_s, lost_at = True, _PAUSE_S, None
                 for frame in frames.feed(piece):
                     last = frame.id or last
                     yield BuildEvent.parse(
@@ -290,7 +293,9 @@ async def follow(api: AsyncApi, build_id: str) -> AsyncGenerator[BuildEvent]:
                     if frame.type == "end":
                         return
         except WrennError as error:
-            if not connected or not isinstance(error, _PASSING):
+            lost_at = lost_at or time.monotonic()
+            given_up = time.monotonic() - lost_at > _SILENT_FOR_S
+            if not connected or given_up or not isinstance(error, _PASSING):
                 raise
         # A session's token is asked for anew when a connection is opened.
         await api.close()
