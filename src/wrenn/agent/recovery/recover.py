@@ -14,8 +14,8 @@ from typing import Final
 from wrenn.agent.confinement import Confiner
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.layout import Layout
+from wrenn.agent.recovery.check_paused import checked
 from wrenn.agent.sandboxes import Operations, Record, RunningSandbox, Sandboxes, State, journal
-from wrenn.agent.sandboxes.check_snapshot import check_intact
 from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.transfers import SCRATCH
 from wrenn.base.errors import InternalError, NotFound, StorageFull
@@ -23,6 +23,7 @@ from wrenn.base.faults import fault_point
 from wrenn.guest import GuestConnection
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
+from wrenn.linux.threads import run_to_end
 from wrenn.network import SlotPool
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
@@ -106,13 +107,21 @@ class Recovery:
             self.sandboxes.adopt(record, running)
 
     async def _recover_sandbox(self, record: Record) -> tuple[Record, RunningSandbox | None]:
-        """Complete or undo an interrupted pause or resume, and return the sandbox as it is now."""
+        """Return the sandbox as it is now; one that is paused in the end is checked."""
         save = partial(journal.save, self.layout.sandbox(record.spec.sandbox_id))
+        record, running = await self._complete(record, save)
+        if record.state is State.PAUSED:
+            record = await run_to_end(partial(self._check_paused, record, save))
+        return record, running
+
+    async def _complete(self, record: Record, save: Save) -> tuple[Record, RunningSandbox | None]:
+        """Complete or undo an interrupted pause or resume, or adopt the VM."""
         if record.state is State.PAUSING:
             if self._exists(record.snapshot):
                 return await self.operations.pause.finish(record, None, save), None
             former = record.former_snapshot
-            record = replace(record.with_state(State.RUNNING), snapshot=former, former_snapshot="")
+            record = record.with_state(State.RUNNING)
+            record = replace(record, snapshot=former, former_snapshot="", unflushed_boot="")
         if record.state is State.RESUMING:
             if record.process is not None:
                 await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
@@ -124,7 +133,7 @@ class Recovery:
             if record.slot is not None:
                 # Its VM ended by itself, and the former agent before it had released what the VM needed.
                 record = await self.operations.pause.release(record, save)
-            return await asyncio.to_thread(self._check_paused, record, save), None
+            return record, None
         if record.state is State.RUNNING:
             return await self._adopt_running(record, save)
         return record, None
@@ -137,28 +146,13 @@ class Recovery:
         return True
 
     def _check_paused(self, record: Record, save: Save) -> Record:
-        """Check a paused sandbox. If a power cut damaged its last snapshot, go back to the one before, or mark it LOST."""
-        former = record.former_snapshot
-        try:
-            snapshot = check_intact(self.layout, self.driver, record.snapshot)
-            if former and snapshot.manifest.has_memory:  # the last snapshot may not have been flushed to disk
-                self.driver.memory.verify_memory(snapshot)
-        except (NotFound, DamagedSnapshot) as error:
-            try:
-                layers = check_intact(self.layout, self.driver, former).manifest.layer_ids
-            except (NotFound, DamagedSnapshot):
-                record = record.with_state(
-                    State.LOST, reason=f"What was saved of it is damaged. {error.message}"
-                )
-            else:
-                reason = (
-                    "Its last pause was not whole after a power cut. This is what it was at the pause before."
-                )
-                record = replace(record, snapshot=former, former_snapshot="", layers=layers, reason=reason)
-            _log.exception("paused sandbox is damaged", extra={"sandbox_id": str(record.spec.sandbox_id)})
+        found = checked(self.layout, self.driver, record)
+        if found != record:
+            fields = {"sandbox_id": str(record.spec.sandbox_id), "state": str(found.state)}
+            _log.error("paused sandbox is not what was saved", extra={**fields, "reason": found.reason})
             with suppress(StorageFull):
-                save(record)
-        return record
+                save(found)
+        return found
 
     async def _adopt_running(self, record: Record, save: Save) -> tuple[Record, RunningSandbox | None]:
         directory = self.layout.sandbox(record.spec.sandbox_id)

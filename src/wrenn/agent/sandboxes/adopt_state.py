@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
@@ -22,6 +23,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import ImageId
 from wrenn.base.undo import Undo
 from wrenn.linux.files import remove_tree, translated
+from wrenn.linux.threads import run_to_end
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.objects import StateTable
@@ -85,7 +87,7 @@ class AdoptState:
                     await fault_point("agent.adopt.after_files")
                     record = record.with_state(State.PAUSED)
                     save(record)
-            await asyncio.to_thread(journal.flush, directory)
+            await run_to_end(partial(journal.save_durable, directory, record))
             await fault_point("agent.adopt.after_paused")
             undo.keep()
         await asyncio.to_thread(remove_tree, incoming)

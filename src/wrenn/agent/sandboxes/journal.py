@@ -1,7 +1,7 @@
 """The journal: one file per sandbox, written before each side effect, so that a restarted agent can recover.
 
-It is replaced atomically. Of a running sandbox it need not survive a power cut (no VM does); of a paused one it is flushed
-with the snapshot.
+It is replaced atomically, and not flushed: after a power cut it may be empty, or, on some file systems, older. Beside it stands the durable
+journal, a copy that is written and flushed once a pause would survive a power cut. It is read when the journal is empty after one.
 
     STARTING ──► RUNNING ──► PAUSING ──► PAUSED ──► RESUMING ──► RUNNING
                   │    ▲────────┘           ▲──────────┘
@@ -33,6 +33,7 @@ from wrenn.vm import Shape
 
 FORMAT: Final = 2
 _NAME: Final = "journal.json"
+_DURABLE_NAME: Final = "journal.durable.json"
 _PLAIN: Final = (
     "slot", "started_at", "reason", "metadata", "base", "parent", "next_layer", "snapshot", "former_snapshot", "held",
 )  # fmt: skip
@@ -111,7 +112,9 @@ class Record:
         snapshot: what it was at its last pause; while PAUSING the one that is being made.
         disk_mb: size of its disk, where it was made larger than its template's image; else 0.
         held: whether the guest's processes were frozen at its last pause; otherwise it cannot be cloned safely.
-        former_snapshot: the one before, until `snapshot` would survive a power cut.
+        former_snapshot: the one before, until `snapshot` would survive a power cut. It would survive one itself.
+        unflushed_boot: boot id of this machine at the last pause, until `snapshot` would survive a power cut. Empty in journals of
+            former versions.
     """
 
     spec: SandboxSpec
@@ -127,12 +130,18 @@ class Record:
     next_layer: str = ""
     snapshot: str = ""
     former_snapshot: str = ""
+    unflushed_boot: str = ""
     held: bool = True
     disk_mb: int = 0
     cause: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
     network: NetworkSettings = field(default_factory=NetworkSettings)
     platform: VmPlatform | None = None
+
+    @property
+    def is_flushed(self) -> bool:
+        """Whether its last pause, if it had one, would survive a power cut."""
+        return not (self.former_snapshot or self.unflushed_boot)
 
     def with_state(self, state: State, *, reason: str = "", cause: str = "") -> Self:
         """Return a copy in another state. The transition must be in `NEXT`."""
@@ -142,6 +151,27 @@ class Record:
 
 def save(directory: Path, record: Record) -> None:
     """Replace the journal in `directory`. Raises StorageFull."""
+    write_json(directory / _NAME, _fields(record), durable=False)
+
+
+def save_durable(directory: Path, record: Record) -> None:
+    """Replace the durable journal in `directory`, and flush the journal to disk. Blocking.
+
+    Of a sandbox that runs by now it says what is true after a power cut: that it has no VM.
+
+    Raises:
+        StorageFull: the disk is full. FileNotFoundError: there is no such folder.
+    """
+    if record.state is not State.PAUSED:
+        record = replace(record, state=State.RUNNING, slot=None, process=None, next_layer="")
+    write_json(directory / _DURABLE_NAME, _fields(record), durable=True)
+    # After this none before it comes back; that its content is on the disk too is for agents of former versions, which have no copy.
+    fsync_path(directory / _NAME)
+    fsync_path(directory)
+    fsync_path(directory.parent)
+
+
+def _fields(record: Record) -> dict[str, Any]:
     fields = asdict(record)
     fields["spec"]["sandbox_id"] = str(record.spec.sandbox_id)
     policy = record.network.policy
@@ -153,15 +183,7 @@ def save(directory: Path, record: Record) -> None:
         # Agents that know no names read the rest.
         "allow_names": list(map(str, policy.allow_names)),
     }
-    write_json(directory / _NAME, {"format": FORMAT, **fields}, durable=False)
-
-
-def flush(directory: Path) -> None:
-    """Flush the journal to disk, so that it survives a power cut. Blocking. A missing file is ignored."""
-    with suppress(FileNotFoundError):
-        fsync_path(directory / _NAME)
-        fsync_path(directory)
-        fsync_path(directory.parent)
+    return {"format": FORMAT, **fields}
 
 
 def load(directory: Path) -> Record | None:
@@ -171,9 +193,36 @@ def load(directory: Path) -> Record | None:
         InternalError: it cannot be read, or is of another version.
     """
     try:
-        fields = json.loads((directory / _NAME).read_text())
+        content = (directory / _NAME).read_bytes()
+    except FileNotFoundError:
+        return None
+    durable = _load_durable(directory)
+    if not content.strip(b"\0") and durable is not None:
+        return durable  # the machine lost its power before what replaced it was on the disk
+    record = _parsed(content, directory.name)
+    if durable is not None and durable.is_flushed and durable.snapshot == record.snapshot:
+        return replace(record, former_snapshot="", unflushed_boot="")
+    return record
+
+
+def names_durably(directory: Path, snapshot_id: str) -> bool:
+    """Whether the durable journal in `directory` names this snapshot as the last pause."""
+    durable = _load_durable(directory)
+    return durable is not None and durable.snapshot == snapshot_id
+
+
+def _load_durable(directory: Path) -> Record | None:
+    """Return the durable journal, or None if there is none that can be read."""
+    with suppress(FileNotFoundError, InternalError):
+        return _parsed((directory / _DURABLE_NAME).read_bytes(), directory.name)
+    return None
+
+
+def _parsed(content: bytes, name: str) -> Record:
+    try:
+        fields = json.loads(content)
         if fields["format"] != FORMAT:
-            raise InternalError(f"The journal of {directory.name} is of another version.")
+            raise InternalError(f"The journal of {name} is of another version.")
         spec = fields["spec"]
         return Record(
             spec=SandboxSpec(
@@ -196,12 +245,11 @@ def load(directory: Path) -> Record | None:
             cause=fields.get("cause", ""),
             platform=VmPlatform.from_json(fields["platform"]) if fields.get("platform") else None,
             origin_layers=tuple(fields.get("origin_layers", ())),  # journals of former versions lack it
+            unflushed_boot=fields.get("unflushed_boot", ""),
             **{name: fields[name] for name in _PLAIN},
         )
-    except FileNotFoundError:
-        return None
     except (ValueError, KeyError, TypeError, InvalidRequest) as error:
-        raise InternalError(f"The journal of {directory.name} cannot be read.") from error
+        raise InternalError(f"The journal of {name} cannot be read.") from error
 
 
 def _network_settings(fields: Mapping[str, Any] | None) -> NetworkSettings:

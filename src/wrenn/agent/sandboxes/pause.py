@@ -27,6 +27,7 @@ from wrenn.base.ids import SandboxId, SnapshotId
 from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.guest import freeze_processes, settle_disk, thaw_processes
+from wrenn.linux.boot import boot_id
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
@@ -101,7 +102,7 @@ class Pause:
         reason: str = "",
         cause: str = "",
     ) -> Record:
-        """Pause a running sandbox. After a failure or cancellation it keeps running. `reason`, `cause`: as in `Record`.
+        """Pause a running sandbox, whose last pause is durable. After a failure or cancellation it keeps running. `reason`, `cause`: as in `Record`.
 
         Without `keep_memory` only its disk is saved, and it boots when it is resumed.
 
@@ -117,7 +118,14 @@ class Pause:
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)
             step_done("calls")
             snapshot_id = str(SnapshotId.new())
-            record = replace(record, snapshot=snapshot_id, former_snapshot=record.snapshot, platform=None)
+            record = replace(
+                record,
+                snapshot=snapshot_id,
+                former_snapshot=record.snapshot,
+                unflushed_boot=boot_id(),
+                platform=None,
+                held=False,  # until it is known: nothing that is not frozen may be cloned
+            )
             record = record.with_state(State.PAUSING, reason=reason, cause=cause)
 
             async def restore_journal() -> None:
@@ -139,6 +147,7 @@ class Pause:
                 await fault_point("agent.pause.after_settle")
             # Processes that are not saved do not continue in copies either.
             record = replace(record, held=is_frozen or not keep_memory)
+            save(record)
             await running.disconnect(_cut_off(sandbox_id))
             await fault_point("agent.pause.after_hold")
 

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 from wrenn.agent.sandboxes import journal
 from wrenn.agent.sandboxes.disk_rules import DiskLimits
 from wrenn.agent.sandboxes.disk_watch import DiskWatch
+from wrenn.agent.sandboxes.durability import Durability
 from wrenn.agent.sandboxes.entry import Entry
 from wrenn.agent.sandboxes.export_state import SavedState
 from wrenn.agent.sandboxes.garbage_collector import GarbageCollector
@@ -54,8 +55,6 @@ _DISK_FULL_B: Final = 4 * MIB
 """If a VMM cannot be saved while less than this is free, the full disk is reported as the reason: the VMM does not report one."""
 _ENDED: Final = "The virtual machine ended by itself or was killed."
 
-_FLUSH_DELAY_S: Final = 1.0
-"""The flush of a new snapshot begins this late, so that it does not delay the commit of "paused" on the same disk."""
 _MERGE_DEPTH: Final = 8
 """Disks with more layers are merged in the background. Up to this many, reads are as fast as from one layer."""
 
@@ -93,6 +92,12 @@ class Sandboxes:
             driver=operations.driver,
             records=lambda: [entry.record for entry in self._entries.values()],
         )
+        self._durability = Durability(
+            layout=operations.layout,
+            disks=operations.driver.disks,
+            save=self._save,
+            wake_garbage=self._garbage.wake,
+        )
         self._maintenance = VmMaintenance(
             data_dir=operations.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
         )
@@ -125,6 +130,7 @@ class Sandboxes:
         if self._work:
             await asyncio.wait(self._work)
         await self._tasks.close()
+        await self._durability.close()
         if self._started_loops:
             await self._garbage.collect()
         for entry in list(self._entries.values()):
@@ -289,6 +295,10 @@ class Sandboxes:
             elif entry.running.idle_s(self._operations.clock) < idle_s:
                 return entry.record
             else:
+                # Before calls are refused: a pause just before this one may have to be flushed first.
+                await self._durability.ensure(entry)
+                if entry.running.idle_s(self._operations.clock) < idle_s:
+                    return entry.record
                 await self._stop_merge(entry)
                 with (
                     entry.logging_failure("sandbox not paused"),
@@ -304,7 +314,7 @@ class Sandboxes:
                         cause=cause,
                     )
             entry.running = None
-        self._make_durable(entry, entry.record.snapshot)
+        self._durability.begin(entry)
         return entry.record
 
     async def resume(self, sandbox_id: SandboxId, *, generation: int = 0, keep_memory: bool = True) -> Record:
@@ -428,8 +438,8 @@ class Sandboxes:
             raise entry.not_running()
         if entry.record.state is State.PAUSED:
             # A former agent may have ended before it did that, and the source is removed after this answer.
-            await self._flush(entry.record.snapshot)
-            await asyncio.to_thread(journal.flush, self._layout.sandbox(spec.sandbox_id))
+            await self._durability.flush(entry.record.snapshot)
+            await self._durability.save_journal(entry)
         return Transfer(image_id)
 
     async def _adopt(self, entry: Entry, transfer: Transfer) -> None:
@@ -477,8 +487,7 @@ class Sandboxes:
                     before, network, partial(self._save, entry)
                 )
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
-                directory = self._layout.sandbox(entry.sandbox_id)
-                await asyncio.to_thread(journal.flush, directory)
+                await self._durability.save_journal(entry)
             return entry.record
 
     async def set_disk(self, sandbox_id: SandboxId, disk_mb: int) -> Record:
@@ -503,8 +512,7 @@ class Sandboxes:
                 entry.record, disk_mb, partial(self._save, entry)
             )
             if entry.record.state is State.PAUSED:  # a paused sandbox must survive a power cut
-                directory = self._layout.sandbox(entry.sandbox_id)
-                await asyncio.to_thread(journal.flush, directory)
+                await self._durability.save_journal(entry)
                 return entry.record
         if entry.running is not None and entry.running.suspend_reason:
             await self._disk_watch.check()
@@ -552,7 +560,7 @@ class Sandboxes:
             finally:
                 self._garbage.wake()  # removes an unused layer that an interrupted snapshot left
         found = snapshots.find(self._layout.snapshots, snapshot_id)
-        self._tasks.start(f"flush {snapshot_id}", self._flush(snapshot_id))
+        self._tasks.start(f"flush {snapshot_id}", self._durability.flush(snapshot_id))
         return found
 
     def _find_and_pin(self, sandbox_id: SandboxId, snapshot_id: str) -> Snapshot | None:
@@ -618,38 +626,16 @@ class Sandboxes:
         root = self._layout.snapshots
         return [name for name in snapshots.snapshot_ids(root) if snapshots.is_pinned(root, name)]
 
-    def _make_durable(self, entry: Entry, snapshot_id: str) -> None:
-        async def flush() -> None:
-            await asyncio.sleep(_FLUSH_DELAY_S)
-            if await self._flush(snapshot_id):
-                await asyncio.to_thread(journal.flush, self._layout.sandbox(entry.sandbox_id))
-                async with entry.lock:  # an operation may be changing the record
-                    is_newest = entry.removing is None and entry.record.snapshot == snapshot_id
-                    if is_newest and entry.record.former_snapshot:
-                        self._save(entry, replace(entry.record, former_snapshot=""))
-            self._garbage.wake()
-
-        self._tasks.start(f"flush {snapshot_id}", flush())
-
-    async def _flush(self, snapshot_id: str) -> bool:
-        """Flush a snapshot and its layers to disk. Return False if it was removed meanwhile, as one is that nobody needs."""
-        try:
-            snapshot = snapshots.find(self._layout.snapshots, snapshot_id)
-            # The snapshot last, because it refers to the layers.
-            await asyncio.to_thread(self._driver.disks.flush, snapshot.manifest.layer_ids)
-            await asyncio.to_thread(snapshots.flush, snapshot)
-        except (FileNotFoundError, NotFound):
-            return False
-        return True
-
     def adopt(self, record: Record, running: RunningSandbox | None) -> None:
         """Register a sandbox of a former agent; `running` is None if it has no VM."""
         entry = Entry(record, running)
         self._entries[record.spec.sandbox_id] = entry
         if running is not None:
             self._watch(entry)
-        if record.former_snapshot and record.state is State.PAUSED:
-            self._make_durable(entry, record.snapshot)
+        if record.snapshot and record.state in (State.PAUSED, State.RUNNING):
+            directory = self._layout.sandbox(entry.sandbox_id)
+            if not (record.is_flushed and journal.names_durably(directory, record.snapshot)):
+                self._durability.begin(entry)
 
     def _watch(self, entry: Entry) -> None:
         if entry.running is not None:
@@ -745,7 +731,8 @@ class Sandboxes:
             merging.cancel()  # it ends with the VMM
         if entry.record.state is not State.REMOVING:
             entry.record = entry.record.with_state(State.REMOVING)
-        await self._operations.tear_down.run(entry.record, entry.running)
+        async with entry.durable_lock:  # nothing is written into the folder that is being removed
+            await self._operations.tear_down.run(entry.record, entry.running)
         if merging is not None:
             await asyncio.wait({merging})
         entry.running = None
