@@ -151,7 +151,9 @@ async def test_after_a_power_cut_a_torn_pause_is_replaced_by_the_one_before(
         await assert_nothing_left(agent)
 
 
-async def test_a_whole_pause_that_was_not_flushed_is_kept_after_a_power_cut(settings: Settings) -> None:
+async def test_after_a_power_cut_a_whole_pause_that_was_not_flushed_is_still_the_last_one(
+    settings: Settings,
+) -> None:
     async with running_agent(settings, ProcessHost()) as agent:
         spec, _ = await created(agent.sandboxes)
         first = await paused_durably(agent, spec.sandbox_id)

@@ -107,8 +107,8 @@ class Durability:
                 f"The last pause of {entry.sandbox_id} could not be written to the host's disk. It keeps running."
             ) from flush.failure
         if not flush.is_durable:
-            kept = replace(record, snapshot=record.former_snapshot, former_snapshot="", unflushed_boot="")
-            self._save(entry, kept)
+            intact = replace(record, snapshot=record.former_snapshot, former_snapshot="", unflushed_boot="")
+            self._save(entry, intact)
         elif await self._write_durable_journal(entry, record.snapshot):
             self._forget_former(entry, record.snapshot)
 
