@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
-from tests.agent.kit import assert_nothing_left, created, new_spec, output, until
+from tests.agent.kit import DEADLINE_S, assert_nothing_left, created, new_spec, output, until
 from wrenn.agent.sandboxes import NetworkSettings, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import Conflict, InvalidState, NotFound
-from wrenn.base.faults import arm_faults
+from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SnapshotId
+from wrenn.linux.threads import run_to_end
 from wrenn.network import EgressPolicy
 from wrenn.network.simulated import LoopbackSlots
 from wrenn.storage.errors import DamagedSnapshot
@@ -167,6 +171,43 @@ async def test_a_vm_suspended_without_reason_is_unsuspended(agent: Agent) -> Non
     _, sandbox = await created(agent.sandboxes)
     await sandbox.vm.suspend()
     assert await output(sandbox, "echo on") == "on\n"  # the agent looks every two seconds
+
+
+async def test_a_pause_whose_last_steps_failed_is_finished_without_being_asked(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "echo kept >/root/file")
+    arm_faults("agent.pause.after_kill=error")
+    with pytest.raises(FaultInjected):
+        await agent.sandboxes.pause(spec.sandbox_id)
+    assert agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSING
+    arm_faults("agent.pause.after_release#1=error")  # it is tried again and again
+    await until(lambda: agent.sandboxes.inspect(spec.sandbox_id)[0].state is State.PAUSED)
+    record, running = agent.sandboxes.inspect(spec.sandbox_id)
+    assert (record.slot, running) == (None, None)
+    await agent.sandboxes.resume(spec.sandbox_id)
+    assert await output(agent.sandboxes.get(spec.sandbox_id), "cat /root/file") == "kept\n"
+
+
+async def test_flushes_do_not_take_the_threads_of_others(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandboxes = [(await created(agent.sandboxes))[0] for _ in range(5)]
+    slow, flushing = threading.Event(), threading.Semaphore(0)
+
+    def flush(_layer_ids: object) -> None:
+        flushing.release()
+        slow.wait(DEADLINE_S)
+
+    monkeypatch.setattr(agent.parts.driver.disks, "flush", flush)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    try:
+        for spec in sandboxes:
+            await agent.sandboxes.pause(spec.sandbox_id)
+        assert await run_to_end(partial(flushing.acquire, timeout=DEADLINE_S))
+        async with asyncio.timeout(DEADLINE_S / 2):
+            await asyncio.to_thread(int)
+    finally:
+        slow.set()
 
 
 async def test_a_larger_disk_is_recorded_and_a_smaller_one_refused(agent: Agent) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from tests.agent.kit import assert_nothing_left, created, output
 from tests.agent.memory_store import MemoryStore, assert_done, connected
-from wrenn.agent.sandboxes import SandboxSpec, State
+from wrenn.agent.sandboxes import NetworkSettings, SandboxSpec, State
 from wrenn.agent.sandboxes.transfers import SCRATCH
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent
@@ -27,6 +27,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.faults import arm_faults
 from wrenn.base.ids import ImageId, SnapshotId
+from wrenn.network import EgressPolicy
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.objects import StateTable
@@ -324,3 +325,36 @@ async def test_an_agent_that_ends_during_an_adoption_forgets_or_has_it(
         assert_done(await target.sandboxes.adopt_stored(spec, image_id, wait_s=30))
         await assert_resumes(target, spec)
         assert snapshots.drafts(target.layout.snapshots) == []
+
+
+@pytest.mark.parametrize("change", ["network", "disk", "snapshot", "pause"])
+@pytest.mark.parametrize("waits", [False, True], ids=["under way", "waiting for its place"])
+async def test_an_operation_does_not_wait_for_an_upload(
+    source: Agent, store: MemoryStore, change: str, *, waits: bool
+) -> None:
+    spec = await paused(source)
+    store.stalls = True
+    others = [await paused(source) for _ in range(4)] if waits else []
+    for other in others:
+        await source.sandboxes.store(other.sandbox_id, ImageId.new(), wait_s=0.1)
+    transfer = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.2)
+    async with asyncio.timeout(5):
+        match change:
+            case "network":
+                settings = NetworkSettings(EgressPolicy(allow_internet=False), 3)
+                record = await source.sandboxes.set_network(spec.sandbox_id, settings)
+                assert record.network == settings
+            case "disk":
+                record = await source.sandboxes.set_disk(spec.sandbox_id, 10_240)
+                assert record.disk_mb == 10_240
+            case "snapshot":
+                await source.sandboxes.ensure_snapshot(spec.sandbox_id, SnapshotId.new())
+            case _:
+                assert (await source.sandboxes.pause(spec.sandbox_id)).state is State.PAUSED
+    if change == "pause":
+        assert not transfer.is_done, "it changes nothing"
+    else:
+        assert transfer.failure is not None
+        assert transfer.failure.code == Unavailable.code
+    store.stalls = False
+    await stored(source, spec)

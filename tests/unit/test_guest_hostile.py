@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -26,9 +27,11 @@ from wrenn.guest import (
     Started,
     initialise,
     read_figures,
+    watch,
 )
 from wrenn.guest import connect as guest_connect
 from wrenn.guest import ready as guest_ready
+from wrenn.protocol.guest import filesystem_pb as watch_pb
 from wrenn.protocol.guest import process_pb as pb
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -368,3 +371,92 @@ async def test_figures_that_do_not_come_are_not_waited_for(monkeypatch: pytest.M
     async with hostile_guest(silent, monkeypatch) as guest:
         with pytest.raises(e.Unavailable):
             await read_figures(guest, timeout_s=0.1)
+
+
+async def not_answered(timeout_s: float) -> None:
+    with pytest.raises(e.Unavailable):
+        await initialise(
+            "127.0.0.1", Identity("h", "0" * 32, {}, Secret("a"), None, "l"), timeout_s=timeout_s
+        )
+
+
+async def test_a_guest_that_refuses_connections_is_asked_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, connects = asyncio.get_running_loop(), 0
+    connect = loop.sock_connect
+
+    async def counted(sock: socket.socket, address: Any) -> None:
+        nonlocal connects
+        connects += 1
+        await connect(sock, address)
+
+    monkeypatch.setattr(loop, "sock_connect", counted)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens there
+        monkeypatch.setattr(guest_ready, "ENVD_PORT", closed.getsockname()[1])
+        await not_answered(timeout_s=1.5)
+    # 40 at first, some 10 in the first 20 ms, and then one in each tenth of the time that has passed.
+    assert connects < 120
+
+
+async def test_a_guest_that_closes_connections_is_asked_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = 0
+
+    async def closing(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+
+    async with hostile_guest(closing, monkeypatch):
+        await not_answered(timeout_s=1.5)
+    assert 10 < calls < 120
+
+
+WATCH_STARTED = watch_pb.WatchDirResponse(event=Oneof("start", watch_pb.WatchDirResponse.StartEvent()))
+LOST_EVENTS = b'{"error": {"code": "resource_exhausted", "message": "too slow"}}'
+
+
+async def test_a_guest_that_ends_a_watch_again_and_again_is_asked_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = 0
+    body = WATCH_STARTED.to_binary()
+
+    async def ending(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        writer.write(STREAM + struct.pack(">BI", 0, len(body)) + body)
+        writer.write(struct.pack(">BI", 2, len(LOST_EVENTS)) + LOST_EVENTS)
+
+    kinds: list[str] = []
+    async with hostile_guest(ending, monkeypatch) as guest:
+        watching = watch(guest, "/", recursive=False, user="root")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.5), aclosing(watching):
+                while True:
+                    kinds.append((await anext(watching)).kind)
+    assert kinds[:2] == ["started", "overflow"]
+    assert 3 <= calls <= 5
+
+
+async def test_watches_count_as_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = WATCH_STARTED.to_binary()
+
+    async def quiet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + struct.pack(">BI", 0, len(body)) + body)
+        await writer.drain()
+        await asyncio.sleep(10)
+
+    async with hostile_guest(quiet, monkeypatch) as guest, AsyncExitStack() as open_watches:
+
+        async def begin() -> None:
+            seen = watch(guest, "/", recursive=False, user="root")
+            await open_watches.enter_async_context(aclosing(seen))
+            assert (await anext(seen)).kind == "started"
+
+        for _ in range(guest_connect.STREAM_LIMIT):
+            await begin()
+        with pytest.raises(e.RateLimited):
+            await begin()

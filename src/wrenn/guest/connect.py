@@ -11,8 +11,8 @@ import asyncio
 import base64
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar, cast
 
@@ -45,7 +45,7 @@ _ERROR_LIMIT_B: Final = 64 * 1024
 _CONNECTIONS: Final = 320
 """Concurrent streams and calls to one guest, which accepts 512; further ones wait."""
 STREAM_LIMIT: Final = 128
-"""Concurrent streams to processes of one guest. Each may have one call that sends input, so other calls
+"""Concurrent streams to processes of one guest, and watches of its files. Each may have one call that sends input, so other calls
 always find a connection."""
 _BATCH_MESSAGE_LIMIT_B: Final = 256 * KIB
 _BATCH_READ_B: Final = 256 * KIB
@@ -215,12 +215,22 @@ class GuestConnection:
             RateLimited: `STREAM_LIMIT` streams are open.
             WrennError: as for `unary`, on entering and while reading.
         """
+        with self.long_stream():
+            async with self._opened(method, request, user=user, headers=headers) as response:
+                yield _batches(response.content, answer, self.pace)
+
+    @contextmanager
+    def long_stream(self) -> Generator[None]:
+        """Count a stream that may stay open for long.
+
+        Raises:
+            RateLimited: `STREAM_LIMIT` streams are open.
+        """
         if self._streams >= STREAM_LIMIT:
             raise e.RateLimited(f"{STREAM_LIMIT} streams of this sandbox are open already: close one first.")
         self._streams += 1
         try:
-            async with self._opened(method, request, user=user, headers=headers) as response:
-                yield _batches(response.content, answer, self.pace)
+            yield
         finally:
             self._streams -= 1
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,9 +25,13 @@ _CONNECT_EVERY_S: Final = 0.005
 _CONNECTS: Final = 40
 """Number of connection attempts. A packet that arrives while the VM is being restored is lost, and TCP would
 retransmit only after a second: so a new attempt is started every few milliseconds, and the first that
-succeeds is used."""
+succeeds is used. A guest that refuses connections receives its packets, so one is enough."""
 _CONNECT_TIMEOUT_S: Final = 2 * _CONNECT_EVERY_S * _CONNECTS
 _RETRY_S: Final = 0.002
+_RETRY_LIMIT_S: Final = 0.1
+_RETRY_SHARE: Final = 0.1
+"""A guest that answers at once, but refuses or closes connections, is not asked all the time: the next attempt begins after a tenth of the time
+since the first refusal, between these two."""
 _ANSWER_TIMEOUT_S: Final = 5.0
 """A connection may be lost silently, for example one opened while the host's firewall is flushed. `/init` may
 be repeated."""
@@ -74,11 +79,13 @@ async def initialise(
     timeout = aiohttp.ClientTimeout(
         total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S, sock_read=_ANSWER_TIMEOUT_S
     )
+    resolver = _RepeatingResolver(address)
     connector = PacedConnector(
         Pace(),
-        resolver=_RepeatingResolver(address),
+        resolver=resolver,
         use_dns_cache=False,
         happy_eyeballs_delay=_CONNECT_EVERY_S,
+        interleave=_CONNECTS,  # or aiohttp would try all but one of the copies again after each failure
         family=socket.AF_INET,
     )
     try:
@@ -89,6 +96,7 @@ async def initialise(
             ) as session,
         ):
             corrections = _CORRECTIONS
+            refused_at: float | None = None
             while True:
                 token = tokens[0]
                 sent_at = clock.monotonic()
@@ -108,8 +116,15 @@ async def initialise(
                                 "The sandbox refused its identity.", context={"status": response.status}
                             )
                         tokens.pop(0)
-                except (aiohttp.ClientConnectionError, aiohttp.ServerTimeoutError, ConnectionError):
+                except aiohttp.ServerTimeoutError:
+                    resolver.copies = _CONNECTS
                     await asyncio.sleep(_RETRY_S)
+                except (aiohttp.ClientConnectionError, ConnectionError):
+                    resolver.copies = 1
+                    now = time.monotonic()
+                    refused_at = now if refused_at is None else refused_at
+                    retry_s = (now - refused_at) * _RETRY_SHARE
+                    await asyncio.sleep(min(max(retry_s, _RETRY_S), _RETRY_LIMIT_S))
     except aiohttp.ClientError as error:
         raise AgentFailure(
             "The sandbox does not speak its protocol.", context={"cause": repr(error)[:500]}
@@ -119,15 +134,20 @@ async def initialise(
 
 
 class _RepeatingResolver(AbstractResolver):
-    """Resolves every name to many copies of one address, so that aiohttp starts staggered connection attempts (Happy Eyeballs)."""
+    """Resolves every name to many copies of one address, so that aiohttp starts staggered connection attempts (Happy Eyeballs).
+
+    Attributes:
+        copies: how many.
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self.copies = _CONNECTS
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the guest's address `_CONNECTS` times."""
+        """Return the guest's address `copies` times."""
         return [
             ResolveResult(
                 hostname=host,
@@ -137,7 +157,7 @@ class _RepeatingResolver(AbstractResolver):
                 proto=0,
                 flags=socket.AI_NUMERICHOST,
             )
-        ] * _CONNECTS
+        ] * self.copies
 
     async def close(self) -> None:
         """Do nothing: there is nothing to close."""

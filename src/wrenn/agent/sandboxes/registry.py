@@ -99,7 +99,10 @@ class Sandboxes:
             wake_garbage=self._garbage.wake,
         )
         self._maintenance = VmMaintenance(
-            data_dir=operations.layout.data_dir, reserve_b=disk.reserve_b, entries=self._entries.values
+            data_dir=operations.layout.data_dir,
+            reserve_b=disk.reserve_b,
+            entries=self._entries.values,
+            finish_pause=self._finish_pause,
         )
         self._disk_watch = DiskWatch(
             layout=operations.layout,
@@ -268,9 +271,9 @@ class Sandboxes:
         reason: str = "",
         cause: str = "",
     ) -> Record:
-        """Save the sandbox and stop its VM. With `idle_s`, only if it has been idle for that long.
+        """Save the sandbox and stop its VM. With `idle_s`, only if it has been idle for that long. Of one that is paused already nothing changes.
 
-        Without `keep_memory` only its disk is saved; of one that is paused already nothing changes. `reason` and `cause` are recorded if the control plane did not ask for it.
+        Without `keep_memory` only its disk is saved. `reason` and `cause` are recorded if the control plane did not ask for it.
 
         Raises:
             NotFound: unknown. InvalidState: neither running nor paused. StaleGeneration: this host has another generation than
@@ -278,6 +281,8 @@ class Sandboxes:
         """
         entry = self._known(sandbox_id)
         entry.require_generation(generation)
+        if entry.record.state is State.PAUSED and entry.removing is None:
+            return entry.record  # an upload may hold its lock
         pause = self._pause(entry, idle_s, keep_memory=keep_memory, reason=reason, cause=cause)
         return await self._wait_outcome(entry, self._start_work(f"pause {sandbox_id}", pause))
 
@@ -288,32 +293,45 @@ class Sandboxes:
             if entry.record.state is State.PAUSED:
                 return entry.record
             save = partial(self._save, entry)
-            if entry.record.state is State.PAUSING:  # an earlier pause failed after the snapshot was saved
-                entry.record = await self._operations.pause.finish(entry.record, entry.running, save)
-            elif entry.record.state is not State.RUNNING or entry.running is None:
+            if entry.record.state is State.PAUSING:
+                return await self._repeat_last_steps(entry)
+            if entry.record.state is not State.RUNNING or entry.running is None:
                 raise entry.not_running()
-            elif entry.running.idle_s(self._operations.clock) < idle_s:
+            if entry.running.idle_s(self._operations.clock) < idle_s:
                 return entry.record
-            else:
-                # Before calls are refused: a pause just before this one may have to be flushed first.
-                await self._durability.ensure(entry)
-                if entry.running.idle_s(self._operations.clock) < idle_s:
-                    return entry.record
-                await self._stop_merge(entry)
-                with (
-                    entry.logging_failure("sandbox not paused"),
-                    self._explaining_full_disk(),
-                    entry.recording("pause"),
-                ):
-                    entry.record = await self._operations.pause.run(
-                        entry.record,
-                        entry.running,
-                        save,
-                        keep_memory=keep_memory,
-                        reason=reason,
-                        cause=cause,
-                    )
-            entry.running = None
+            # Before calls are refused: a pause just before this one may have to be flushed first.
+            await self._durability.ensure(entry)
+            if entry.running.idle_s(self._operations.clock) < idle_s:
+                return entry.record
+            await self._stop_merge(entry)
+            with (
+                entry.logging_failure("sandbox not paused"),
+                self._explaining_full_disk(),
+                entry.recording("pause"),
+            ):
+                entry.record = await self._operations.pause.run(
+                    entry.record,
+                    entry.running,
+                    save,
+                    keep_memory=keep_memory,
+                    reason=reason,
+                    cause=cause,
+                )
+            return self._paused(entry)
+
+    async def _finish_pause(self, entry: Entry) -> None:
+        """Repeat the last steps of a pause that failed after the snapshot was published."""
+        async with entry.locked():
+            if entry.record.state is State.PAUSING:
+                await self._repeat_last_steps(entry)
+
+    async def _repeat_last_steps(self, entry: Entry) -> Record:
+        save = partial(self._save, entry)
+        entry.record = await self._operations.pause.finish(entry.record, entry.running, save)
+        return self._paused(entry)
+
+    def _paused(self, entry: Entry) -> Record:
+        entry.running = None
         self._durability.begin(entry)
         return entry.record
 
@@ -327,8 +345,7 @@ class Sandboxes:
         entry.require_generation(generation)
         if entry.starting is None and entry.record.state is not State.RUNNING:
             self._require_free_disk()
-            # An upload must not hold up a resume, and nothing is lost: the next one sends what is lacking.
-            await self._stop_transfer(entry)
+            await self._stop_upload(entry)
         if entry.starting is None and entry.record.state is not State.RUNNING:
             entry.starting = self._start_work(
                 f"resume {sandbox_id}", self._resume(entry, keep_memory=keep_memory)
@@ -357,7 +374,8 @@ class Sandboxes:
     ) -> Transfer:
         """Begin to upload a paused sandbox as this image, or join the upload, and return its state after at most `wait_s`.
 
-        Its end is returned once; the next call begins again. A resume and a removal cancel it, and so does a call with another image.
+        Its end is returned once; the next call begins again. A resume and a removal cancel it, a change of its network or disk, a snapshot, and
+        a call with another image.
 
         Raises:
             NotFound: unknown. StaleGeneration: as `pause`.
@@ -388,6 +406,11 @@ class Sandboxes:
                     self._layout.sandbox(entry.sandbox_id) / OUTGOING,
                     transfer.report,
                 )
+
+    async def _stop_upload(self, entry: Entry) -> None:
+        """Make way for an operation on a paused sandbox: an upload, which takes up to an hour, holds its lock. The next one sends what is lacking."""
+        if entry.starting is None:  # else it is a fetch
+            await self._stop_transfer(entry)
 
     async def _stop_transfer(self, entry: Entry) -> None:
         if (transfer := entry.transfer) is not None:
@@ -475,6 +498,7 @@ class Sandboxes:
     async def _set_network(self, entry: Entry, network: NetworkSettings) -> Record:
         if (work := entry.starting) is not None:
             await asyncio.wait({work})
+        await self._stop_upload(entry)
         async with entry.locked():
             if self._entries.get(entry.sandbox_id) is not entry:
                 raise NotFound(f"Sandbox {entry.sandbox_id} is not on this host.")
@@ -507,6 +531,7 @@ class Sandboxes:
         others = [other.record for other in self._entries.values() if other is not entry]
         wanted = replace(entry.record.spec, disk_mb=disk_mb)
         self._disk.require_capacity(wanted, others, total_b(self._layout.data_dir))
+        await self._stop_upload(entry)
         async with entry.locked():
             entry.record = self._operations.set_disk.record_size(
                 entry.record, disk_mb, partial(self._save, entry)
@@ -542,6 +567,7 @@ class Sandboxes:
 
     async def _take_snapshot(self, entry: Entry, snapshot_id: str, *, keep_memory: bool) -> Snapshot:
         self._require_free_disk()
+        await self._stop_upload(entry)
         async with entry.locked():
             if (found := self._find_and_pin(entry.sandbox_id, snapshot_id)) is not None:
                 return found  # another call was quicker

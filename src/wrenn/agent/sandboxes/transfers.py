@@ -104,7 +104,7 @@ class Transfer:
         except asyncio.CancelledError:
             self.failure = Failure(
                 Unavailable.code,
-                "The transfer was cut off: the sandbox was resumed or removed, or the agent stopped.",
+                "The transfer was cut off: the sandbox was resumed, changed or removed, or the agent stopped.",
             )
             raise
         except WrennError as error:

@@ -1,14 +1,15 @@
-"""Regular maintenance of running VMs: a VM that stopped on a full disk continues when there is space."""
+"""Regular maintenance of sandboxes: a VM that stopped on a full disk continues when there is space, and a pause whose last steps failed is finished."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from wrenn.agent.sandboxes.entry import Entry
+from wrenn.agent.sandboxes.journal import State
 from wrenn.agent.sandboxes.pause import thaw_guest
 from wrenn.base.loops import Loop
 from wrenn.linux.disk_space import free_b
@@ -17,14 +18,24 @@ _log = logging.getLogger(__name__)
 
 _INTERVAL_S: Final = 2.0
 _TIMEOUT_S: Final = 5.0
+_FINISH_TIMEOUT_S: Final = 15.0
+"""More than a VMM gets to end."""
 _CONCURRENCY: Final = 16
 """VMs that are maintained at a time."""
 
 
 class VmMaintenance:
-    """Maintains the VMs of all sandboxes that run and are not being changed."""
+    """Maintains all sandboxes that are not being changed. `finish_pause` repeats the last steps of a pause, if that is to be done."""
 
-    def __init__(self, *, data_dir: Path, reserve_b: int, entries: Callable[[], Iterable[Entry]]) -> None:
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        reserve_b: int,
+        entries: Callable[[], Iterable[Entry]],
+        finish_pause: Callable[[Entry], Awaitable[object]],
+    ) -> None:
+        self._finish_pause = finish_pause
         self._data_dir = data_dir
         self._reserve_b = reserve_b
         self._entries = entries
@@ -44,13 +55,26 @@ class VmMaintenance:
         for start in range(0, len(entries), _CONCURRENCY):
             some = entries[start : start + _CONCURRENCY]
             # A removal cancels the maintenance of its sandbox; that is no error of the others.
-            runs = (_maintain(entry, may_unsuspend=has_space) for entry in some)
+            runs = (self._maintain(entry, may_unsuspend=has_space) for entry in some)
             await asyncio.gather(*runs, return_exceptions=True)
 
+    async def _maintain(self, entry: Entry, *, may_unsuspend: bool) -> None:
+        # An operation may have stopped the VM on purpose.
+        if entry.removing is not None or entry.lock.locked():
+            return
+        if entry.record.state is State.PAUSING:
+            try:
+                async with asyncio.timeout(_FINISH_TIMEOUT_S):
+                    await self._finish_pause(entry)
+            except Exception as error:  # noqa: BLE001 - tried again
+                fields = {"sandbox_id": str(entry.sandbox_id), "reason": repr(error)}
+                _log.warning("pause is not finished", extra=fields)
+        else:
+            await _maintain_vm(entry, may_unsuspend=may_unsuspend)
 
-async def _maintain(entry: Entry, *, may_unsuspend: bool) -> None:
-    # An operation may have stopped the VM on purpose.
-    if entry.running is None or entry.removing is not None or entry.lock.locked():
+
+async def _maintain_vm(entry: Entry, *, may_unsuspend: bool) -> None:
+    if entry.running is None:
         return
     fields: dict[str, object] = {"sandbox_id": str(entry.sandbox_id)}
     try:
