@@ -260,6 +260,7 @@ class LocalAdapter:
         )
         address = self._machines[machine].address
         await fail_if_vm_exits(self._vm(machine), initialise(address, identity, timeout_s=self.start_limit_s))
+        await self._vm(machine).note_guest_ready()
 
     async def run(self, machine: str, script: str) -> str:
         command = CommandLine("/bin/sh", ("-c", script))

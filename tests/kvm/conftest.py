@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
@@ -14,19 +11,11 @@ import pytest_asyncio
 from tests.drivers import results
 from tests.drivers.adapter import DriverAdapter
 from tests.drivers.conftest import driver, new_name, started
-from tests.kvm.cache import built, digest_of, locked
-from tests.kvm.host_machine import HostMachine, boot, restore
-from tests.kvm.images import host_images
+from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
-from tests.kvm.sources import sources_archive
+from tests.kvm.running_machine import DRIVERS, running_host_machine
 
 __all__ = ["driver", "new_name", "started"]
-
-DRIVERS: dict[str, dict[str, str]] = {
-    "firecracker-kvm": {"WRENN_VMM": "firecracker", "WRENN_FIRECRACKER_DIR": "/data/firecracker"},
-    "qemu-kvm": {"WRENN_VMM": "qemu"},
-}
-"""Drivers of the host machine, with the settings that differ from the default."""
 
 _SAMPLE = {
     "test_memory_and_programs_survive_a_save_and_a_restore",
@@ -37,8 +26,6 @@ _SAMPLE = {
     "test_layers_are_listed_measured_and_removed",
 }
 """Tests of tests/drivers that `make test` runs here too; `make kvm-test` runs all of them."""
-
-_AGENT_TIMEOUT_S = 200.0
 
 _machines: list[HostMachine] = []
 _EVIDENCE = {
@@ -82,34 +69,9 @@ def pytest_runtest_makereport(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def host_machine() -> AsyncIterator[HostMachine]:
     """The running machine. What is missing is built first: minutes, once for these sources."""
-    images_dir = Path(os.environ.get("WRENN_IMAGES_DIR", "/var/lib/wrenn"))
-    cache = images_dir / "test-host"
-    folder = Path(tempfile.mkdtemp(prefix="wrenn-kvm-"))
-    try:
-        async with locked(cache):
-            images = await host_images(cache, images_dir)
-            sources = await sources_archive(cache)
-            key = digest_of([images.digest, sources.parent.name, repr(DRIVERS)])
-
-            async def make_saved_state(into: Path) -> None:
-                machine = await boot(into, images, sources)
-                try:
-                    for name, environment in DRIVERS.items():
-                        await remote_adapter(machine, name, environment)
-                        await machine.call("prepare_agent", name, environment, timeout_s=_AGENT_TIMEOUT_S)
-                    await machine.save()
-                finally:
-                    machine.kill()
-
-            saved = await built(cache, "state", key, make_saved_state)
-            machine = await restore(folder, saved, sources)
-            _machines.append(machine)
-            try:
-                yield machine
-            finally:
-                machine.kill()
-    finally:
-        shutil.rmtree(folder)
+    async with running_host_machine() as machine:
+        _machines.append(machine)
+        yield machine
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=sorted(DRIVERS))

@@ -11,6 +11,7 @@ from wrenn.agent.wiring import Agent
 from wrenn.base.ids import SandboxId
 from wrenn.vm.firecracker.disks import list_attached
 from wrenn.vm.firecracker.machine import JAIL_NAME
+from wrenn.vm.firecracker.page_order import NUMBER_B, ORDER_NAME, RECORDED_NAME
 
 _END_TIMEOUT_S = 30.0
 
@@ -52,4 +53,30 @@ async def machines_that_end_by_themselves_leave_nothing_while_the_agent_runs(age
     sandbox.vm.handle.process.kill()
     assert await _ended(agent, spec.sandbox_id) is State.LOST
     assert _left_over(agent) == []
+    await agent.sandboxes.remove(spec.sandbox_id)
+
+
+async def a_resume_does_not_wait_for_what_the_one_before_needed(agent: Agent) -> None:
+    """The pages that a guest needs until it answers are filled before it asks for them."""
+    spec, sandbox = await created(agent.sandboxes)
+    await output(sandbox, "head -c 3000000 /dev/urandom >/dev/shm/data")
+    folder = agent.layout.sandbox(spec.sandbox_id)
+    waited: list[int] = []
+    for _ in range(3):
+        await agent.sandboxes.pause(spec.sandbox_id)
+        await agent.sandboxes.resume(spec.sandbox_id)
+        waited.append((folder / RECORDED_NAME).stat().st_size // NUMBER_B)
+    assert (folder / ORDER_NAME).stat().st_size > 0
+    print(f"chunks of memory that a resume waited for: {waited}")
+    assert waited[0] > 20
+    assert max(waited[1:]) <= waited[0] / 5, waited
+    # An order that makes no sense is no obstacle, and a boot forgets it: the memory is laid out anew.
+    (folder / ORDER_NAME).write_bytes(b"\xff" * 1001)
+    await agent.sandboxes.pause(spec.sandbox_id)
+    await agent.sandboxes.resume(spec.sandbox_id)
+    sandbox = agent.sandboxes.get(spec.sandbox_id)
+    assert await output(sandbox, "stat -c %s /dev/shm/data") == "3000000\n"
+    await agent.sandboxes.pause(spec.sandbox_id)
+    await agent.sandboxes.resume(spec.sandbox_id, keep_memory=False)
+    assert not (folder / ORDER_NAME).exists()
     await agent.sandboxes.remove(spec.sandbox_id)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import pickle
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -56,6 +58,12 @@ class Server:
     async def set_clock(self, now: float) -> None:
         """A machine that was saved and restored has the time of then."""
         time.clock_settime(time.CLOCK_REALTIME, now)
+
+    async def unpack(self, archive: bytes, folder: str) -> None:
+        """Unpack a tar archive."""
+        Path(folder).mkdir(parents=True)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+            await asyncio.to_thread(opened.extractall, folder)
 
     async def shell(self, script: str) -> tuple[int, str]:
         """Run a script; returns its exit code and its output with its errors."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from tests.kvm.cache import built, digest_of
 from wrenn.vm.firecracker.pager import find_pager
 
-_CHECKOUT: Final = Path(__file__).resolve().parents[2]
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
 # What an agent imports. A change of anything else of the project needs no new saved state.
 _PACKAGES: Final = (
     "agent",
@@ -44,25 +46,33 @@ async def sources_archive(cache: Path) -> Path:
 
 
 def _archive() -> bytes:
-    # Programs ask for their own version.
-    version = importlib.metadata.version("wrenn")
-    contents = {
-        f"src/wrenn-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: wrenn\nVersion: {version}\n".encode()
-    }
     paths = [
-        _CHECKOUT / "src/wrenn/__init__.py",
-        *(_CHECKOUT / "tests" / name for name in _TESTS),
-        *(path for name in _PACKAGES for path in (_CHECKOUT / "src/wrenn" / name).rglob("*.py")),
+        CHECKOUT / "src/wrenn/__init__.py",
+        *(CHECKOUT / "tests" / name for name in _TESTS),
+        *(path for name in _PACKAGES for path in (CHECKOUT / "src/wrenn" / name).rglob("*.py")),
     ]
     if (pager := find_pager()) is not None:
         paths.append(pager)
-    contents |= {str(path.relative_to(_CHECKOUT)): path.read_bytes() for path in paths}
+    return tar_of(
+        metadata_of_wrenn() | {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
+    )
+
+
+def metadata_of_wrenn() -> dict[str, bytes]:
+    """What programs find that ask for their own version."""
+    version = importlib.metadata.version("wrenn")
+    name = f"src/wrenn-{version}.dist-info/METADATA"
+    return {name: f"Metadata-Version: 2.1\nName: wrenn\nVersion: {version}\n".encode()}
+
+
+def tar_of(contents: dict[str, bytes], times: Mapping[str, int] = MappingProxyType({})) -> bytes:
+    """An archive of names and contents, and the times of those that have one: the same ones give the same bytes."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        # Names and content alone: the same sources give the same bytes.
         for name, content in sorted(contents.items()):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             member.mode = 0o755
+            member.mtime = times.get(name, 0)
             archive.addfile(member, io.BytesIO(content))
     return buffer.getvalue()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
+from tests.kvm.running_machine import DRIVERS
 from tests.vm import test_disk_only, test_pause, test_sandboxes, test_snapshots
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

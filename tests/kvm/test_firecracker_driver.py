@@ -13,9 +13,9 @@ import pytest_asyncio
 
 from tests.drivers.adapter import DriverAdapter
 from tests.kvm import firecracker_agent_runs
-from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
+from tests.kvm.running_machine import DRIVERS
 from wrenn.base.errors import AgentFailure
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import DiskRef, ImageRef
@@ -56,17 +56,17 @@ async def test_a_guest_reads_its_ids_with_a_token_only(
     assert json.loads(content) == {"sandbox_id": started[0], "template_id": "minimal"}
 
 
-async def test_machines_that_end_by_themselves_leave_nothing_while_the_agent_runs(
-    host_machine: HostMachine,
-) -> None:
-    await host_machine.call(
-        "run_agent_test",
-        firecracker_agent_runs.__name__,
-        firecracker_agent_runs.machines_that_end_by_themselves_leave_nothing_while_the_agent_runs.__name__,
-        _DRIVER,
-        DRIVERS[_DRIVER],
-        timeout_s=400,
-    )
+@pytest.mark.parametrize(
+    "function",
+    [
+        firecracker_agent_runs.machines_that_end_by_themselves_leave_nothing_while_the_agent_runs,
+        firecracker_agent_runs.a_resume_does_not_wait_for_what_the_one_before_needed,
+    ],
+    ids=lambda function: function.__name__,
+)
+async def test_of_an_agent(host_machine: HostMachine, function: object) -> None:
+    module, name = function.__module__, function.__name__  # type: ignore[attr-defined]
+    await host_machine.call("run_agent_test", module, name, _DRIVER, DRIVERS[_DRIVER], timeout_s=400)
 
 
 async def test_each_machine_is_in_a_jail_of_its_own(

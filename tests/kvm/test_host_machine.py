@@ -7,9 +7,9 @@ import time
 import pytest
 
 from tests.drivers.adapter import DriverAdapter
-from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
+from tests.kvm.running_machine import DRIVERS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

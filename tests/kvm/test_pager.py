@@ -8,9 +8,9 @@ import json
 import pytest
 
 from tests.drivers.adapter import DriverAdapter
-from tests.kvm.conftest import DRIVERS
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
+from tests.kvm.running_machine import DRIVERS
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import DiskRef, ImageRef
 

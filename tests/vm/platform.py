@@ -38,7 +38,14 @@ SETTLE_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 45.0
 POLL_S = 0.05
 STACK_DUMP_S = 1.0
-
+_OF_THE_HOST = (
+    "WRENN_VMM",
+    "WRENN_FIRECRACKER_DIR",
+    "WRENN_FIRECRACKER_MEMORY",
+    "WRENN_START_LIMIT_S",
+    "WRENN_KVM_PROBE_S",
+)
+"""Settings that are those of the whole run: which monitor is tested, and on how slow a host."""
 
 PARTS = ("agent", "control")
 
@@ -94,6 +101,7 @@ class Platform:
             "WRENN_INSECURE_REGISTRIES": self.insecure_registries,
             "DATABASE_URL": self.database_url,
             "WRENN_FAULTS": f"@{self._armed(name)}" if self.armable else "",
+            **{name: os.environ[name] for name in _OF_THE_HOST if name in os.environ},
             **(self.control_environment if name == "control" else {}),
         }
 

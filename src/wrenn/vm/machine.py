@@ -31,6 +31,10 @@ class Machine(Protocol):
         """What identifies this VM across restarts of the agent."""
         ...
 
+    async def note_guest_ready(self) -> None:
+        """Take note that the guest has answered after its start, so that later starts can profit from this one. Never raises."""
+        ...
+
     async def suspend(self) -> None:
         """Stop the vCPUs; all data that the guest wrote is then in its layer. Idempotent."""
         ...

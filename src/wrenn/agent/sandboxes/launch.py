@@ -126,6 +126,7 @@ class Launch:
         identity = self._identity(record, origin)
         ready = initialise(slot.address, identity, timeout_s=self.start_limit_s, clock=self.clock)
         await fail_if_vm_exits(vm, ready)
+        await vm.note_guest_ready()
         step_done("guest")
         await fault_point(f"{step}.after_ready")
         token = self.tokens.of(name)

@@ -225,6 +225,9 @@ class InProcessMachine:
             raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
         return self._machine
 
+    async def note_guest_ready(self) -> None:
+        """Do nothing: starts do not depend on earlier ones."""
+
     async def suspend(self) -> None:
         """Have the virtual CPUs stand still."""
         self.running()

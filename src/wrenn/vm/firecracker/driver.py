@@ -60,6 +60,7 @@ from wrenn.vm.firecracker.machine import (
     disk_name,
 )
 from wrenn.vm.firecracker.memory import FirecrackerMemory
+from wrenn.vm.firecracker.page_order import IMAGE_ORDER_NAME, ORDER_NAME, RECORDED_NAME, PageOrder
 from wrenn.vm.firecracker.pager import PagerRequest, PagerStarter, forget_pager, pager_of
 from wrenn.vm.firecracker.zero_pages import copy_without_zeros
 from wrenn.vm.machine import Machine, MachineHandle
@@ -271,6 +272,7 @@ class FirecrackerDriver:
     ) -> None:
         """Start the page-fault server of a VM."""
         assert self._pager is not None, "the caller has looked"
+        order = PageOrder(self._order_path(request), request.directory / RECORDED_NAME)
         parameters = PagerRequest(
             directory=request.directory,
             socket=machine.root / PAGER,
@@ -278,16 +280,28 @@ class FirecrackerDriver:
             confinement=replace(request.confinement, groups=()),
             log=request.directory / LOG_NAME,
             diff=memory_path(saved.directory) if saved is not None else None,
+            order=order.begin(),
+            record=order.recorded,
         )
         pager = await threads.run_to_end(
             partial(self._pager.start, parameters), drop=ProcessRef.kill_and_reap
         )
         undo.push("end pager", partial(kill_and_wait, pager, timeout_s=_KILL_TIMEOUT_S))
-        machine.watch_pager(pager)
+        machine.watch_pager(pager, order)
         undo.push("forget pager", machine.forget_pager)
+
+    def _order_path(self, request: RestoreRequest) -> Path:
+        """Return where the order is in which such a start needs its pages."""
+        if request.saved:
+            # Each pause is another snapshot, but the machine is the same.
+            return request.directory / ORDER_NAME
+        if request.image.snapshot:
+            return self._folders.snapshots / request.image.snapshot / IMAGE_ORDER_NAME
+        return self._folders.bases / request.image.base / IMAGE_ORDER_NAME
 
     async def _boot_again(self, request: RestoreRequest, source: BootSource) -> FirecrackerMachine:
         """Boot a VM from its disk. Its RAM begins as zeros, and is saved over the base's image nevertheless."""
+        (request.directory / ORDER_NAME).unlink(missing_ok=True)  # its memory will be another one
         async with Undo() as undo:
             undo.push("detach disk", partial(self._disks.detach, disk_name(request.directory)))
             disk = await self._disks.attach(disk_name(request.directory), request.disk)

@@ -21,6 +21,7 @@ from wrenn.linux.threads import run_to_end
 from wrenn.vm.firecracker.api import FirecrackerApi, InstanceState, SnapshotKind
 from wrenn.vm.firecracker.block_disks import AttachedDisk, BlockDisks
 from wrenn.vm.firecracker.jail_files import DIRTIED, DISK, MEMORY, STATE
+from wrenn.vm.firecracker.page_order import PageOrder
 from wrenn.vm.firecracker.pager import kill_without_pager
 from wrenn.vm.machine import MachineHandle
 
@@ -58,6 +59,7 @@ class FirecrackerMachine:
         self._disk = disk
         self._pager: ProcessRef | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._order: PageOrder | None = None
 
     @property
     def handle(self) -> MachineHandle:
@@ -79,6 +81,11 @@ class FirecrackerMachine:
         if self._disk is None or not self._handle.process.is_alive():
             raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
         return self._disk
+
+    async def note_guest_ready(self) -> None:
+        """Store the order in which the page-fault server was asked for pages until now."""
+        if self._order is not None:
+            await run_to_end(self._order.keep)
 
     async def suspend(self) -> None:
         """Stop the vCPUs, and write to the layer what the kernel still has of the disk in memory."""
@@ -163,9 +170,10 @@ class FirecrackerMachine:
         """Return Firecracker's share of the memory that it uses; pages of the memory image are shared with other VMs."""
         return read_proportional_b(self._handle.process)
 
-    def watch_pager(self, pager: ProcessRef) -> None:
-        """From now on the VM ends when its page-fault server does. `disconnect` stops the watch."""
+    def watch_pager(self, pager: ProcessRef, order: PageOrder | None = None) -> None:
+        """From now on the VM ends when its page-fault server does. `disconnect` stops the watch. `order` is that of its start."""
         self._pager = pager
+        self._order = order
         self._watching = asyncio.create_task(
             kill_without_pager(self._handle.process, pager), name=f"watch pager {pager.pid}"
         )

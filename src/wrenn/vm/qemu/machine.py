@@ -87,6 +87,9 @@ class QemuMachine:
             return log.read(_LOG_TAIL_B).decode(errors="replace")
         return ""
 
+    async def note_guest_ready(self) -> None:
+        """Do nothing: starts do not depend on earlier ones."""
+
     async def suspend(self) -> None:
         """Stop the vCPUs; QEMU flushes pending disk writes as part of that."""
         await self._end_merge()  # it would go on writing to a layer that is taken to be frozen

@@ -49,6 +49,9 @@ class SimulatedMachine:
         if not self._handle.process.is_alive():
             raise AgentFailure("The virtual machine has ended.", context={"log": self.log_tail()})
 
+    async def note_guest_ready(self) -> None:
+        """Do nothing: starts do not depend on earlier ones."""
+
     async def suspend(self) -> None:
         """Stop all processes of the guest."""
         self.check_alive()

@@ -1,0 +1,77 @@
+"""The whole platform on Firecracker, in the host machine: the command, control plane, PostgreSQL and agent are real programs."""
+
+from __future__ import annotations
+
+import pytest
+import pytest_asyncio
+
+from tests.kvm.checkout import run_python, send_checkout
+from tests.kvm.host_machine import HostMachine
+from tests.kvm.running_machine import DRIVERS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+_FIRECRACKER = DRIVERS["firecracker-kvm"]
+_DATA = "/data/up"
+_LEFT_OVER = "dmsetup ls; losetup -l; ip netns; ls -d /sys/fs/cgroup/wrenn-*/*/ 2>/dev/null; pgrep -lx 'firecracker|jailer|pager'; grep -c . /proc/mounts"
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def checkout(host_machine: HostMachine) -> HostMachine:
+    """The host machine, with the whole checkout in it."""
+    await send_checkout(host_machine)
+    return host_machine
+
+
+async def test_up_runs_the_main_job_on_firecracker_and_down_leaves_nothing(checkout: HostMachine) -> None:
+    before = await checkout.shell(_LEFT_OVER)
+
+    async def wrenn(arguments: str, timeout_s: float = 400) -> str:
+        environment = {**_FIRECRACKER, "WRENN_DATA_DIR": _DATA}
+        code, output = await run_python(
+            checkout, f"-m wrenn.cli.main {arguments}", environment, timeout_s=timeout_s
+        )
+        assert code == 0, (
+            f"{arguments}:\n{output}\n{await checkout.shell(f'tail -n 30 {_DATA}/run/*.log || true')}"
+        )
+        return output
+
+    try:
+        output = await wrenn("up --demo")
+        assert "Hello from Python" in output
+        print(output)
+        assert "firecracker" in await checkout.shell(f"cat {_DATA}/vmm.json")
+        assert "firecracker 1." in await wrenn("doctor")
+    finally:
+        await wrenn("down")
+    assert await checkout.shell(_LEFT_OVER) == before
+
+
+_KILLS = (
+    # Of each verb one step at which the agent dies, and of those that save or restore a VM one at which Firecracker does.
+    "tests/vm/test_faults.py::test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody[agent.create.after_spawn]",
+    "tests/vm/test_snapshot_faults.py::test_an_agent_killed_at_any_step_loses_nothing[pause.after_memory]",
+    "tests/vm/test_snapshot_faults.py::test_a_vmm_killed_at_any_step_leaves_what_was_saved_last[resume.after_spawn]",
+)
+_ALL_KILLS = ("tests/vm/test_faults.py", "tests/vm/test_snapshot_faults.py")
+
+
+@pytest.mark.parametrize(
+    ("tests", "limit_s"),
+    [
+        pytest.param(_KILLS, 400, id="sample"),
+        pytest.param(_ALL_KILLS, 3000, id="all", marks=[pytest.mark.all_kvm, pytest.mark.timeout(3300)]),
+    ],
+)
+async def test_programs_killed_at_any_step_lose_nothing(
+    checkout: HostMachine, tests: tuple[str, ...], limit_s: float
+) -> None:
+    """The tests of tests/vm, by a pytest in the host machine."""
+    before = await checkout.shell(_LEFT_OVER)
+    names = " ".join(f"'{name}'" for name in tests)
+    code, output = await run_python(
+        checkout, f"-m pytest -q -p no:cacheprovider --durations=0 {names}", _FIRECRACKER, timeout_s=limit_s
+    )
+    print(output)
+    assert code == 0, output
+    assert await checkout.shell(_LEFT_OVER) == before
