@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.metadata
 import shutil
 import sys
@@ -69,7 +70,7 @@ async def host_images(cache: Path, images_dir: Path) -> HostImages:
     packages = _python_packages()
     facts = [
         kernel.name, guest.kernel_digest, guest.initramfs_digest, guest.template_digest, sys.version,
-        *firecracker.PROGRAMS.values(),
+        *firecracker.PROGRAMS.values(), "with bytecode",
         *(f"{package.name}=={package.version}" for package in packages),
     ]  # fmt: skip
     data = await built(
@@ -154,6 +155,8 @@ async def _build_data(
     shutil.copytree(firecracker.programs(), content / "firecracker")
     for package in packages:
         _copy_package(package, content / "python")
+    # Compiling takes minutes there, and each run would do it again.
+    compileall.compile_dir(content / "python", quiet=2)
     image = into / "data.ext4"
     with image.open("xb") as file:
         file.truncate(_DATA_SIZE_B)

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 Started = tuple[str, str]
 _LEFTOVERS = (
     "ls /sys/fs/cgroup/wrenn-*/ -d | sort; ls -d /sys/fs/cgroup/wrenn-*/*/ | sort; losetup -l; dmsetup ls; ip netns | wc -l; "
-    "grep -c . /proc/mounts; ls /data/*/layers /data/*/sandboxes /data/*/snapshots"
+    "grep -c . /proc/mounts; ls /data/*/layers /data/*/sandboxes /data/*/snapshots; ss -xlH | awk '{print $5}' | sort; "
+    "pgrep -l 'firecracker|jailer|pager|qemu' | sort"
 )
 
 
@@ -97,7 +98,7 @@ async def test_machines_that_come_and_go_leave_nothing(
     host_machine: HostMachine, driver: DriverAdapter
 ) -> None:
     before = await host_machine.shell(_LEFTOVERS)
-    for turn in range(4):
+    for turn in range(8):
         names = [f"m{turn}-{number}" for number in range(4)]
         for name in names:
             layer = new_layer_id()

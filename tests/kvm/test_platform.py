@@ -23,6 +23,7 @@ async def checkout(host_machine: HostMachine) -> HostMachine:
     return host_machine
 
 
+@pytest.mark.all_kvm
 async def test_up_runs_the_main_job_on_firecracker_and_down_leaves_nothing(checkout: HostMachine) -> None:
     before = await checkout.shell(_LEFT_OVER)
 
@@ -46,32 +47,3 @@ async def test_up_runs_the_main_job_on_firecracker_and_down_leaves_nothing(check
         await wrenn("down")
     assert await checkout.shell(_LEFT_OVER) == before
 
-
-_KILLS = (
-    # Of each verb one step at which the agent dies, and of those that save or restore a VM one at which Firecracker does.
-    "tests/vm/test_faults.py::test_an_agent_killed_at_any_step_leaves_nothing_and_disturbs_nobody[agent.create.after_spawn]",
-    "tests/vm/test_snapshot_faults.py::test_an_agent_killed_at_any_step_loses_nothing[pause.after_memory]",
-    "tests/vm/test_snapshot_faults.py::test_a_vmm_killed_at_any_step_leaves_what_was_saved_last[resume.after_spawn]",
-)
-_ALL_KILLS = ("tests/vm/test_faults.py", "tests/vm/test_snapshot_faults.py")
-
-
-@pytest.mark.parametrize(
-    ("tests", "limit_s"),
-    [
-        pytest.param(_KILLS, 400, id="sample"),
-        pytest.param(_ALL_KILLS, 3000, id="all", marks=[pytest.mark.all_kvm, pytest.mark.timeout(3300)]),
-    ],
-)
-async def test_programs_killed_at_any_step_lose_nothing(
-    checkout: HostMachine, tests: tuple[str, ...], limit_s: float
-) -> None:
-    """The tests of tests/vm, by a pytest in the host machine."""
-    before = await checkout.shell(_LEFT_OVER)
-    names = " ".join(f"'{name}'" for name in tests)
-    code, output = await run_python(
-        checkout, f"-m pytest -q -p no:cacheprovider --durations=0 {names}", _FIRECRACKER, timeout_s=limit_s
-    )
-    print(output)
-    assert code == 0, output
-    assert await checkout.shell(_LEFT_OVER) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import signal
 import subprocess
@@ -45,6 +46,20 @@ async def test_a_file_arms_points_of_a_program_that_runs(tmp_path: Path) -> None
         await fault_point("a")
     armed.write_text("")
     await fault_point("a")
+
+
+async def test_a_held_point_shows_that_it_is_reached_and_waits(tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    arm_faults(f"a=hold:{held}")
+    waiting = asyncio.create_task(fault_point("a"))
+    async with asyncio.timeout(10):
+        while not held.exists():
+            await asyncio.sleep(0)
+    done, _ = await asyncio.wait({waiting}, timeout=0.05)
+    assert not done
+    held.unlink()
+    async with asyncio.timeout(10):
+        await waiting
 
 
 async def test_a_misspelt_action_is_an_error() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from wrenn.base.errors import Conflict, InternalError, NotFound
-from wrenn.cli.settings import read_env
+from wrenn.base.errors import Conflict, InternalError, InvalidRequest, NotFound
+from wrenn.cli.settings import read_env, up_timeout_s
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import Daemon, end_of_log, record, running, stop
 from wrenn.cli.up.layout import Layout, write_private
@@ -216,3 +216,14 @@ async def test_a_platform_with_an_embedded_database_gets_no_other(
     monkeypatch.setenv("DATABASE_URL", "postgresql://one/wrenn")
     with pytest.raises(Conflict, match="move the data"):
         await database.set_up(Layout(tmp_path))
+
+
+def test_how_long_up_waits_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WRENN_UP_TIMEOUT_S", raising=False)
+    assert up_timeout_s() == 60
+    monkeypatch.setenv("WRENN_UP_TIMEOUT_S", "300")
+    assert up_timeout_s() == 300
+    for wrong in ("soon", "0", "-1", "nan", "inf"):
+        monkeypatch.setenv("WRENN_UP_TIMEOUT_S", wrong)
+        with pytest.raises(InvalidRequest, match="WRENN_UP_TIMEOUT_S"):
+            up_timeout_s()

@@ -83,6 +83,13 @@ class Platform:
     def settings(self) -> Settings:
         return Settings.from_environment(self.environment())
 
+    @property
+    def layout(self) -> Layout:
+        """Where the agent has what."""
+        block = find_block(self.data_dir)
+        assert block is not None, "an agent has started here"
+        return Layout(self.data_dir, block)
+
     def environment(self, name: str = "agent") -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
@@ -124,6 +131,24 @@ class Platform:
         new = self._armed(name).with_suffix(".new")
         new.write_text(faults)
         new.rename(self._armed(name))
+
+    @asynccontextmanager
+    async def held(self, name: str, point: str) -> AsyncGenerator[asyncio.Task[None]]:
+        """A context in which a part waits at this point. Await what it returns before anything is done there."""
+        reached = self.data_dir / f"{point}.held"
+        self.arm(name, f"{point}=hold:{reached}")
+        waiting = asyncio.create_task(self._wait_exists(reached))
+        try:
+            yield waiting
+        finally:
+            waiting.cancel()
+            self.arm(name, "")
+            reached.unlink(missing_ok=True)
+
+    async def _wait_exists(self, path: Path) -> None:
+        async with asyncio.timeout(SETTLE_TIMEOUT_S):
+            while not path.exists():
+                await asyncio.sleep(POLL_S)
 
     def start(self, name: str) -> None:
         """Start `agent` or `control` with no fault armed; `wait_ready` says when they serve."""
@@ -235,10 +260,7 @@ class Platform:
 
     async def _leftovers(self) -> list[Leftover]:
         """Those that `wrenn doctor` lists, without all else that it looks at."""
-        block = find_block(self.data_dir)
-        assert block is not None, "an agent has started here"
-        layout = Layout(self.data_dir, block)
-        found, _ = await find_leftovers(layout, partial(find_owners, layout))
+        found, _ = await find_leftovers(self.layout, partial(find_owners, self.layout))
         return found
 
     async def restore(self) -> None:

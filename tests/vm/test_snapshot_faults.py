@@ -8,16 +8,17 @@ call or as after it, it can be used, what it held is there, and `wrenn doctor` l
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import uuid
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.vm.platform import Platform
 from tests.vm.test_faults import create, points, quietly, wait_status
+from wrenn.linux import cgroups
 
 AGENT = [
     "pause.after_journal", "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest", "pause.after_kill", "pause.after_release", "pause.after_paused",
@@ -33,11 +34,22 @@ CONTROL = [
 VMM = [
     "pause.after_hold", "pause.after_freeze", "pause.after_memory", "pause.after_state", "pause.after_manifest",
     "resume.after_spawn", "resume.after_ready",
-    "snapshot.after_hold", "snapshot.after_memory", "snapshot.after_overlay",
+    "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_overlay", "snapshot.after_thaw",
 ]  # fmt: skip
+PAGER = [
+    "pause.after_hold",
+    "pause.after_memory",
+    "resume.after_spawn",
+    "resume.after_ready",
+    "snapshot.after_memory",
+]
+COPIES = ["snapshot.after_memory", "create.after_spawn", "create.after_ready"]
 AGENT_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
 CONTROL_SAMPLE = {"pause.after_rpc", "resume.after_rpc", "fork.after_snapshot"}
 VMM_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
+PAGER_SAMPLE = {"resume.after_spawn"}
+MONITORS = ("firecracker", "qemu-system-x86")
+"""Names of processes, as the kernel cuts them."""
 
 
 async def sh(api: httpx2.AsyncClient, sandbox_id: str, script: str) -> str:
@@ -135,40 +147,84 @@ async def test_a_control_plane_killed_at_any_step_loses_nothing(platform: Platfo
 
 @pytest.mark.parametrize("point", points(VMM, VMM_SAMPLE))
 async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(platform: Platform, point: str) -> None:
-    verb = point.partition(".")[0]
     async with platform.client() as api:
         sandbox_id, seen = await filled(api, paused_once=True)
-        if verb == "resume":
-            assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
-        platform.arm("agent", f"agent.{point}=sleep:1.5")
-        calling = asyncio.create_task(call(api, verb, sandbox_id))
-        os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
-        await calling
+        await kill_during(platform, api, point, sandbox_id, *MONITORS)
         await platform.settled()
         await assert_usable(api, sandbox_id, seen)
         await clean_up(platform, api)
 
 
-async def vmm_of(platform: Platform, sandbox_id: str) -> int:
-    """Its VMM, in the middle of the verb that waits at its fault point."""
-    journal = platform.data_dir / "sandboxes" / sandbox_id / "journal.json"
-    await asyncio.sleep(0.7)
-    async with asyncio.timeout(20):
-        while (process := json.loads(journal.read_text())["process"]) is None:
-            await asyncio.sleep(0.02)
-    return int(process["pid"])
+@pytest.mark.parametrize("point", points(PAGER, PAGER_SAMPLE))
+async def test_a_page_fault_server_killed_at_any_step_leaves_what_was_saved_last(
+    platform: Platform, point: str
+) -> None:
+    async with platform.client() as api:
+        sandbox_id, seen = await filled(api, paused_once=True)
+        if not processes_of(platform, sandbox_id, "pager"):
+            await clean_up(platform, api)
+            pytest.skip("this monitor maps the memory of its machines")
+        await kill_during(platform, api, point, sandbox_id, "pager")
+        await platform.settled()
+        await assert_usable(api, sandbox_id, seen)
+        await clean_up(platform, api)
+
+
+@pytest.mark.parametrize("point", points(COPIES, {"create.after_spawn"}))
+async def test_a_vmm_killed_during_a_fork_leaves_the_sandbox_and_no_part_of_a_copy(
+    platform: Platform, point: str
+) -> None:
+    async with platform.client() as api:
+        sandbox_id, seen = await filled(api, paused_once=True)
+        async with platform.held("agent", f"agent.{point}") as reached:
+            calling = asyncio.create_task(call(api, "fork", sandbox_id))
+            await reached
+            # Of the sandbox, or of its copies.
+            names = [sandbox_id] if point.startswith("snapshot") else copies(platform, sandbox_id)
+            kill([pid for name in names for pid in processes_of(platform, name, *MONITORS)])
+        await calling
+        await assert_usable(api, sandbox_id, seen)
+        await clean_up(platform, api)
+
+
+async def kill_during(
+    platform: Platform, api: httpx2.AsyncClient, point: str, sandbox_id: str, *programs: str
+) -> None:
+    """Carry out the verb of a step, and kill these of the sandbox's processes when it is reached."""
+    verb = point.partition(".")[0]
+    if verb == "resume":
+        assert (await api.post(f"/v1/sandboxes/{sandbox_id}/pause")).status_code == 200
+    async with platform.held("agent", f"agent.{point}") as reached:
+        calling = asyncio.create_task(call(api, verb, sandbox_id))
+        await reached
+        kill(processes_of(platform, sandbox_id, *programs))
+    await calling
+
+
+def processes_of(platform: Platform, sandbox_id: str, *programs: str) -> list[int]:
+    """Those of a sandbox's processes that run these programs. It may have no journal of them yet, but it has a cgroup."""
+    found = cgroups.members(platform.layout.cgroup(sandbox_id))
+    return [pid for pid in found if Path(f"/proc/{pid}/comm").read_text().strip() in programs]
+
+
+def copies(platform: Platform, sandbox_id: str) -> list[str]:
+    """The other sandboxes that have processes."""
+    return [name for name in cgroups.children(platform.layout.cgroup_root) if name != sandbox_id]
+
+
+def kill(pids: list[int]) -> None:
+    assert pids, "there is nothing to kill"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_a_vmm_killed_in_its_first_pause_is_an_error_with_its_reason(platform: Platform) -> None:
     async with platform.client() as api:
         sandbox_id, _ = await filled(api)
-        platform.arm("agent", "agent.pause.after_freeze=sleep:1.5")
-        calling = asyncio.create_task(call(api, "pause", sandbox_id))
-        journal = platform.data_dir / "sandboxes" / sandbox_id / "journal.json"
-        async with asyncio.timeout(10):
-            while json.loads(journal.read_text())["state"] != "pausing":
-                await asyncio.sleep(0.01)
-        os.kill(await vmm_of(platform, sandbox_id), signal.SIGKILL)
+        async with platform.held("agent", "agent.pause.after_freeze") as reached:
+            calling = asyncio.create_task(call(api, "pause", sandbox_id))
+            await reached
+            kill(processes_of(platform, sandbox_id, *MONITORS))
         answer = await calling
         assert answer is not None
         assert answer.status_code >= 500

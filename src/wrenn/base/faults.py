@@ -3,7 +3,7 @@
 A fault point is a line `await fault_point("agent.create.after_spawn")` between two side effects. It does
 nothing unless a test armed it through the setting `WRENN_FAULTS` (read in the programs' `settings.py`):
 `point=action[,point=action…]` with action `kill` (SIGKILL to this process), `error` (raise), `enospc` (raise
-OSError ENOSPC) or `sleep:<seconds>`. A point followed by `#n` acts only the n-th time that it is reached. With
+OSError ENOSPC), `sleep:<seconds>`, or `hold:<path>` (create this file, and wait until it is removed). A point followed by `#n` acts only the n-th time that it is reached. With
 `@path` instead, each point reads that file when it is reached, so that a test can arm a program that is already
 running.
 """
@@ -16,6 +16,9 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+
+_HOLD_LIMIT_S = 120.0
+_HOLD_POLL_S = 0.01
 
 _armed: dict[str, str] = {}
 _passes: Counter[str] = Counter()
@@ -59,5 +62,15 @@ async def fault_point(name: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     elif action.startswith("sleep:"):
         await asyncio.sleep(float(action.removeprefix("sleep:")))
+    elif action.startswith("hold:"):
+        await _hold(Path(action.removeprefix("hold:")))
     else:
         raise ValueError(f"unknown fault action {action!r} for {name}")
+
+
+async def _hold(path: Path) -> None:
+    """Show that the point is reached, and wait until the test has done its part."""
+    path.touch()
+    async with asyncio.timeout(_HOLD_LIMIT_S):
+        while path.exists():  # noqa: ASYNC110 - another process removes it
+            await asyncio.sleep(_HOLD_POLL_S)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Final
+
+from wrenn.base.errors import InvalidRequest
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 _OWN: Final = "WRENN_"
@@ -76,6 +79,22 @@ def public_url() -> str | None:
 def external_database_url() -> str | None:
     """Return `DATABASE_URL`, which is set if the operator runs their own PostgreSQL."""
     return os.environ.get("DATABASE_URL") or None
+
+
+def up_timeout_s() -> float:
+    """Return `WRENN_UP_TIMEOUT_S`, how long `wrenn up` waits until the programs that it started respond.
+
+    Raises:
+        InvalidRequest: it is no positive number.
+    """
+    text = os.environ.get("WRENN_UP_TIMEOUT_S") or "60"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest(f"WRENN_UP_TIMEOUT_S is {text!r}: it must be a number of seconds above 0.")
+    return seconds
 
 
 def given_envd() -> Path | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from wrenn.base.errors import Conflict, Forbidden, InternalError, NotFound
 from wrenn.base.errors import WrennError as PlatformError
 from wrenn.base.undo import Undo
-from wrenn.cli.settings import images_dir, read_env
+from wrenn.cli.settings import images_dir, read_env, up_timeout_s
 from wrenn.cli.up import database
 from wrenn.cli.up.daemons import end_of_log, running
 from wrenn.cli.up.envd import find_envd
@@ -31,12 +31,10 @@ from wrenn.sdk.health import platform_version
 if TYPE_CHECKING:
     from wrenn.control.identity import KeyFormat
 
-READY_TIMEOUT_S: Final = 60.0
-"""Longest time until control plane and agent respond; the first start of PostgreSQL and a KVM probe take some
-seconds."""
 PROBE_TIMEOUT_S: Final = 3.0
-WARM_UP_TIMEOUT_S: Final = 120.0
-"""Longest time until the default template is booted; under emulation on a busy machine that takes half a minute."""
+WARM_UP_FACTOR: Final = 2.0
+"""The default template may take so many times longer until it is booted than the programs until they respond; under emulation on a busy
+machine it is half a minute."""
 
 # Program -> Debian package that contains it. Requirements of image builds are checked when images are built.
 _PROGRAMS: Final = {
@@ -67,6 +65,7 @@ async def bring_up(layout: Layout, listen: Address, progress: Progress) -> Platf
         InternalError: a program did not start; the message has the end of its log.
     """
     _check_machine()
+    up_timeout_s()  # a wrong one is refused before anything is started
     layout.make()
     async with layout.locked(progress.note):
         if running(layout, SUPERVISOR) is not None:
@@ -119,7 +118,8 @@ async def _prepare(layout: Layout, listen: Address, progress: Progress) -> None:
 
 
 async def _wait_ready(layout: Layout, listen: Address) -> None:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    limit_s = up_timeout_s()
+    deadline = time.monotonic() + limit_s
     while not await _answers(layout, listen):
         if running(layout, SUPERVISOR) is None:
             raise InternalError(f"The supervisor ended:\n{end_of_log(layout.log(SUPERVISOR))}")
@@ -127,7 +127,7 @@ async def _wait_ready(layout: Layout, listen: Address) -> None:
             silent = CONTROL if not await _control_answers(listen) else AGENT
             log = layout.log(silent)
             raise InternalError(
-                f"The {silent} program did not answer within {READY_TIMEOUT_S:.0f} s. The end of {log}:\n{end_of_log(log)}"
+                f"The {silent} program did not answer within {limit_s:.0f} s (WRENN_UP_TIMEOUT_S). The end of {log}:\n{end_of_log(log)}"
             )
         await asyncio.sleep(0.1)
 
@@ -139,12 +139,13 @@ async def _warm_up(layout: Layout, progress: Progress) -> None:
     """
     from wrenn.agent.local_client import wait_warm
 
+    limit_s = WARM_UP_FACTOR * up_timeout_s()
     with progress.step("Default template"):
         try:
-            async with asyncio.timeout(WARM_UP_TIMEOUT_S):
+            async with asyncio.timeout(limit_s):
                 failure = await wait_warm(layout.data_dir)
         except (PlatformError, TimeoutError) as error:
-            failure = str(error) or f"It is not booted after {WARM_UP_TIMEOUT_S:.0f} s."
+            failure = str(error) or f"It is not booted after {limit_s:.0f} s."
         if failure:
             progress.note(f"the default template is not booted yet, the first create will do it: {failure}")
 
