@@ -11,6 +11,7 @@ import pytest_asyncio
 from tests.drivers import results
 from tests.drivers.adapter import DriverAdapter
 from tests.drivers.conftest import driver, new_name, started
+from tests.kvm.checkout import send_checkout
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.remote_adapter import remote_adapter
 from tests.kvm.running_machine import DRIVERS, running_host_machine
@@ -72,6 +73,13 @@ async def host_machine() -> AsyncIterator[HostMachine]:
     async with running_host_machine() as machine:
         _machines.append(machine)
         yield machine
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def checkout(host_machine: HostMachine) -> HostMachine:
+    """The host machine, with the whole checkout in it."""
+    await send_checkout(host_machine)
+    return host_machine
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session", params=sorted(DRIVERS))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import pytest_asyncio
 
-from tests.kvm.checkout import run_python, send_checkout
+from tests.kvm.checkout import run_python
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.running_machine import DRIVERS
 
@@ -14,13 +13,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 _FIRECRACKER = DRIVERS["firecracker-kvm"]
 _DATA = "/data/up"
 _LEFT_OVER = "dmsetup ls; losetup -l; ip netns; ls -d /sys/fs/cgroup/wrenn-*/*/ 2>/dev/null; pgrep -lx 'firecracker|jailer|pager'; grep -c . /proc/mounts"
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def checkout(host_machine: HostMachine) -> HostMachine:
-    """The host machine, with the whole checkout in it."""
-    await send_checkout(host_machine)
-    return host_machine
 
 
 @pytest.mark.all_kvm
@@ -46,4 +38,3 @@ async def test_up_runs_the_main_job_on_firecracker_and_down_leaves_nothing(check
     finally:
         await wrenn("down")
     assert await checkout.shell(_LEFT_OVER) == before
-
