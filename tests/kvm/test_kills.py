@@ -14,9 +14,7 @@ from tests.vm import test_faults, test_snapshot_faults
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_SAMPLE = (
-    "agent:pause.after_memory", "agent:resume.after_spawn", "monitor:snapshot.after_overlay", "pager:resume.after_spawn",
-)  # fmt: skip
+_SAMPLE = ("agent:resume.after_spawn", "pager:resume.after_ready")
 _AGENT = (
     *(point.removeprefix("agent.") for point in test_faults.AGENT),
     *test_snapshot_faults.AGENT,
@@ -24,18 +22,21 @@ _AGENT = (
 _MONITOR = (
     "create.after_spawn", "create.after_ready", "delete.after_journal", *test_snapshot_faults.VMM,
 )  # fmt: skip
+_PAGER = (
+    "pause.after_hold", "pause.after_memory", "resume.after_spawn", "resume.after_ready", "snapshot.after_memory",
+)  # fmt: skip
 _ALL = (
     *(f"agent:{point}" for point in _AGENT),
     *(f"monitor:{point}" for point in _MONITOR),
-    *(f"pager:{point}" for point in test_snapshot_faults.PAGER),
+    *(f"pager:{point}" for point in _PAGER),
 )
 
 
 @pytest.mark.parametrize(
     ("kills", "limit_s"),
     [
-        pytest.param(_SAMPLE, 300, id="sample"),
-        pytest.param(_ALL, 2400, id="all", marks=[pytest.mark.all_kvm, pytest.mark.timeout(2700)]),
+        pytest.param(_SAMPLE, 600, id="sample"),
+        pytest.param(_ALL, 3600, id="all", marks=[pytest.mark.all_kvm, pytest.mark.timeout(4500)]),
     ],
 )
 async def test_killed_at_any_step(checkout: HostMachine, kills: tuple[str, ...], limit_s: float) -> None:

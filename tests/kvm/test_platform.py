@@ -16,10 +16,11 @@ _LEFT_OVER = "dmsetup ls; losetup -l; ip netns; ls -d /sys/fs/cgroup/wrenn-*/*/ 
 
 
 @pytest.mark.all_kvm
+@pytest.mark.timeout(1800)
 async def test_up_runs_the_main_job_on_firecracker_and_down_leaves_nothing(checkout: HostMachine) -> None:
     before = await checkout.shell(_LEFT_OVER)
 
-    async def wrenn(arguments: str, timeout_s: float = 400) -> str:
+    async def wrenn(arguments: str, timeout_s: float = 900) -> str:
         environment = {**_FIRECRACKER, "WRENN_DATA_DIR": _DATA}
         code, output = await run_python(
             checkout, f"-m wrenn.cli.main {arguments}", environment, timeout_s=timeout_s

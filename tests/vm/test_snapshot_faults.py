@@ -36,18 +36,10 @@ VMM = [
     "resume.after_spawn", "resume.after_ready",
     "snapshot.after_hold", "snapshot.after_freeze", "snapshot.after_memory", "snapshot.after_overlay", "snapshot.after_thaw",
 ]  # fmt: skip
-PAGER = [
-    "pause.after_hold",
-    "pause.after_memory",
-    "resume.after_spawn",
-    "resume.after_ready",
-    "snapshot.after_memory",
-]
 COPIES = ["snapshot.after_memory", "create.after_spawn", "create.after_ready"]
 AGENT_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
 CONTROL_SAMPLE = {"pause.after_rpc", "resume.after_rpc", "fork.after_snapshot"}
 VMM_SAMPLE = {"pause.after_memory", "resume.after_spawn", "snapshot.after_overlay"}
-PAGER_SAMPLE = {"resume.after_spawn"}
 MONITORS = ("firecracker", "qemu-system-x86")
 """Names of processes, as the kernel cuts them."""
 
@@ -150,21 +142,6 @@ async def test_a_vmm_killed_at_any_step_leaves_what_was_saved_last(platform: Pla
     async with platform.client() as api:
         sandbox_id, seen = await filled(api, paused_once=True)
         await kill_during(platform, api, point, sandbox_id, *MONITORS)
-        await platform.settled()
-        await assert_usable(api, sandbox_id, seen)
-        await clean_up(platform, api)
-
-
-@pytest.mark.parametrize("point", points(PAGER, PAGER_SAMPLE))
-async def test_a_page_fault_server_killed_at_any_step_leaves_what_was_saved_last(
-    platform: Platform, point: str
-) -> None:
-    async with platform.client() as api:
-        sandbox_id, seen = await filled(api, paused_once=True)
-        if not processes_of(platform, sandbox_id, "pager"):
-            await clean_up(platform, api)
-            pytest.skip("this monitor maps the memory of its machines")
-        await kill_during(platform, api, point, sandbox_id, "pager")
         await platform.settled()
         await assert_usable(api, sandbox_id, seen)
         await clean_up(platform, api)
