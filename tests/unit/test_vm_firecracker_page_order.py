@@ -45,7 +45,7 @@ def test_an_order_has_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["image", "record"])
-def test_an_order_that_cannot_be_kept_is_only_logged(
+def test_an_order_that_cannot_be_stored_is_only_logged(
     tmp_path: Path, missing: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     started = order(tmp_path)
