@@ -306,6 +306,24 @@ async def test_a_guest_has_a_limited_number_of_connections_by_name(
             await asyncio.sleep(0.02)
 
 
+async def test_no_sandbox_uses_up_what_the_others_of_its_host_need(
+    world: World, names: NameServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(name_proxy, "HOST_CONNECTIONS_LIMIT", 4)
+    await world.slots.set_egress(world.ours.index, NAMED)
+    await world.slots.set_egress(world.theirs.index, NAMED)
+    elsewhere = replace(world, guest=world.other_guest)
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(open_connection(world, "good.example.com"))
+        assert await get(world, "good.example.com") == "closed"
+        for _ in range(2):
+            await stack.enter_async_context(open_connection(elsewhere, "good.example.com"))
+        assert await get(elsewhere, "good.example.com") == "closed"
+        await world.slots.set_egress(world.ours.index, EgressPolicy())
+        assert await get(elsewhere, "good.example.com") == OPEN
+
+
 async def test_half_open_connections_to_the_proxy_are_limited_by_the_firewall(
     world: World, names: NameServer
 ):

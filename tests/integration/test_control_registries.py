@@ -8,6 +8,7 @@ from sqlalchemy import select
 from wrenn.base.ids import TeamId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import audit_logs
+from wrenn.control.registries import ImageLogin
 from wrenn.control.registries.tables import registry_credentials
 
 from .conftest import Platform, client, refused
@@ -116,7 +117,9 @@ async def test_a_build_gets_those_of_its_registry_and_team(platform: Platform):
         )
     ).scalar_one()
     team_id = TeamId(row)
-    assert await credentials.for_image(team_id, f"{REGISTRY}/team/app:1") == ("robot", Secret(PASSWORD))
+    assert await credentials.for_image(team_id, f"{REGISTRY}/team/app:1") == ImageLogin(
+        "robot", Secret(PASSWORD)
+    )
     for reference in (
         "registry.example.com/app",
         f"docker.io/{REGISTRY}/app",

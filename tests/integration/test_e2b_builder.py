@@ -6,19 +6,26 @@ import io
 import tarfile
 import time
 import uuid
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import func, select
 
 from tests.integration.conftest import Platform
-from wrenn.base.errors import NotFound
-from wrenn.base.ids import KeyId, TeamId
+from wrenn.base.errors import InvalidState, NotFound
+from wrenn.base.ids import BuildId, KeyId, TeamId
 from wrenn.base.secrets import Secret
-from wrenn.control.db import Database
+from wrenn.control.builds import ScratchSpace, login_store
+from wrenn.control.builds.store import QUEUE_LOCK
+from wrenn.control.db import Database, Transaction
 from wrenn.control.e2b import BuilderFiles, BuilderRetention
 from wrenn.control.e2b.builder_files import key_of
+from wrenn.control.e2b.tables import announced_builds
 from wrenn.control.objects import ObjectStore
+from wrenn.control.registries import ImageLogin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -90,7 +97,12 @@ _BAD_STEPS: list[tuple[dict[str, Any], str, int]] = [
         ({"fromImage": "debian:12"}, "either", 400),
         ({"fromTemplate": "none-such"}, "none-such", 404),
         ({"fromTemplate": "team/name"}, "namespace", 404),
-        ({"fromImageRegistry": {"type": "registry", "username": "u", "password": "p"}}, "registries login", 501),
+        ({"fromImageRegistry": {"type": "registry", "username": "u", "password": "p"}}, "container image", 400),
+        ({"fromTemplate": None, "fromImage": "r.example/a", "fromImageRegistry": {"type": "registry", "username": "u"}}, "password", 400),
+        ({"fromTemplate": None, "fromImage": "r.example/a", "fromImageRegistry": {"type": "registry", "username": "a:b", "password": "p"}}, "colon", 400),
+        ({"fromTemplate": None, "fromImage": "r.example/a", "fromImageRegistry": {"type": "registry", "username": "u", "password": "p" * 9000}}, "password", 400),
+        ({"fromTemplate": None, "fromImage": "r.example/a", "fromImageRegistry": {"type": "gcp"}}, "serviceAccountJson", 400),
+        ({"fromTemplate": None, "fromImage": "r.example/a", "fromImageRegistry": {"type": "aws", "awsAccessKeyId": "k"}}, "aws", 501),
     ]  # fmt: skip
 
 
@@ -204,8 +216,67 @@ async def test_a_damaged_archive_fails_the_request_and_files_of_several_steps_do
     assert (await ended(api, build))["status"] == "ready", await status(api, build)
 
 
-async def test_a_link_expires(monkeypatch: pytest.MonkeyPatch) -> None:
-    files = BuilderFiles(database=None, objects=None, secret=Secret("s" * 32))  # type: ignore[arg-type]
+async def test_a_login_to_a_registry_is_for_one_build_and_is_gone_when_it_has_ended(
+    platform_of_module: Platform,
+) -> None:
+    api, control = platform_of_module.api, platform_of_module.control
+    credentials, password = control.services.registry_credentials, "a secret of the registry"
+    database = control.database
+    await announced(api)
+    newest = select(announced_builds.c.team_id).order_by(announced_builds.c.created_at.desc()).limit(1)
+    team = TeamId((await database.execute(newest)).scalar_one())
+    logins = (
+        {"type": "registry", "username": "robot", "password": password},
+        {"type": "gcp", "serviceAccountJson": password},
+    )
+
+    async def check(tx: Transaction) -> None:
+        # Meanwhile no worker takes builds from the queue.
+        await tx.execute(select(func.pg_advisory_xact_lock(QUEUE_LOCK)))
+        for login, username in zip(logins, ("robot", "_json_key"), strict=True):
+            build = await announced(api)
+            image = {"fromImage": "r.example.com:5000/team/app:1", "fromTemplate": None}
+            answer = await start(api, build, **image, fromImageRegistry=login)
+            assert answer.status_code == 202, answer.text
+            build_id = BuildId(uuid.UUID(build["buildID"]))
+            sealed = await login_store.of_build(database, build_id)
+            assert sealed is not None
+            assert password.encode() not in sealed.sealed_password
+            opened = partial(credentials.open_for_build, sealed)
+            expected = ImageLogin(username, Secret(password))
+            assert opened(team, build_id, "r.example.com:5000/team/other") == expected
+            assert opened(team, build_id, "r.example.com/team/app:1") is None
+            for foreign in ((team, BuildId.new()), (TeamId.new(), build_id)):
+                with pytest.raises(InvalidState):
+                    opened(*foreign, "r.example.com:5000/a")
+            own = await api.get(f"/v1/builds/{build_id}")
+            assert password not in f"{own.text} {await status(api, build)}"
+            assert (await api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
+            assert await login_store.of_build(database, build_id) is None
+
+    await database.transaction(check)
+
+
+async def test_the_login_of_a_build_that_fails_is_gone(platform_of_module: Platform) -> None:
+    api, database = platform_of_module.api, platform_of_module.control.database
+    build = await announced(api)
+    login = {"type": "registry", "username": "robot", "password": "a secret"}
+    answer = await start(
+        api, build, fromImage="r.example.com/app", fromTemplate=None, fromImageRegistry=login
+    )
+    assert answer.status_code == 202, answer.text
+    # Hosts of these tests pull no images.
+    assert (await ended(api, build))["status"] == "error"
+    assert await login_store.of_build(database, BuildId(uuid.UUID(build["buildID"]))) is None
+
+
+async def test_a_link_expires(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = BuilderFiles(
+        database=None,  # type: ignore[arg-type]
+        objects=None,  # type: ignore[arg-type]
+        scratch=ScratchSpace(tmp_path),
+        secret=Secret("s" * 32),
+    )
     team, holder = TeamId.new(), KeyId.new()
     text = files.links.make(team, HASH, holder)
     link = files.links.read(text)

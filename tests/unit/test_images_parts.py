@@ -203,7 +203,10 @@ def test_a_recipe_has_what_it_extends_besides_its_own() -> None:
     assert (base.user, base.sources, base.files) == (minimal.user, minimal.sources, minimal.files)
     assert (base.service, base.folders) == (None, {})
     assert base.digest != minimal.digest
-    for recipe in (base, load_recipe("code-interpreter-v1", "bookworm")):
+    for recipe in (
+        base,
+        *(load_recipe(name, "bookworm") for name in ("code-interpreter-v1", "code-runner-beta")),
+    ):
         assert set(recipe.packages) <= set(recipe.pins), f"run `wrenn images lock {recipe.name}`"
 
 

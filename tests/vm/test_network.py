@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from tests.name_server import name_server
 from tests.vm.kit import DEFAULT_SHAPE, created, new_spec, output
 from wrenn.agent.sandboxes import NetworkSettings, RunningSandbox
 from wrenn.agent.settings import Settings
@@ -45,6 +46,11 @@ class Outside:
         self.connections += 1
         writer.close()
 
+    async def serve_web(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nConnection: close\r\n\r\nopen")
+        writer.close()
+
 
 @pytest.fixture
 async def outside() -> AsyncIterator[Outside]:
@@ -56,18 +62,22 @@ async def outside() -> AsyncIterator[Outside]:
         await run(["ip", "address", "add", f"{_HOST}/24", "dev", _LINK], timeout_s=5)
         await send_all([BringUp(_LINK)])
         outside = Outside()
-        listening = await in_namespace(_NAMESPACE, partial(_listen, _SERVER))
-        async with await asyncio.start_server(outside.serve, sock=listening):
+        listening = await in_namespace(_NAMESPACE, partial(_listen, _SERVER, 7000))
+        web = await in_namespace(_NAMESPACE, partial(_listen, _SERVER, 80))
+        async with (
+            await asyncio.start_server(outside.serve, sock=listening),
+            await asyncio.start_server(outside.serve_web, sock=web),
+        ):
             yield outside
     finally:
         await send_all([RemoveLink(_LINK)])
         await remove_namespace(_NAMESPACE)
 
 
-def _listen(address: str) -> object:
+def _listen(address: str, port: int) -> object:
     import socket
 
-    return socket.create_server((address, 7000))
+    return socket.create_server((address, port))
 
 
 async def call(sandbox: RunningSandbox) -> str:
@@ -127,3 +137,53 @@ async def test_a_policy_applies_from_the_first_instruction_across_pause_resume_f
         assert await call(sandboxes.get(copy.sandbox_id)) == "open"
         await sandboxes.remove(copy.sandbox_id)
         sandboxes.remove_snapshot(snapshot_id)
+
+
+async def fetch(sandbox: RunningSandbox, host: str) -> str:
+    """What a program in the guest gets from the server of this name. It looks the name up nowhere."""
+    program = (
+        "import http.client\n"
+        f"connection = http.client.HTTPConnection('44.31.7.9', 80, timeout=20)\n"
+        "try:\n"
+        f"    connection.request('GET', '/', headers={{'Host': '{host}'}})\n"
+        "    print(connection.getresponse().read().decode())\n"
+        "except (OSError, http.client.HTTPException):\n"
+        "    print('closed')\n"
+    )
+    return (await output(sandbox, f'python3 -c "{program}"')).strip()
+
+
+async def test_servers_are_reached_by_name_across_pause_resume_fork_and_agent_restart(
+    settings: Settings, outside: Outside
+) -> None:
+    settings = replace(settings, private_networks="44.31.7.0/24", guest_dns=_SERVER)
+    named = EgressPolicy.parse(allow_internet=False, allow=["good.example.com"])
+    good, bad = "good.example.com", "bad.example.com"
+    zone = {good: [_SERVER], bad: [_SERVER]}
+    async with name_server(_NAMESPACE, _SERVER, zone) as names:
+        async with running_agent(settings) as agent:
+            sandboxes = agent.sandboxes
+            await agent.bases.get("minimal", DEFAULT_SHAPE)
+            spec, sandbox = await created(sandboxes)
+            await sandboxes.set_network(spec.sandbox_id, NetworkSettings(named, 2))
+            assert [await fetch(sandbox, host) for host in (good, bad)] == ["open", "closed"]
+            await sandboxes.pause(spec.sandbox_id)
+            await sandboxes.resume(spec.sandbox_id)
+            sandbox = sandboxes.get(spec.sandbox_id)
+            assert [await fetch(sandbox, host) for host in (good, bad)] == ["open", "closed"]
+            snapshot_id = SnapshotId.new()
+            await sandboxes.ensure_snapshot(spec.sandbox_id, snapshot_id)
+            copy = new_spec(snapshot_id=str(snapshot_id))
+            await sandboxes.ensure(copy, NetworkSettings(named, 1))
+            found = sandboxes.get(copy.sandbox_id)
+            assert [await fetch(found, host) for host in (good, bad)] == ["open", "closed"]
+            await sandboxes.remove(copy.sandbox_id)
+        async with running_agent(settings) as successor:
+            sandboxes = successor.sandboxes
+            sandbox = sandboxes.get(spec.sandbox_id)
+            assert [await fetch(sandbox, host) for host in (good, bad)] == ["open", "closed"]
+            await sandboxes.set_network(spec.sandbox_id, NetworkSettings(_CLOSED, 3))
+            assert await fetch(sandbox, good) == "closed"
+            await sandboxes.remove(spec.sandbox_id)
+            sandboxes.remove_snapshot(snapshot_id)
+        assert set(names.asked) == {good}

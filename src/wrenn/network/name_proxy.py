@@ -32,6 +32,8 @@ from wrenn.network.server_names import HEAD_LIMIT, NamesNoServer, http_server_na
 
 _log = logging.getLogger(__name__)
 
+HOST_CONNECTIONS_LIMIT: Final = 4096
+"""Connections by name of all guests of a host beyond which each has its equal share only. Each takes two descriptors."""
 HEAD_TIMEOUT_S: Final = 15.0
 """Within this time a client must have named the server."""
 IDLE_TIMEOUT_S: Final = 3600.0
@@ -55,13 +57,49 @@ class _Refused(Exception):
     """The connection is not let through."""
 
 
+class ConnectionBudget:
+    """Divides the connections of a host among its proxies: none can use up what the others need."""
+
+    def __init__(self) -> None:
+        self._open: dict[NameProxy, int] = {}
+
+    def join(self, proxy: NameProxy) -> None:
+        """Count a proxy among those that share."""
+        self._open[proxy] = 0
+
+    def leave(self, proxy: NameProxy) -> None:
+        """Count it no more. Idempotent."""
+        self._open.pop(proxy, None)
+
+    def take(self, proxy: NameProxy) -> bool:
+        """Take one connection; False: the proxy has all that it may have."""
+        own = self._open.get(proxy)
+        if own is None or own >= NAME_CONNECTIONS_LIMIT:
+            return False
+        is_full = sum(self._open.values()) >= HOST_CONNECTIONS_LIMIT
+        if is_full and own >= HOST_CONNECTIONS_LIMIT // len(self._open):
+            return False
+        self._open[proxy] = own + 1
+        return True
+
+    def give_back(self, proxy: NameProxy) -> None:
+        """Give one connection back."""
+        if proxy in self._open:
+            self._open[proxy] -= 1
+
+
 class NameProxy:
     """The proxy of one slot. It refuses every connection until it is given names."""
 
     def __init__(
-        self, namespace: str, name_servers: Iterable[IPv4Address], blocked: Iterable[IPv4Network]
+        self,
+        namespace: str,
+        name_servers: Iterable[IPv4Address],
+        blocked: Iterable[IPv4Network],
+        budget: ConnectionBudget,
     ) -> None:
         self._namespace = namespace
+        self._budget = budget
         self._lookup = NameLookup(namespace, name_servers, blocked)
         self._names: tuple[HostPattern, ...] = ()
         self._servers: list[asyncio.Server] = []
@@ -77,6 +115,7 @@ class NameProxy:
         """
         async with Undo() as undo:
             undo.push("stop the proxy", self.close)
+            self._budget.join(self)
             for port in NAME_PORTS:
                 listening = await open_socket(
                     self._namespace,
@@ -104,17 +143,22 @@ class NameProxy:
             server.close()
         self._servers.clear()
         await self._tasks.close()
+        self._budget.leave(self)
 
     def _allows(self, name: str) -> bool:
         return any(pattern.matches(name) for pattern in self._names)
 
     def _accept(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not self._servers or len(self._connections) >= NAME_CONNECTIONS_LIMIT:
+        if not self._servers or not self._budget.take(self):
             writer.transport.abort()
             return
         task = self._tasks.start("connection by name", self._serve(port, reader, writer))
         self._connections[task] = ""
-        task.add_done_callback(self._connections.pop)
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        del self._connections[task]
+        self._budget.give_back(self)
 
     async def _serve(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -24,7 +24,7 @@ from wrenn.network.apply import bring_up, remove_slot
 from wrenn.network.block import SLOT_LIMIT, Block
 from wrenn.network.firewall import TAP, egress_change, root_table_removal
 from wrenn.network.limits import NetworkLimits
-from wrenn.network.name_proxy import NameProxy
+from wrenn.network.name_proxy import ConnectionBudget, NameProxy
 from wrenn.network.plan import NO_RATE, plan_slot
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reachable_networks import ReachableNetworks
@@ -92,6 +92,7 @@ class Slots:
         """A failed removal stays here, so that its index is not used again; `remove` retries it."""
         self._proxies: dict[int, NameProxy] = {}
         """Of slots whose policy has names."""
+        self._connections_by_name = ConnectionBudget()
         self._last_index = 0
         self._refilling = Loop("prepare network slots")
         self._background = OwnedTasks()
@@ -251,7 +252,12 @@ class Slots:
 
     async def _proxy(self, index: int) -> NameProxy:
         if (proxy := self._proxies.get(index)) is None:
-            proxy = NameProxy(self._block.namespace(index), self._reach.name_servers, self._reach.blocked())
+            proxy = NameProxy(
+                self._block.namespace(index),
+                self._reach.name_servers,
+                self._reach.blocked(),
+                self._connections_by_name,
+            )
             await proxy.start()
             self._proxies[index] = proxy
         return proxy

@@ -13,6 +13,7 @@ from importlib.metadata import version
 
 from wrenn.base.errors import NotFound
 from wrenn.base.ids import HostId, ImageId
+from wrenn.control.builds import login_store
 from wrenn.control.builds.keys import Shape
 from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.make_image import make_image
@@ -27,7 +28,7 @@ from wrenn.control.hosts import (
 )
 from wrenn.control.images import URL_LIFE_S, Images, owner_name
 from wrenn.control.objects import ObjectStore, name_of
-from wrenn.control.registries import RegistryCredentials
+from wrenn.control.registries import ImageLogin, RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
 from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM
@@ -143,8 +144,8 @@ class BuildBases:
             )
         if base.is_empty:
             return ContainerSource(base.reference, build.disk_size_mb, _EVERYWHERE, scope)
-        login = await self.credentials.for_image(build.team_id, base.reference)
-        username, password = ("", "") if login is None else (login[0], login[1].reveal())
+        login = await self._login(build, base)
+        username, password = ("", "") if login is None else (login.username, login.password.reveal())
         return ContainerSource(
             base.reference,
             build.disk_size_mb,
@@ -154,6 +155,14 @@ class BuildBases:
             password,
             is_insecure=base.reference.partition("/")[0] in self.insecure_registries,
         )
+
+    async def _login(self, build: Build, base: From) -> ImageLogin | None:
+        sealed = await login_store.of_build(self.database, build.build_id)
+        if sealed is not None:
+            login = self.credentials.open_for_build(sealed, build.team_id, build.build_id, base.reference)
+            if login is not None:
+                return login
+        return await self.credentials.for_image(build.team_id, base.reference)
 
     async def _template(self, build: Build, base: From) -> Base:
         where = f"line {base.line}: " if base.line else ""

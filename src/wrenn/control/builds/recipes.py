@@ -62,6 +62,14 @@ def is_from_archive(request: BuildRequest) -> bool:
     return base_of(request, parse(request)).kind is BaseKind.ARCHIVE
 
 
+def container_image_of(request: BuildRequest) -> str:
+    """Return the reference of the container image that a build begins with. Raises InvalidRequest: it begins with none; as `parse`."""
+    base = base_of(request, parse(request))
+    if base.kind is not BaseKind.IMAGE or base.is_empty:
+        raise InvalidRequest("A login to a registry needs a container image of a registry as base.")
+    return base.reference
+
+
 def check_recipe(request: BuildRequest) -> tuple[int, bool]:
     """Check everything about a request's recipe that does not depend on its base.
 

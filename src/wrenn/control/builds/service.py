@@ -20,8 +20,8 @@ from wrenn.base.errors import (
 from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor
 from wrenn.control.auth import Account, Caller, Scope
-from wrenn.control.builds import layer_store, store
-from wrenn.control.builds.recipes import check_recipe, is_from_archive
+from wrenn.control.builds import layer_store, login_store, store
+from wrenn.control.builds.recipes import check_recipe, container_image_of, is_from_archive
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild, StepsJson
 from wrenn.control.builds.uploads import ArchiveUploads
@@ -30,6 +30,7 @@ from wrenn.control.http import StreamedBody
 from wrenn.control.identity import Role, ensure_platform_team, lock_active_team
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
+from wrenn.control.registries import ImageLogin, RegistryCredentials
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
@@ -91,12 +92,14 @@ class Builds:
         database: Database,
         objects: ObjectStore,
         uploads: ArchiveUploads,
+        credentials: RegistryCredentials,
         limits: SandboxSizeLimits,
         wake: Callable[[], None],
     ) -> None:
         self._wake = wake
         self._database = database
         self._objects = objects
+        self._credentials = credentials
         self._limits = limits
         self._uploads = uploads
         self._streams: dict[LogSubscription, TeamId] = {}
@@ -115,10 +118,12 @@ class Builds:
         *,
         build_id: BuildId | None = None,
         tags: Sequence[str] | None = None,
+        login: ImageLogin | None = None,
         also: Callable[[Transaction], Awaitable[None]] | None = None,
     ) -> Build:
         """Check the recipe and queue the build.
 
+        `login`: to the registry of the container image that the recipe begins with; kept encrypted until the build ends.
         `also`: written in the transaction that queues it.
         `build_id`: a new one that the caller has chosen, or else BuildExists is raised. `tags`: all that the version gets; by default `latest` and that of the body.
 
@@ -140,6 +145,11 @@ class Builds:
         if needs_context and archive is None:
             raise InvalidRequest("archive: the recipe copies files, so it needs the archive of its context.")
         build_id = build_id or BuildId.new()
+        sealed = None
+        if login is not None:
+            sealed = self._credentials.seal_for_build(
+                login, caller.team_id, build_id, container_image_of(request)
+            )
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
@@ -167,6 +177,8 @@ class Builds:
             inserted = await store.insert_pending(tx, build_id, values, by=caller.actor)
             if inserted is None:
                 raise BuildExists("There is a build with this id already.")
+            if sealed is not None:
+                await login_store.put(tx, build_id, sealed)
             if also is not None:
                 await also(tx)
             return inserted

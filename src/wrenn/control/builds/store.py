@@ -35,7 +35,7 @@ from wrenn.control.builds.tables import build_logs, builds
 from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
 from wrenn.control.identity import users_teams
 
-_QUEUE_LOCK: Final = 0x6275696C6473
+QUEUE_LOCK: Final = 0x6275696C6473
 """Advisory lock of whoever takes builds from the queue: "builds"."""
 
 _c = builds.c
@@ -195,7 +195,7 @@ async def take(
     """
 
     async def lease(tx: Transaction) -> list[Build]:
-        await tx.execute(select(func.pg_advisory_xact_lock(_QUEUE_LOCK)))
+        await tx.execute(select(func.pg_advisory_xact_lock(QUEUE_LOCK)))
         waiting = _waiting(most_of_team, running_here)
         due = (
             select(waiting.c.id, waiting.c.place)

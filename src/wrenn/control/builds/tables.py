@@ -12,6 +12,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     Table,
     Text,
     Uuid,
@@ -62,6 +63,17 @@ builds = Table(
     CheckConstraint(
         "(status IN ('success', 'failed', 'cancelled')) = (completed_at IS NOT NULL)", name="completed_at"
     ),
+)
+
+# Logins to registries that came with the requests of builds. A trigger deletes them when the build ends, whichever release ends it.
+build_registry_logins = Table(
+    "build_registry_logins",
+    metadata,
+    Column("build_id", Uuid, ForeignKey("builds.id", ondelete="CASCADE"), primary_key=True),
+    Column("registry", Text, nullable=False),
+    Column("username", Text, nullable=False),
+    # See `registries/sealing.py`.
+    Column("sealed_password", LargeBinary, nullable=False),
 )
 
 Index("ix_builds_team_id_created_at", builds.c.team_id, builds.c.created_at.desc())

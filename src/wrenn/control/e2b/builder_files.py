@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, RateLimited, TooLarge
 from wrenn.base.faults import fault_point
@@ -18,6 +17,7 @@ from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
 from wrenn.control.audit import Actor
+from wrenn.control.builds import ScratchSpace
 from wrenn.control.db import Database, Transaction
 from wrenn.control.e2b import announced_store, file_store
 from wrenn.control.e2b.upload_links import UploadLink, UploadLinks
@@ -46,9 +46,12 @@ class BuilderFiles:
     _BYTES_OF_TEAM: Final = 4 * GIB
     _FILES_OF_TEAM: Final = 1_000
 
-    def __init__(self, *, database: Database, objects: ObjectStore, secret: Secret) -> None:
+    def __init__(
+        self, *, database: Database, objects: ObjectStore, scratch: ScratchSpace, secret: Secret
+    ) -> None:
         self._database = database
         self._objects = objects
+        self._scratch = scratch
         self.links = UploadLinks(secret)
         self._in_memory = asyncio.Semaphore(_STORED_AT_ONCE)
         self._packing = asyncio.Semaphore(_PACKED_AT_ONCE)
@@ -84,7 +87,7 @@ class BuilderFiles:
             raise RateLimited("Too many files are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:
-            with tempfile.TemporaryFile() as received:
+            async with self._temporary_file() as received:
                 async with asyncio.timeout(_UPLOAD_TIMEOUT_S):
                     await _receive(content, received)
                     async with self._in_memory:
@@ -115,7 +118,7 @@ class BuilderFiles:
             )
         self._packing_for.add(team_id)
         try:
-            with tempfile.TemporaryFile() as packed:
+            async with self._temporary_file() as packed:
                 try:
                     async with asyncio.timeout(_PACKING_TIMEOUT_S), self._packing:
                         await self._pack(team_id, folders, packed)
@@ -127,7 +130,15 @@ class BuilderFiles:
         finally:
             self._packing_for.discard(team_id)
 
-    async def _store(self, link: UploadLink, received: IO[bytes]) -> None:
+    @asynccontextmanager
+    async def _temporary_file(self) -> AsyncGenerator[BinaryIO]:
+        file = await asyncio.to_thread(self._scratch.new)
+        try:
+            yield file
+        finally:
+            await asyncio.to_thread(file.close)
+
+    async def _store(self, link: UploadLink, received: BinaryIO) -> None:
         team_id, files_hash = link.team_id, link.files_hash
         received.seek(0)
         archive = await asyncio.to_thread(received.read)
@@ -144,7 +155,7 @@ class BuilderFiles:
         if not await file_store.finish_upload(self._database, team_id, files_hash, len(archive)):
             raise Conflict("Old files with this hash are being deleted. Try again.")
 
-    async def _pack(self, team_id: TeamId, folders: Mapping[str, str], packed: IO[bytes]) -> None:
+    async def _pack(self, team_id: TeamId, folders: Mapping[str, str], packed: BinaryIO) -> None:
         """Unpack one archive after the other, within the limits of a single one: a client may send the same under many hashes."""
         packing = _Packing(packed)
         try:
@@ -157,7 +168,7 @@ class BuilderFiles:
         packed.seek(0)
 
 
-async def _receive(content: AsyncIterator[bytes], received: IO[bytes]) -> None:
+async def _receive(content: AsyncIterator[bytes], received: BinaryIO) -> None:
     size = 0
     async for piece in content:
         size += len(piece)
@@ -166,7 +177,7 @@ async def _receive(content: AsyncIterator[bytes], received: IO[bytes]) -> None:
         await asyncio.to_thread(received.write, piece)
 
 
-async def _pieces(packed: IO[bytes]) -> AsyncIterator[bytes]:
+async def _pieces(packed: BinaryIO) -> AsyncIterator[bytes]:
     while data := await asyncio.to_thread(packed.read, CHUNK_B):
         yield data
 
@@ -179,7 +190,7 @@ def _check_hash(files_hash: str) -> None:
 class _Packing:
     """Writes the content of archives into one. Blocks on files: call it in a thread."""
 
-    def __init__(self, packed: IO[bytes]) -> None:
+    def __init__(self, packed: BinaryIO) -> None:
         self._packed = packed
         self._compressed = gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=1)
         self._unpacked_left_b = MAX_UNPACKED_B

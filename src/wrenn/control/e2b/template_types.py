@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from wrenn.control.e2b.bodies import E2bBody
 from wrenn.control.http import nul_free_text
+from wrenn.control.registries import Password, Username
 
 STEPS_LIMIT: Final = 300
 TAGS_LIMIT: Final = 32
@@ -49,9 +50,14 @@ class BuilderStep(E2bBody):
 
 
 class RegistryLogin(E2bBody):
-    """How the registry of `fromImage` is logged in to. Not supported: the platform keeps such passwords itself."""
+    """How the registry of `fromImage` is logged in to, for this build alone. The password is kept encrypted until the build ends."""
 
-    type: str = Field(max_length=_NAME_LIMIT)
+    type: str = Field(max_length=_NAME_LIMIT, description="`registry` or `gcp`; `aws` is not supported")
+    username: Username | None = None
+    password: Password | None = None
+    service_account_json: Password | None = Field(
+        default=None, description="Of `gcp`: the key of a service account"
+    )
 
 
 class BuildStart(E2bBody):

@@ -23,7 +23,7 @@ from wrenn.control.e2b.announced_store import AnnouncedBuild
 from wrenn.control.e2b.bodies import own_request
 from wrenn.control.e2b.builder_files import BuilderFiles
 from wrenn.control.e2b.builder_steps import DEFAULT_USER, BuilderRecipe, builder_recipe
-from wrenn.control.e2b.errors import NotSupported
+from wrenn.control.e2b.registry_logins import image_login
 from wrenn.control.e2b.template_lookup import TemplateLookup
 from wrenn.control.e2b.template_names import BASE_TEMPLATE, DEFAULT_TAG, client_tag, own_reference, own_tag
 from wrenn.control.e2b.template_types import BuildStart, NewTemplateBuild
@@ -119,6 +119,7 @@ class E2bTemplates:
         announced = await self._announced(caller, build_id)
         if announced.step_numbers is not None:
             raise Conflict("The steps of this build have come before.")
+        login = None if body.from_image_registry is None else image_login(body.from_image_registry)
         folders = await self._folders(caller, body)
         recipe = await self._recipe(caller, body, folders)
         request = own_request(
@@ -143,6 +144,7 @@ class E2bTemplates:
                 archive,
                 build_id=announced.build_id,
                 tags=announced.tags,
+                login=login,
                 # With the build or not at all: if this ends before, the client may send the steps again.
                 also=lambda tx: announced_store.set_steps(tx, announced.build_id, recipe.numbers, commands),
             )
@@ -243,10 +245,6 @@ class E2bTemplates:
         return {files_hash: str(number) for number, files_hash in enumerate(present)}
 
     async def _recipe(self, caller: Caller, body: BuildStart, folders: dict[str, str]) -> BuilderRecipe:
-        if body.from_image_registry is not None:
-            raise NotSupported(
-                "fromImageRegistry is not supported: give the platform the password with `wrenn registries login`."
-            )
         base, user, sets_user = await self._base(caller, body)
         return builder_recipe(
             base,

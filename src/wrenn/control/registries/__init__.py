@@ -2,6 +2,15 @@
 
 from wrenn.control.registries.routes import router
 from wrenn.control.registries.sealing import Sealing
-from wrenn.control.registries.service import RegistryCredentials
+from wrenn.control.registries.service import ImageLogin, RegistryCredentials, SealedLogin
+from wrenn.control.registries.types import Password, Username
 
-__all__ = ["RegistryCredentials", "Sealing", "router"]
+__all__ = [
+    "ImageLogin",
+    "Password",
+    "RegistryCredentials",
+    "SealedLogin",
+    "Sealing",
+    "Username",
+    "router",
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.errors import Conflict, InvalidRequest
-from wrenn.base.ids import TeamId
+from wrenn.base.ids import BuildId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import Actor, AuditAction, Resource, Status, record
 from wrenn.control.auth import Caller
@@ -19,6 +20,23 @@ from wrenn.control.registries.types import SetRegistryCredentials
 
 _LIMIT: Final = 50
 """Registries of one team."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLogin:
+    """User name and password with which one image is pulled."""
+
+    username: str
+    password: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class SealedLogin:
+    """The same with the password encrypted for one build, which uses it for images of this registry."""
+
+    registry: str
+    username: str
+    sealed_password: bytes
 
 
 class RegistryCredentials:
@@ -74,8 +92,8 @@ class RegistryCredentials:
         """Remove all credentials of a team that is deleted in this transaction."""
         await store.remove_of_team(tx, team_id)
 
-    async def for_image(self, team_id: TeamId, reference: str) -> tuple[str, Secret] | None:
-        """Return the user name and password with which the team pulls this image; None: without any.
+    async def for_image(self, team_id: TeamId, reference: str) -> ImageLogin | None:
+        """Return with what the team pulls this image; None: without any.
 
         Raises:
             InvalidState: the password cannot be decrypted.
@@ -85,4 +103,32 @@ class RegistryCredentials:
         if found is None:
             return None
         username, sealed = found
-        return username, self._sealing.open(sealed, team_id, registry, username)
+        return ImageLogin(username, self._sealing.open(sealed, team_id, registry, username))
+
+    def seal_for_build(
+        self, login: ImageLogin, team_id: TeamId, build_id: BuildId, reference: str
+    ) -> SealedLogin:
+        """Encrypt a login for one build, which pulls this image with it in place of what the team has."""
+        registry = registry_of(reference)
+        bound = _registry_in_build(registry, build_id)
+        return SealedLogin(
+            registry, login.username, self._sealing.seal(login.password, team_id, bound, login.username)
+        )
+
+    def open_for_build(
+        self, sealed: SealedLogin, team_id: TeamId, build_id: BuildId, reference: str
+    ) -> ImageLogin | None:
+        """Decrypt what `seal_for_build` returned for this build; None: the image is of another registry.
+
+        Raises:
+            InvalidState: the password cannot be decrypted.
+        """
+        if registry_of(reference) != sealed.registry:
+            return None
+        bound = _registry_in_build(sealed.registry, build_id)
+        password = self._sealing.open(sealed.sealed_password, team_id, bound, sealed.username)
+        return ImageLogin(sealed.username, password)
+
+
+def _registry_in_build(registry: str, build_id: BuildId) -> str:
+    return f"{registry} in {build_id}"

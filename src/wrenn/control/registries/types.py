@@ -27,18 +27,18 @@ def _password(value: SecretStr) -> SecretStr:
     return value
 
 
+Username = Annotated[str, AfterValidator(_username), Field(min_length=1, max_length=256)]
+Password = Annotated[SecretStr, AfterValidator(_password), Field(min_length=1, max_length=_PASSWORD_LIMIT)]
+
+
 class SetRegistryCredentials(RequestBody):
     """Credentials of one registry."""
 
     registry: Annotated[str, AfterValidator(checked_registry)] = Field(
         description="`HOST` or `HOST:PORT`, as in references to its images; `docker.io` for Docker Hub"
     )
-    username: Annotated[str, AfterValidator(_username)] = Field(min_length=1, max_length=256)
-    password: Annotated[SecretStr, AfterValidator(_password)] = Field(
-        min_length=1,
-        max_length=_PASSWORD_LIMIT,
-        description="Password or token; stored encrypted, never shown",
-    )
+    username: Username
+    password: Password = Field(description="Password or token; stored encrypted, never shown")
 
 
 class RegistryCredentialsView(BaseModel):

@@ -22,7 +22,11 @@ from .sandboxes import SandboxParts
 
 
 def build_builds(
-    base: Base, sandboxes: SandboxParts, images: ImageParts, registry_credentials: RegistryCredentials
+    base: Base,
+    sandboxes: SandboxParts,
+    images: ImageParts,
+    registry_credentials: RegistryCredentials,
+    scratch: ScratchSpace,
 ) -> tuple[Builds, BuildWorker]:
     """Return the service of builds and the worker that runs them."""
     settings, database = base.settings, base.database
@@ -34,7 +38,6 @@ def build_builds(
         owner=base.owner,
         limits=settings.quotas,
     )
-    scratch = ScratchSpace(settings.data_dir / "scratch")
     runner = BuildRunner(
         database=database,
         objects=images.objects,
@@ -69,6 +72,7 @@ def build_builds(
         database=database,
         objects=images.objects,
         uploads=ArchiveUploads(images.objects, scratch),
+        credentials=registry_credentials,
         limits=size_limits(settings),
         wake=worker.loop.wake,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from wrenn.control.builds import (
     Builds,
     BuildWorker,
+    ScratchSpace,
 )
 from wrenn.control.events import Feed
 from wrenn.control.hosts import (
@@ -44,6 +45,7 @@ class Parts:
     ports: PortParts
     builds: Builds
     build_worker: BuildWorker
+    scratch: ScratchSpace
     registry_credentials: RegistryCredentials
     hosts: HostParts
     accounts: AccountParts
@@ -67,7 +69,8 @@ def build_parts(
     rates = Rates(settings.rates, base.clock)
     access_tokens, traffic_tokens = AccessTokens(auth.secret), TrafficTokens(auth.secret)
     registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
-    builds, build_worker = build_builds(base, sandboxes, images, registry_credentials)
+    scratch = ScratchSpace(settings.data_dir / "scratch")
+    builds, build_worker = build_builds(base, sandboxes, images, registry_credentials, scratch)
     throttle = Throttle(database)
     hosts = build_hosts(base, auth, sandboxes, throttle)
     return Parts(
@@ -80,6 +83,7 @@ def build_parts(
         ),
         builds=builds,
         build_worker=build_worker,
+        scratch=scratch,
         registry_credentials=registry_credentials,
         hosts=hosts,
         accounts=build_accounts(

@@ -108,7 +108,9 @@ def build_services(base: Base, parts: Parts) -> Services:
             database=base.database,
             builds=parts.builds,
             templates=sandboxes.templates,
-            files=BuilderFiles(database=base.database, objects=images.objects, secret=auth.secret),
+            files=BuilderFiles(
+                database=base.database, objects=images.objects, scratch=parts.scratch, secret=auth.secret
+            ),
         ),
         e2b_logs=E2bLogs(sandboxes=e2b_sandboxes, inspection=inspection),
         e2b_metrics=E2bMetrics(sandboxes=e2b_sandboxes, metrics=sandbox_metrics, clock=base.clock),
