@@ -140,6 +140,7 @@ TABLE: Final[dict[str, Row]] = {
     "POST /v1/hosts/{host_id}/metrics": Row(Who.HOST, {"series": []}),
     "GET /v1/hosts/{host_id}/images/{image_id}": Row(Who.HOST, found=404),
     "POST /v1/hosts/{host_id}/images/{image_id}/chunk-urls": Row(Who.HOST, {"digests": ["ab" * 32]}),
+    "POST /v1/hosts/{host_id}/images/{image_id}/damaged-chunks": Row(Who.HOST, {"digests": ["ab" * 32]}),
     "POST /v1/hosts/{host_id}/images/{image_id}/upload-urls": Row(Who.HOST, {"digests": ["ab" * 32]}),
     "PUT /v1/hosts/{host_id}/images/{image_id}/manifest": Row(Who.HOST, {}),
     # Their signature is the credential: what each lets in, tests/integration/test_images_store.py shows.

@@ -269,8 +269,8 @@ async def test_two_uploads_of_the_same_content_at_once(world: World, rootfs: Pat
 async def test_a_damaged_missing_or_swapped_chunk_is_found(world: World, rootfs: Path, tmp_path: Path):
     image_id, _ = await world.uploaded(rootfs)
     first = digest_of(rootfs.read_bytes()[:MIB])
-    path = world.object_path(chunk_key("platform", first))
-    good = path.read_bytes()
+    key, objects = chunk_key("platform", first), world.plane.control.objects
+    good = await objects.get_stored(key, limit_b=2 * MIB)
     wrong = {
         "altered": good[:-2] + bytes([good[-2] ^ 1]) + good[-1:],
         "cut": good[:-1],
@@ -279,16 +279,41 @@ async def test_a_damaged_missing_or_swapped_chunk_is_found(world: World, rootfs:
         "too long": os.urandom(3 * MIB),
     }
     for name, data in wrong.items():
-        path.write_bytes(data)
+        await objects.put_stored(key, data)
         with pytest.raises(AgentFailure) as caught:
             await quick(world.transfer(world.second)).fetch(image_id, tmp_path / "copy", quiet)
         assert name == "too long" or isinstance(caught.value, DamagedChunk), name
         assert not (tmp_path / "copy").exists()
-    path.unlink()
+        # The host has reported it, so it is not there any more for whoever has it.
+        assert await objects.size_of(key) is None, name
     with pytest.raises(StoreUnavailable):
         await quick(world.transfer(world.second)).fetch(image_id, tmp_path / "copy", quiet)
-    path.write_bytes(good)
-    await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
+    other, sent_b = await world.uploaded(rootfs)
+    assert sent_b == len(good)
+    # That heals every image that has it.
+    for each in (image_id, other):
+        await world.transfer(world.second).fetch(each, tmp_path / f"copy-{each}", quiet)
+        assert sha(tmp_path / f"copy-{each}") == sha(rootfs)
+
+
+async def test_a_report_of_a_chunk_is_not_relied_on(world: World, rootfs: Path):
+    """A host whose own memory or network is bad must not have good chunks deleted, nor one team's host look at another's."""
+    image_id, _ = await world.uploaded(rootfs, world.of_ada, world.team(world.ada))
+    digest = digest_of(rootfs.read_bytes()[:MIB])
+    there = await world.keys(world.ada.team_id)
+
+    async def reported(player: AgentPlayer, digests: list[str]) -> Any:
+        path = f"/v1/hosts/{player.host_id}/images/{image_id}/damaged-chunks"
+        async with client(world.url, None) as api:
+            return await api.post(path, json={"digests": digests}, headers={"X-Host-Token": player.token})
+
+    for player in (world.of_ada, world.second):
+        answer = await reported(player, [digest, "ab" * 32])
+        assert answer.json() == {"removed": 0}
+    refused(await reported(world.of_eve, [digest]), 404, "not_found")
+    refused(await reported(world.of_ada, []), 400, "invalid_request")
+    refused(await reported(world.of_ada, [digest] * 9), 400, "invalid_request")
+    assert await world.keys(world.ada.team_id) == there
 
 
 async def test_an_altered_manifest_is_refused(world: World, rootfs: Path, tmp_path: Path):

@@ -121,6 +121,16 @@ class ControlClient:
         """Return signed URLs to write those of these chunks of an image that the store lacks, by digest."""
         return await self._urls(host_id, token, image_id, "upload-urls", digests)
 
+    async def report_damaged_chunk(self, host_id: str, token: str, image_id: str, digest: str) -> None:
+        """Report a chunk of an image that is damaged in the store. May be repeated; a control plane of the former release does not know it."""
+        await self._send(
+            "POST",
+            f"{_image_path(host_id, image_id)}/damaged-chunks",
+            json.dumps({"digests": [digest]}).encode(),
+            {HOST_CREDENTIAL_HEADER: token},
+            timeout_s=_URLS_TIMEOUT_S,
+        )
+
     async def put_manifest(self, host_id: str, token: str, image_id: str, manifest: bytes) -> None:
         """Send the manifest of an image whose chunks are in the store. Raises Conflict if one is not."""
         await self._send(

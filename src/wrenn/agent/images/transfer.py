@@ -32,6 +32,7 @@ from wrenn.base.errors import (
     StorageFull,
     StoreUnavailable,
     Unavailable,
+    WrennError,
 )
 from wrenn.base.ids import ImageId
 from wrenn.base.units import KIB
@@ -595,12 +596,21 @@ class _Fetch:
             except AgentFailure as error:
                 damaged += 1
                 if damaged >= _DAMAGED_ATTEMPTS:
+                    await self._report(digest)
                     raise
                 raise StoreUnavailable(error.message) from error
 
         await self._connection.patiently(fetch)
         self._done_b += self._written_b(digest)
         self._progress(self._done_b, self._total_b)
+
+    async def _report(self, digest: str) -> None:
+        """Have a damaged chunk looked at, so that the next upload can replace it. Nothing depends on it."""
+        image_id = str(self._manifest.image_id)
+        try:
+            await self._connection.control.report_damaged_chunk(*self._connection.identity, image_id, digest)
+        except WrennError as error:
+            _log.warning("damaged chunk not reported", extra={"image_id": image_id, "cause": error.message})
 
     def _write(self, digest: str, frame: bytes) -> None:
         places = self._places[digest]

@@ -7,6 +7,7 @@ host that a pending image names may upload it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import tempfile
 from collections import Counter
@@ -34,7 +35,8 @@ from wrenn.control.hosts import credential_store
 from wrenn.control.http.buckets import Buckets, Rate
 from wrenn.control.images import store
 from wrenn.control.images.records import ImageStatus, StoredImage, chunk_key, manifest_key
-from wrenn.control.objects import Method, ObjectStore
+from wrenn.control.objects import Method, ObjectMissing, ObjectStore
+from wrenn.protocol.chunk_frames import DamagedChunk, decompress
 from wrenn.protocol.image_manifest import (
     CHUNK_B,
     CHUNK_STORED_LEAST_B,
@@ -43,9 +45,12 @@ from wrenn.protocol.image_manifest import (
     Manifest,
     digest_of,
 )
-from wrenn.protocol.sealed_objects import ObjectKey
+from wrenn.protocol.sealed_objects import SEALED_EXTRA_B, CannotOpen, ObjectKey
+
+_log = logging.getLogger(__name__)
 
 URL_LIFE_S: Final = 900.0
+_STORED_LIMIT_B: Final = CHUNK_STORED_LIMIT_B + SEALED_EXTRA_B
 _CALLS: Final = Rate(per_s=20, burst=100)
 """Calls of one host about images: each is for up to 256 MiB."""
 _MANIFESTS: Final = 64
@@ -136,6 +141,33 @@ class HostImages:
         """
         image = await self._readable(host, text_id)
         return await self._signed("GET", image, digests)
+
+    async def remove_damaged(self, host: CallingHost, text_id: str, digests: Sequence[str]) -> int:
+        """Delete those of these chunks that are damaged, so that the next upload writes them again; returns how many.
+
+        What the host says is not relied on: each is read and compared.
+
+        Raises:
+            NotFound: there is no image that the host may read. StoreKeyMissing.
+        """
+        image = await self._readable(host, text_id)
+        key = self._objects.keys.of(image.owner, image.key_id)
+        deleted = 0
+        for digest in digests:
+            object_key = self._chunk_key(image, digest)
+            async with self._checks:
+                try:
+                    frame = await self._objects.get_stored(object_key, limit_b=_STORED_LIMIT_B)
+                    is_whole = await asyncio.to_thread(_is_chunk, frame, digest, key)
+                except ObjectMissing:
+                    continue
+                except TooLarge:
+                    is_whole = False
+            if not is_whole:
+                await self._objects.delete([object_key])
+                _log.warning("damaged chunk deleted", extra={"owner": image.owner, "digest": digest})
+                deleted += 1
+        return deleted
 
     async def upload_urls(
         self, host: CallingHost, text_id: str, digests: Sequence[str]
@@ -261,6 +293,14 @@ class HostImages:
         if image is None or image.status is not ImageStatus.PENDING or image.host_id != host.host_id:
             raise _not_found(text_id)
         return image
+
+
+def _is_chunk(frame: bytes, digest: str, key: ObjectKey | None) -> bool:
+    try:
+        decompress(frame if key is None else key.open(frame, digest), digest=digest)
+    except (CannotOpen, DamagedChunk):
+        return False
+    return True
 
 
 def _can_be_chunk(size_b: int) -> bool:

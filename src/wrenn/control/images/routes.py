@@ -17,7 +17,15 @@ from wrenn.control.http import (
 )
 from wrenn.control.images.host_access import HostImages
 from wrenn.control.images.served_objects import ServedObjects
-from wrenn.control.images.types import Chunks, ChunkUrls, ImageManifest, SignedUrl, UploadedImage
+from wrenn.control.images.types import (
+    Chunks,
+    ChunkUrls,
+    DamagedChunks,
+    ImageManifest,
+    RemovedChunks,
+    SignedUrl,
+    UploadedImage,
+)
 from wrenn.control.objects import UrlSigner
 from wrenn.protocol.api import HOST_OPENS_SEALED_HEADER
 from wrenn.protocol.sealed_objects import ObjectKey
@@ -65,6 +73,15 @@ async def host_chunk_urls(
     """URLs by which the agent of a host reads chunks of an image for 15 minutes."""
     host = await images.caller(token, host_id)
     return JSONResponse({"urls": await images.chunk_urls(host, image_id, body.digests)}, 200, _NO_STORE)
+
+
+@router.post("/{image_id}/damaged-chunks", response_model=RemovedChunks, responses=refusals(403, 404))
+async def host_report_damaged_chunks(
+    host_id: str, image_id: str, body: DamagedChunks, images: HostImagesOf, token: HostTokenOf
+) -> Response:
+    """Chunks of an image that the agent of a host found to be damaged. Those that are get deleted, so the next upload writes them again."""
+    host = await images.caller(token, host_id)
+    return JSONResponse({"removed": await images.remove_damaged(host, image_id, body.digests)})
 
 
 @router.post("/{image_id}/upload-urls", response_model=ChunkUrls, responses=refusals(403, 404, 413))

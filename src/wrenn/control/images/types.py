@@ -22,6 +22,18 @@ class Chunks(RequestBody):
     )
 
 
+class DamagedChunks(RequestBody):
+    """Chunks that a host found to be damaged. Each is read again."""
+
+    digests: list[Digest] = Field(min_length=1, max_length=8)
+
+
+class RemovedChunks(BaseModel):
+    """What came of a report of damaged chunks."""
+
+    removed: int
+
+
 class OwnerKey(BaseModel):
     """The key with which the objects of an image's owner are encrypted."""
 

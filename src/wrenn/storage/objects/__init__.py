@@ -1,14 +1,7 @@
 """Images and saved states as chunks: what is put into the object store and made of it again."""
 
-from wrenn.storage.objects.chunks import (
-    ChunkReader,
-    ChunkWriter,
-    DamagedChunk,
-    SparseReader,
-    SparseWriter,
-    compress,
-    decompress,
-)
+from wrenn.protocol.chunk_frames import DamagedChunk, compress, decompress
+from wrenn.storage.objects.chunks import ChunkReader, ChunkWriter, SparseReader, SparseWriter
 from wrenn.storage.objects.saved_state import (
     BASE,
     LAYERS,

@@ -6,20 +6,13 @@ All of it blocks: callers run it in threads, in which hashing and compression do
 from __future__ import annotations
 
 import errno
-import hmac
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
-import zstandard
-
-from wrenn.base.errors import AgentFailure
-from wrenn.protocol.image_manifest import CHUNK_B, digest_of
-
-_LEVEL: Final = 3
-"""Higher levels take several times as long for a few per cent."""
+from wrenn.protocol.image_manifest import CHUNK_B
 
 
 class ChunkReader(Protocol):
@@ -50,33 +43,6 @@ class ChunkWriter(Protocol):
     def write(self, index: int, data: bytes) -> None:
         """Write a chunk. Called from several threads at once."""
         ...
-
-
-class DamagedChunk(AgentFailure):
-    """An object of the store is not the chunk that its name says."""
-
-
-def compress(data: bytes) -> bytes:
-    """Return one zstd frame with the data."""
-    return zstandard.ZstdCompressor(level=_LEVEL, write_content_size=True).compress(data)
-
-
-def decompress(frame: bytes, *, digest: str, size_b: int) -> bytes:
-    """Return the data of a chunk, which has `size_b` bytes and this digest. Never allocates more than that.
-
-    Raises:
-        DamagedChunk: it is another one, or no frame at all.
-    """
-    try:
-        # Trusting the size that the frame names would let it fill the memory.
-        if zstandard.get_frame_parameters(frame).content_size != size_b:
-            raise DamagedChunk(f"The chunk {digest} in the store has another size than its image says.")
-        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=size_b)
-    except zstandard.ZstdError as error:
-        raise DamagedChunk(f"The chunk {digest} in the store cannot be decompressed.") from error
-    if not hmac.compare_digest(digest_of(data), digest):
-        raise DamagedChunk(f"The chunk {digest} in the store has other content than its name says.")
-    return data
 
 
 class SparseReader:
