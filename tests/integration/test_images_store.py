@@ -695,6 +695,40 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
         await control.images.begin_upload(image_id, host_id, retry_s=0)
 
 
+async def test_no_upload_begins_while_a_deletion_that_failed_may_still_be_carried_out(
+    world: World, rootfs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The store has not answered, and deletes a second later: an upload before would have relied on what goes."""
+    control, team_id = world.plane.control, world.team(world.ada)
+    old, _ = await world.uploaded(rootfs, team_id=team_id)
+    await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
+    delete, failed, late = control.objects.delete, asyncio.Event(), asyncio.Event()
+    deletions: list[asyncio.Task[None]] = []
+
+    async def carried_out_late(keys: list[str]) -> None:
+        async def later() -> None:
+            await asyncio.sleep(0.5)
+            await delete(keys)
+            late.set()
+
+        deletions.append(asyncio.create_task(later()))
+        failed.set()
+        raise StoreUnavailable("It did not answer.")
+
+    monkeypatch.setattr(control.objects, "delete", carried_out_late)
+    collection = GarbageCollection(control.database, control.objects, late_s=3.0)
+    collecting = asyncio.create_task(collection.collect(world.ada.team_id))
+    await failed.wait()
+    image_id = await control.images.begin_alone(team_id, HostId.parse(world.host.host_id), retry_s=20)
+    assert late.is_set()
+    monkeypatch.setattr(control.objects, "delete", delete)
+    with pytest.raises(StoreUnavailable):
+        await collecting
+    with control.images.renewing_lease(image_id):
+        assert await world.transfer(world.host).upload(image_id, rootfs, quiet) > 0
+        await world.publish(image_id)
+
+
 async def test_uploads_and_collections_side_by_side_lose_nothing(world: World, rootfs: Path, tmp_path: Path):
     """Seeded: hosts upload one of three contents and retire images again while the store is collected all the time."""
     rng = random.Random(7)

@@ -34,14 +34,20 @@ _log = logging.getLogger(__name__)
 
 _BATCH: Final = 500
 """Objects that are deleted under one lock, for which the begin of an image waits."""
+_LATE_S: Final = 20.0
+"""As long as one request of the library takes at most."""
 _ALIVE_S: Final = 5.0
 """How often the transaction that holds the lock is used while the store deletes: PostgreSQL ends one that is idle."""
 
 
 class GarbageCollection:
-    """Collects one owner at a time. Safe to run on any number of replicas at once."""
+    """Collects one owner at a time. Safe to run on any number of replicas at once.
 
-    def __init__(self, database: Database, objects: ObjectStore) -> None:
+    `late_s`: how long after a deletion has failed the store may still carry it out.
+    """
+
+    def __init__(self, database: Database, objects: ObjectStore, *, late_s: float = _LATE_S) -> None:
+        self._late_s = late_s
         self._database = database
         self._objects = objects
 
@@ -160,6 +166,8 @@ class GarbageCollection:
                 # The lock must outlast the deletion.
                 while not (await asyncio.wait({deletion}, timeout=_ALIVE_S))[0]:
                     await store.keep_alive(tx)
+                if deletion.exception() is not None:
+                    await self._wait_late(tx)
             finally:
                 # Also where the transaction has failed: no other batch begins before.
                 await asyncio.wait({deletion})
@@ -167,6 +175,14 @@ class GarbageCollection:
             return True
 
         return await self._database.transaction(delete)
+
+    async def _wait_late(self, tx: Transaction) -> None:
+        """Keep the lock while the store may still carry out what it has not answered: an upload would rely on what goes then."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._late_s
+        while (left_s := until - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, _ALIVE_S))
+            await store.keep_alive(tx)
 
 
 def _is_named(key: str, chunks: set[bytes]) -> bool:
