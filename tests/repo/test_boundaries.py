@@ -53,7 +53,7 @@ _ONLY_IN = {
         "testing/simulation/guest.py",
     ],
     "obstore": ["control/objects/store.py"],
-    "zstandard": ["storage/objects/chunks.py"],
+    "zstandard": ["protocol/chunk_frames.py"],
     "pyqwest": [],
     "typer": ["cli/*"],
     "rich": ["cli/*"],
