@@ -670,7 +670,8 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
     world: World, rootfs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As an import, which is uploaded when it is there: it finds chunks that the collection is about to delete."""
-    control, team_id = world.plane.control, world.team(world.ada)
+    control, person = world.plane.control, await sign_up(world.url, None, "Late")
+    team_id = world.team(person)
     host_id = HostId.parse(world.host.host_id)
     old, _ = await world.uploaded(rootfs, team_id=team_id)
     image_id = await control.database.transaction(
@@ -687,7 +688,7 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
     monkeypatch.setattr(control.objects, "folders", folders)
     with control.images.renewing_lease(image_id):
         await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
-        await GarbageCollection(control.database, control.objects).collect(world.ada.team_id)
+        await GarbageCollection(control.database, control.objects).collect(person.team_id)
         await world.publish(image_id)
     await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
     assert sha(tmp_path / "copy") == sha(rootfs)
@@ -699,7 +700,8 @@ async def test_no_upload_begins_while_a_deletion_that_failed_may_still_be_carrie
     world: World, rootfs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The store has not answered, and deletes a second later: an upload before would have relied on what goes."""
-    control, team_id = world.plane.control, world.team(world.ada)
+    control, person = world.plane.control, await sign_up(world.url, None, "Slow")
+    team_id = world.team(person)
     old, _ = await world.uploaded(rootfs, team_id=team_id)
     await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
     delete, failed, late = control.objects.delete, asyncio.Event(), asyncio.Event()
@@ -717,7 +719,7 @@ async def test_no_upload_begins_while_a_deletion_that_failed_may_still_be_carrie
 
     monkeypatch.setattr(control.objects, "delete", carried_out_late)
     collection = GarbageCollection(control.database, control.objects, late_s=3.0)
-    collecting = asyncio.create_task(collection.collect(world.ada.team_id))
+    collecting = asyncio.create_task(collection.collect(person.team_id))
     await failed.wait()
     image_id = await control.images.begin_alone(team_id, HostId.parse(world.host.host_id), retry_s=20)
     assert late.is_set()
