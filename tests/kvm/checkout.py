@@ -20,7 +20,7 @@ _LEFT_OUT: Final = ("node_modules", "tests/data", "tests/dashboard")
 _PROGRAMS: Final = ("envd", "pager")
 _PYTHON_PACKAGES: Final = ("pytest-asyncio", "pytest-timeout")
 """What pytest needs beside the packages of the host machine. All of it is Python."""
-_SEND_TIMEOUT_S: Final = 120.0
+_SEND_TIMEOUT_S: Final = 400.0
 _ENVIRONMENT: Final = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
