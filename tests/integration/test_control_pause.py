@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import httpx2
 import pytest
@@ -364,8 +365,15 @@ async def test_a_paused_sandbox_whose_files_are_gone_is_an_error_with_the_reason
     assert "damaged" in str(found["metadata"])
     found = await platform.wait_status(forgotten, "error")
     assert "files" in str(found["metadata"])
-    await until(lambda: not host.sandbox_ids)
     refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
+    # Its files may be repaired, so that the host says so is no reason to remove them at once.
+    for _ in range(3):
+        await platform.control.comparison.compare_once()
+    assert host.sandbox_ids == {id_of(paused)}
+    await platform.control.database.execute(
+        text("UPDATE sandboxes SET last_updated = now() - interval '8 d' WHERE status = 'error'")
+    )
+    await until(lambda: not host.sandbox_ids)
 
 
 @pytest.mark.asyncio(loop_scope="function")
@@ -374,20 +382,53 @@ async def test_a_host_that_does_not_name_a_paused_sandbox_for_a_moment_does_not_
 ):
     key = await make_team(database_url, "ada")
     async with running_platform(replace(settings, unknown_grace_s=60.0), host, key) as platform:
-        path = await platform.create()
+        path, running = await platform.create(), await platform.create()
         await platform.api.post(f"{path}/pause")
-        # An agent that cannot read a journal does not know the sandbox, and removes nothing.
-        journal = host.agent.layout.sandboxes / id_of(path) / "journal.json"
-        content = journal.read_text()
-        journal.write_text("{")
-        await host.restart()
-        assert host.sandbox_ids == set()
+        for each in (path, running):
+            await host.remove(id_of(each))
         for _ in range(3):
             await platform.control.comparison.compare_once()
         assert (await platform.api.get(path)).json()["status"] == "paused"
-        journal.write_text(content)
-        await host.restart()
-        assert (await platform.api.post(f"{path}/resume")).status_code == 200
+        assert (await platform.api.get(running)).json()["status"] == "running"
+
+
+async def test_a_sandbox_whose_journal_cannot_be_read_is_left_alone_until_it_is_repaired_or_deleted(
+    platform: Platform, paused: str
+):
+    host = platform.host
+    running, deleted = await platform.create(), await platform.create()
+    assert (await platform.api.post(f"{deleted}/pause")).status_code == 200
+    contents: dict[str, str] = {}
+    for path in (paused, running, deleted):
+        journal = host.agent.layout.sandboxes / id_of(path) / "journal.json"
+        contents[path] = journal.read_text()
+        journal.write_text("{")
+    await host.restart()
+    assert host.sandbox_ids == set()
+    found = await until_reason(platform, running, "journal")
+    assert found["status"] == "running"
+    await asyncio.sleep(2 * platform.settings.unknown_grace_s)
+    for _ in range(2):
+        await platform.control.comparison.compare_once()
+    assert (await platform.api.get(paused)).json()["status"] == "paused"
+    assert (await platform.api.get(running)).json()["status"] == "running"
+    assert "journal" in refused(await platform.api.post(f"{paused}/resume"), 409, "invalid_state")
+    folder = host.agent.layout.sandboxes / id_of(deleted)
+    assert folder.exists()
+    assert (await platform.api.delete(deleted)).status_code == 204
+    assert not folder.exists()
+    (host.agent.layout.sandboxes / id_of(paused) / "journal.json").write_text(contents[paused])
+    (host.agent.layout.sandboxes / id_of(running) / "journal.json").write_text(contents[running])
+    await host.restart()
+    assert (await platform.api.post(f"{paused}/resume")).status_code == 200
+
+
+async def until_reason(platform: Platform, path: str, word: str) -> dict[str, Any]:
+    """The sandbox, once its reason has this word."""
+    async with asyncio.timeout(DEADLINE_S):
+        while word not in str((found := (await platform.api.get(path)).json())["metadata"]):
+            await asyncio.sleep(0.05)
+    return found
 
 
 async def test_a_resume_of_what_the_host_has_lost_is_refused_and_becomes_an_error(

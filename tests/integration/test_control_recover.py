@@ -122,6 +122,37 @@ async def test_a_paused_sandbox_of_a_lost_host_goes_on_elsewhere(fleet: Fleet):
     await fleet.assert_removed(sandbox_id)
 
 
+@pytest.mark.parametrize("way", ["damaged", "absent"])
+async def test_what_the_store_has_of_a_sandbox_outlives_its_files_on_a_host_that_answers(
+    fleet: Fleet, way: str
+):
+    sandbox_id = await fleet.paused()
+    source = fleet.place_of(sandbox_id)
+    saved = await stored_at(fleet, sandbox_id)
+    if way == "damaged":
+        snapshot = source.agent.layout.snapshots / source.record(sandbox_id).snapshot
+        (snapshot / "manifest.json").unlink()
+        await source.restart()
+    else:
+        await source.remove(sandbox_id)
+    async with asyncio.timeout(DEADLINE_S):
+        while "can be recovered" not in str((found := await info(fleet, sandbox_id))["metadata"]):
+            await asyncio.sleep(0.05)
+    assert found["status"] == "paused"
+    assert saved in str(found["metadata"])
+    for _ in range(3):
+        await fleet.plane.control.comparison.compare_once()
+    assert await images_there(fleet) == 1, "what the store has is kept"
+    assert source.sandbox_ids == ({sandbox_id} if way == "damaged" else set())
+    answer = await recover(fleet, sandbox_id)
+    assert answer.status_code == 200, answer.text
+    assert fleet.other_than(source).state(sandbox_id) is State.RUNNING
+    await fleet.assert_usable(sandbox_id)
+    async with asyncio.timeout(DEADLINE_S):
+        while source.sandbox_ids:
+            await asyncio.sleep(0.1)
+
+
 async def test_a_missing_sandbox_goes_back_to_its_last_stored_pause(fleet: Fleet):
     sandbox_id = await fleet.paused()
     source = fleet.place_of(sandbox_id)

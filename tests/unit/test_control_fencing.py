@@ -55,6 +55,7 @@ def test_what_has_no_row_here_is_seen_and_a_row_without_copy_stays():
     [
         (3, None, True, 0),
         (3, OtherRow(has_ended=True, is_here=False, generation=1), True, 0),
+        (3, OtherRow(has_ended=True, is_here=True, generation=3, is_damaged=True), False, None),  # damaged
         (3, OtherRow(has_ended=False, is_here=True, generation=3), False, None),  # begun since
         (2, OtherRow(has_ended=False, is_here=False, generation=3), True, 2),
         (3, OtherRow(has_ended=False, is_here=False, generation=3), True, 3),

@@ -57,6 +57,7 @@ class Inventory:
     def digest(self) -> str:
         """Compute the digest; about 10 µs for each sandbox, and one look each into the folders of snapshots and images."""
         lines = [_line(*entry) for entry in self._sandboxes.list()]
+        lines += (f"{sandbox_id} unreadable" for sandbox_id in self._sandboxes.unreadable())
         lines += self._sandboxes.list_snapshot_ids()
         lines += self._images.ids()
         lines += (f"template {name}" for name in self._facts.templates())

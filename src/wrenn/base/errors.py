@@ -148,6 +148,12 @@ class PortClosed(AgentFailure):
     code = "port_closed"
 
 
+class FilesLost(AgentFailure):
+    """The files of a sandbox are not on its host any more, or are damaged. What the store has of it can be recovered."""
+
+    code = "files_lost"
+
+
 class NoCapacity(WrennError):
     """No host has capacity; the message says which resource is exhausted."""
 

@@ -122,7 +122,7 @@ class InternalError(WrennError):
 class AgentError(WrennError):
     """The host or the sandbox's guest failed to carry out the operation."""
 
-    CODES = ("agent_error",)
+    CODES = ("agent_error", "files_lost")
 
 
 class PortClosedError(AgentError):

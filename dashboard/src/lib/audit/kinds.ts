@@ -1,7 +1,7 @@
 /** What the audit log has entries about: for the choices of the filter. An address may name others. */
 
 export const ACTIONS: Record<string, readonly string[]> = {
-	sandbox: ['create', 'fork', 'pause', 'resume', 'move', 'destroy', 'set_timeout', 'set_network', 'set_disk', 'set_description', 'set_public_ports', 'marked_missing', 'marked_running', 'marked_error', 'held', 'released'],
+	sandbox: ['create', 'fork', 'pause', 'resume', 'move', 'destroy', 'set_timeout', 'set_network', 'set_disk', 'set_description', 'set_public_ports', 'marked_missing', 'marked_running', 'marked_error', 'files_lost', 'held', 'released'],
 	snapshot: ['create', 'delete'],
 	template: ['create', 'delete', 'tag'],
 	build: ['create', 'cancel'],

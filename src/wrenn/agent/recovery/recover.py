@@ -20,6 +20,7 @@ from wrenn.agent.sandboxes.launch import Save
 from wrenn.agent.sandboxes.transfers import SCRATCH
 from wrenn.base.errors import InternalError, NotFound, StorageFull
 from wrenn.base.faults import fault_point
+from wrenn.base.ids import SandboxId
 from wrenn.guest import GuestConnection
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import kill_and_wait
@@ -84,6 +85,9 @@ class Recovery:
                 continue
             # Registered as REMOVING: the control plane's next call retries the removal.
             self.sandboxes.adopt(replace(record, state=State.REMOVING), None)
+        self.sandboxes.note_unreadable(
+            [sandbox_id for name in found.unreadable if (sandbox_id := SandboxId.find(name)) is not None]
+        )
         turns = asyncio.Semaphore(_CONCURRENCY)
         await asyncio.gather(*(self._adopt(record, turns) for record in found.to_recover))
         with _log_and_continue("leftovers of virtual machines are not removed", ""):

@@ -120,8 +120,17 @@ class HostAgentService(HostAgent):
         return pb.RemoveSandboxResponse()
 
     async def list_sandboxes(self, request: pb.ListSandboxesRequest, ctx: Any, /) -> pb.ListSandboxesResponse:
-        """Return all sandboxes of this host."""
-        return pb.ListSandboxesResponse(sandboxes=[_sandbox(*entry) for entry in self._sandboxes.list()])
+        """Return all sandboxes of this host, those too of which it does not know more, as their journals cannot be read."""
+        known = [_sandbox(*entry) for entry in self._sandboxes.list()]
+        unreadable = [
+            pb.Sandbox(
+                sandbox_id=str(sandbox_id),
+                state=pb.SandboxState.UNSPECIFIED,
+                reason="Its journal cannot be read.",
+            )
+            for sandbox_id in self._sandboxes.unreadable()
+        ]
+        return pb.ListSandboxesResponse(sandboxes=[*known, *unreadable])
 
     async def pause_sandbox(self, request: pb.PauseSandboxRequest, ctx: Any, /) -> pb.Sandbox:
         """Save a sandbox and stop its VM."""

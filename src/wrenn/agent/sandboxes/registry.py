@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Generator
+from collections.abc import AsyncGenerator, Collection, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -43,6 +43,7 @@ from wrenn.base.steps import StepLog, step_done
 from wrenn.base.tasks import OwnedTasks
 from wrenn.base.units import MIB
 from wrenn.linux.disk_space import free_b, total_b
+from wrenn.linux.files import remove_tree
 from wrenn.linux.threads import run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
@@ -73,6 +74,7 @@ class Sandboxes:
         self._disk = disk
         self._driver = operations.driver
         self._entries: dict[SandboxId, Entry] = {}
+        self._unreadable: set[SandboxId] = set()
         self._tasks = OwnedTasks()
         self._work: set[asyncio.Task[Any]] = set()
         self._started_loops = False
@@ -214,6 +216,7 @@ class Sandboxes:
             await self.remove(spec.sandbox_id)
             entry = self._entries.get(spec.sandbox_id)
         if entry is None:
+            self._require_readable(spec.sandbox_id)
             self._require_space(spec)
             entry = Entry(Record(spec, State.STARTING, network=network))
             self._entries[spec.sandbox_id] = entry
@@ -445,6 +448,7 @@ class Sandboxes:
                 await self.remove(spec.sandbox_id)
             entry = self._entries.get(spec.sandbox_id)
         if entry is None:
+            self._require_readable(spec.sandbox_id)
             self._require_space(spec)
             entry = Entry(Record(spec, State.STARTING, network=network or NetworkSettings()))
             self._entries[spec.sandbox_id] = entry
@@ -720,6 +724,9 @@ class Sandboxes:
         """
         entry = self._entries.get(sandbox_id)
         if entry is None:
+            if sandbox_id in self._unreadable:
+                await run_to_end(partial(remove_tree, self._operations.layout.sandbox(sandbox_id)))
+                self._unreadable.discard(sandbox_id)
             return
         if generation < entry.record.spec.generation:
             entry.require_generation(generation)
@@ -767,8 +774,15 @@ class Sandboxes:
     def _known(self, sandbox_id: SandboxId) -> Entry:
         entry = self._entries.get(sandbox_id)
         if entry is None:
+            self._require_readable(sandbox_id)
             raise NotFound(f"Sandbox {sandbox_id} is not on this host.")
         return entry
+
+    def _require_readable(self, sandbox_id: SandboxId) -> None:
+        if sandbox_id in self._unreadable:
+            raise InvalidState(
+                f"The journal of sandbox {sandbox_id} on its host cannot be read: it must be repaired there."
+            )
 
     def get(self, sandbox_id: SandboxId) -> RunningSandbox:
         """Return the running sandbox. Calls in it must be made within `use`.
@@ -822,6 +836,14 @@ class Sandboxes:
     def steps(self, sandbox_id: SandboxId) -> StepLog:
         """Return the steps of the last create, pause or resume of a sandbox, as far as it is done. Raises NotFound."""
         return self._known(sandbox_id).steps
+
+    def note_unreadable(self, sandbox_ids: Collection[SandboxId]) -> None:
+        """Take these sandboxes, whose journals cannot be read, as known: nothing is done with them until they are removed or the agent restarts."""
+        self._unreadable |= set(sandbox_ids)
+
+    def unreadable(self) -> list[SandboxId]:
+        """Return the sandboxes whose journals cannot be read."""
+        return sorted(self._unreadable, key=str)
 
     def list(self) -> list[tuple[Record, RunningSandbox | None]]:
         """Return the record and, if running, the VM of each sandbox."""

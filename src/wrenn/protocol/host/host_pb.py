@@ -3190,6 +3190,8 @@ class SandboxState(Enum):
 
     Attributes:
         UNSPECIFIED:
+            The host has it, but cannot read its journal; `reason` says so.
+
             ```proto
             SANDBOX_STATE_UNSPECIFIED = 0
             ```

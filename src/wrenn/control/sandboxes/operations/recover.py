@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from wrenn.base.errors import InvalidState
+from wrenn.base.errors import FilesLost, InvalidState
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId
 from wrenn.control.audit import AuditAction, Resource, Status, record
@@ -99,6 +99,8 @@ class Recoveries:
 
 
 def _require_lost(sandbox: Sandbox, host: Host | None) -> None:
+    if sandbox.failure == FilesLost.code:
+        return
     if host is not None and host.status is not HostStatus.UNREACHABLE:
         raise InvalidState(
             f"The host of sandbox {sandbox.sandbox_id} is not lost: resume the sandbox, or move it to another host."

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wrenn.base.clock import Clock
-from wrenn.base.errors import DeadlineExceeded, Unavailable, WrennError
+from wrenn.base.errors import DeadlineExceeded, FilesLost, Unavailable, WrennError
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Hints
@@ -31,6 +31,7 @@ from wrenn.control.hosts import (
     Visits,
     all_hosts,
 )
+from wrenn.control.http import wire_time
 from wrenn.control.sandboxes.changes import ChangeNotifier
 from wrenn.control.sandboxes.network_policy import SET_TIMEOUT_S, host_policy
 from wrenn.control.sandboxes.reconcile import comparison_store
@@ -189,7 +190,11 @@ class Comparison:
         await self._record_activity(host, rows, seen)
         absent = self._absent.update(
             host.host_id,
-            [row.sandbox_id for row in rows.values() if _is_paused(row) and row.sandbox_id not in seen],
+            [
+                row.sandbox_id
+                for row in rows.values()
+                if (_is_paused(row) or _is_running(row)) and row.sandbox_id not in seen
+            ],
             now=self._clock.monotonic(),
         )
         lost: dict[SandboxId, Sandbox] = {}
@@ -197,12 +202,18 @@ class Comparison:
             on_host = seen.get(row.sandbox_id)
             if not _is_running(row) and not _is_paused(row):
                 continue
-            if on_host is not None and on_host.state is HostSandboxState.LOST:
-                lost[row.sandbox_id] = row
+            if on_host is None:
+                await self._correct_absent(row, absent.get(row.sandbox_id))
+            elif on_host.state is HostSandboxState.LOST:
+                if _is_running(row) and row.stored_at is None:
+                    lost[row.sandbox_id] = row
+                else:
+                    # Nothing is removed because a host calls it damaged: its files may be repaired.
+                    await self._record_lost(row, on_host.reason or _reason_of(row))
             elif _is_running(row):
                 await self._correct(row, on_host)
             else:
-                await self._correct_paused(row, on_host, absent.get(row.sandbox_id))
+                await self._correct_paused(row, on_host)
         # Last, and side by side, because these calls may take long.
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._remove_unwanted(host, fenced, lost))
@@ -234,16 +245,26 @@ class Comparison:
             await self._set_state(row, State.MISSING)
         return bool(running)
 
-    async def _correct(self, row: Sandbox, seen: HostSandbox | None) -> None:
+    async def _correct_absent(self, row: Sandbox, absent_since: float | None) -> None:
+        """Record that a sandbox is lost that its host does not name, if that is so for long.
+
+        What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
+        """
+        now = self._clock.monotonic()
+        if absent_since is not None and now - absent_since >= self._settings.grace_s:
+            await self._record_lost(row, _reason_of(row))
+
+    async def _correct(self, row: Sandbox, seen: HostSandbox) -> None:
         """Correct the row of a sandbox that should be running, and that its host does not call lost."""
-        if seen is not None and seen.state is HostSandboxState.RUNNING:
+        if seen.state is HostSandboxState.RUNNING:
             if row.status is State.MISSING:
                 await self._set_state(row, State.RUNNING)
             elif not row.failure and row.reason != seen.reason:
                 await comparison_store.record_suspended(self._database, self._hints, row, seen.reason)
                 self._changes.notify(row.sandbox_id)
-        elif seen is None:
-            await self._record_lost(row, LOST)
+        elif seen.state is HostSandboxState.UNKNOWN and not row.failure and row.reason != seen.reason:
+            await comparison_store.record_suspended(self._database, self._hints, row, seen.reason)
+            self._changes.notify(row.sandbox_id)
         elif seen.state is HostSandboxState.PAUSED and await comparison_store.record_paused(
             self._database, self._hints, row, seen
         ):
@@ -276,16 +297,9 @@ class Comparison:
         else:
             _log.warning("host had an older network policy", extra=fields)
 
-    async def _correct_paused(
-        self, row: Sandbox, seen: HostSandbox | None, absent_since: float | None
-    ) -> None:
+    async def _correct_paused(self, row: Sandbox, seen: HostSandbox) -> None:
         """Correct the row of a sandbox that should be paused, and that its host does not call lost."""
-        if seen is None:
-            # What it holds cannot be made anew: a host that has not read all its journals yet must not cost it.
-            now = self._clock.monotonic()
-            if absent_since is not None and now - absent_since >= self._settings.grace_s:
-                await self._record_lost(row, FILES_LOST)
-        elif seen.state is HostSandboxState.RUNNING and await comparison_store.record_running_unwanted(
+        if seen.state is HostSandboxState.RUNNING and await comparison_store.record_running_unwanted(
             self._database, self._hints, row
         ):
             _log.warning("paused sandbox runs: paused again", extra={"sandbox_id": str(row.sandbox_id)})
@@ -295,8 +309,17 @@ class Comparison:
             await comparison_store.record_platform(self._database, self._hints, row, seen)
 
     async def _record_lost(self, row: Sandbox, reason: str) -> None:
-        """Record that a sandbox is lost of which its host has nothing."""
-        if await comparison_store.record_lost(self._database, self._hints, row, reason):
+        """Record that a host has lost a sandbox: it has ended, unless the store has a state of it."""
+        if row.is_moving:
+            return  # Whoever moves it needs no more of this host, or finds that out.
+        if row.stored_at is None:
+            is_written = await comparison_store.record_lost(self._database, self._hints, row, reason)
+        elif row.failure == FilesLost.code:
+            return
+        else:
+            reason += f" The store has its state of {wire_time(row.stored_at)}: it can be recovered."
+            is_written = await comparison_store.record_recoverable(self._database, self._hints, row, reason)
+        if is_written:
             _log.warning("sandbox lost", extra={"sandbox_id": str(row.sandbox_id), "cause": reason})
             self._changes.notify(row.sandbox_id)
 
@@ -329,8 +352,7 @@ class Comparison:
             if row is None:
                 _log.warning("unwanted sandbox removed from host", extra={"sandbox_id": str(sandbox_id)})
             else:
-                otherwise = FILES_LOST if row.status is State.PAUSED else LOST
-                await self._record_lost(row, seen[sandbox_id].reason or otherwise)
+                await self._record_lost(row, seen[sandbox_id].reason or _reason_of(row))
 
     async def _remove(self, client: HostClient, sandbox_id: SandboxId, generation: int) -> bool:
         try:
@@ -352,6 +374,10 @@ def _is_running(row: Sandbox) -> bool:
 
 def _is_paused(row: Sandbox) -> bool:
     return row.desired is Desired.PAUSED and row.status is State.PAUSED
+
+
+def _reason_of(row: Sandbox) -> str:
+    return FILES_LOST if row.status is State.PAUSED else LOST
 
 
 def _has_older_network(row: Sandbox, seen: HostSandbox | None) -> bool:

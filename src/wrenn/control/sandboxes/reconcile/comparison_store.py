@@ -22,9 +22,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
+from wrenn.base.errors import AgentFailure, FilesLost
 from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.audit import Status
-from wrenn.control.db import Database, Hints, RowQuery, span_s
+from wrenn.control.db import Database, Hints, RowQuery, in_s, span_s
 from wrenn.control.hosts import HostSandbox
 from wrenn.control.sandboxes.reconcile.fencing import OtherRow
 from wrenn.control.sandboxes.reconcile.work_store import by_system, write_result
@@ -40,6 +41,8 @@ from wrenn.control.sandboxes.store import (
 from wrenn.control.sandboxes.tables import sandboxes
 
 _c = sandboxes.c
+_KEEP_DAMAGED_S: Final = 7 * 86400.0
+"""For so long a host keeps what it calls damaged and nobody else has: it may be repaired by hand."""
 ACTIVITY_STEP_S: Final = 1.0
 """Times of last use nearer than this are taken as equal."""
 
@@ -82,6 +85,11 @@ async def other_rows(
             _c.host_id,
             _c.generation,
             _c.status.in_(sorted(ENDED)).label("has_ended"),
+            and_(
+                _c.status == State.ERROR,
+                _c.failure == FilesLost.code,
+                _c.last_updated > in_s(-_KEEP_DAMAGED_S),
+            ).label("is_damaged"),
             _c.move_host_id,
             _c.move_generation,
         ).where(_c.id.in_([sandbox_id.value for sandbox_id in ids])),
@@ -94,6 +102,7 @@ async def other_rows(
             row.generation,
             row.move_host_id == host_id.value,
             row.move_generation,
+            row.is_damaged,
         )
         for row in found
     }
@@ -104,15 +113,33 @@ def _unchanged(sandbox: Sandbox) -> Sequence[Any]:
 
 
 async def record_lost(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
-    """Record that the virtual machine or the files of a sandbox are lost."""
+    """Record that the virtual machine or the files of a sandbox are lost, and that the store has nothing of it."""
+    code = FilesLost.code if sandbox.status is State.PAUSED else AgentFailure.code
     values: dict[str, Any] = {
         "status": move(sandbox.status, State.ERROR),
-        "failure": "agent_error",
+        "failure": code,
         "reason": reason,
         "envs": {},
     }
-    log = by_system("marked_error", Status.ERROR, {"code": "agent_error", "reason": reason})
-    return await write_result(database, hints, _unchanged(sandbox), values, log)
+    log = by_system("marked_error", Status.ERROR, {"code": code, "reason": reason})
+    where = (*_unchanged(sandbox), _c.stored_at.is_(None))
+    return await write_result(database, hints, where, values, log)
+
+
+async def record_recoverable(database: Database, hints: Hints, sandbox: Sandbox, reason: str) -> bool:
+    """Record that the host has lost a sandbox of which the store has a state: it is paused until it is recovered or deleted."""
+    paused = {} if sandbox.status is State.PAUSED else {"status": move(sandbox.status, State.PAUSED)}
+    values: dict[str, Any] = {
+        **paused,
+        "desired": Desired.PAUSED,
+        "host_ip": "",
+        "due_at": due_when_paused(),
+        "failure": FilesLost.code,
+        "reason": reason,
+    }
+    log = by_system("files_lost", Status.ERROR, {"reason": reason})
+    where = (*_unchanged(sandbox), _c.stored_at.is_not(None))
+    return await write_result(database, hints, where, values, log)
 
 
 async def record_state(database: Database, hints: Hints, sandbox: Sandbox, state: State) -> bool:

@@ -38,6 +38,7 @@ class OtherRow:
         is_here: it names that host now.
         is_moving_here: it names that host as the target of a move.
         move_generation: the highest generation that was given to the target of a move.
+        is_damaged: it has ended as its files were damaged, and they are not to be removed from the host yet.
     """
 
     has_ended: bool
@@ -45,6 +46,7 @@ class OtherRow:
     generation: int
     is_moving_here: bool = False
     move_generation: int = 0
+    is_damaged: bool = False
 
 
 def fence(rows: Mapping[SandboxId, Sandbox], listed: Mapping[SandboxId, HostSandbox]) -> Fenced:
@@ -77,7 +79,7 @@ def must_give_way(seen: HostSandbox, row: OtherRow | None) -> bool:
     sandbox before the row says so.
     """
     if row is None or row.has_ended:
-        return True
+        return row is None or not row.is_damaged
     known = max(row.generation, row.move_generation)
     return not row.is_here and not row.is_moving_here and seen.generation <= known
 
