@@ -51,7 +51,7 @@ async def output_of(kernel: connect, code: str) -> str:
         await channels.send(execute_request(code))
         while True:
             message: dict[str, Any] = json.loads(await channels.recv())
-            if message["msg_type"] == "stream":
+            if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
                 text += message["content"]["text"]
             if message["msg_type"] == "execute_reply":
                 assert message["content"]["status"] == "ok", message
@@ -79,7 +79,8 @@ async def test_code_is_run_by_the_api_of_jupyter(images_dir: Path, platform: Pla
         def channels() -> connect:
             headers = {"X-API-Key": platform.key, **named}
             url = platform.base_url.replace("http:", "ws:") + f"{path}/channels"
-            return connect(url, additional_headers=headers, proxy=None)
+            # The server answers once the kernel is up, which takes a while under emulation.
+            return connect(url, additional_headers=headers, proxy=None, open_timeout=120)
 
         assert await output_of(channels(), "x = 20; print('hello'); import pandas, matplotlib") == "hello\n"
         assert await output_of(channels(), "print(x + 1, __import__('getpass').getuser())") == "21 user\n"
