@@ -27,7 +27,7 @@ class ManyHosts(FleetScenario):
     """The hosts, and one replica."""
 
     def __init__(self, folder: Path, database_url: str) -> None:
-        super().__init__(1, folder, database_url, replicas=1, interval_s=3)
+        super().__init__(1, folder, database_url, replicas=1, interval_s=3, missing_after_s=90)
 
     async def run(self) -> None:
         """Place sandboxes, kill agents, and look at what the control plane knows."""

@@ -22,7 +22,8 @@ class OwnedTasks:
     """
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[object]] = set()
+        # In the order in which they were started: they are cancelled in it, the same in each run of a simulation.
+        self._tasks: dict[asyncio.Task[object], None] = {}
         self._closed = False
 
     def start(self, name: str, work: Coroutine[object, object, object]) -> asyncio.Task[object]:
@@ -31,12 +32,12 @@ class OwnedTasks:
         context = copy_context()
         context.run(request_id.set, "")
         task = asyncio.get_running_loop().create_task(work, name=name, context=context)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._forget)
         return task
 
     def _forget(self, task: asyncio.Task[object]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("background task failed", extra={"task": task.get_name()}, exc_info=error)
 

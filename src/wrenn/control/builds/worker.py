@@ -35,7 +35,8 @@ from wrenn.control.sandboxes import InternalSandboxes
 
 _log = logging.getLogger(__name__)
 
-_POLL_S: Final = 1.0
+_POLL_S: Final = 5.0
+"""The replica that takes a request for a build, and one where a build has ended, look at once."""
 _WATCH_S: Final = 1.0
 _REMOVALS_S: Final = 10.0
 _ATTEMPTS: Final = 3

@@ -17,6 +17,8 @@ from wrenn.control.fleet.service import Fleet, expect_admin, lock_host
 from wrenn.control.hosts import DrainPolicy, HostRecord, drain_store, host_action
 from wrenn.control.sandboxes import Capacity, DrainProgress, HostDrains
 
+_IDLE_S: Final = 10.0
+"""While no host is drained. The replica that takes a request for a drain looks at once."""
 _TIMER_S: Final = 2.0
 _BUSY_S: Final = 0.25
 """While a host has sandboxes that are to be paused."""
@@ -91,12 +93,13 @@ class Drains:
 
     async def run(self) -> None:
         """Go on with the drains of all hosts until cancelled."""
-        await self.loop.run(self.step_once, every_s=_TIMER_S)
+        await self.loop.run(self.step_once, every_s=_IDLE_S)
 
     async def step_once(self) -> float | None:
         """Go on with all drains; returns the seconds until there may be more to do."""
         is_busy = False
-        for host in await drain_store.draining(self._database):
+        draining = await drain_store.draining(self._database)
+        for host in draining:
             moves = host.policy is DrainPolicy.MOVE
             progress = await self._sandboxes.progress(host.host_id, moves=moves)
             if progress.is_done is not host.is_drained:
@@ -107,7 +110,9 @@ class Drains:
                     await self._sandboxes.pause_next(host.host_id)
             if moves and (progress.running or progress.paused):
                 is_busy |= await self._sandboxes.move_next(host.host_id) or not progress.is_done
-        return _BUSY_S if is_busy else None
+        if is_busy:
+            return _BUSY_S
+        return _TIMER_S if draining else None
 
 
 async def _record(

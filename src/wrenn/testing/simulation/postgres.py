@@ -48,6 +48,8 @@ _SETTINGS: Final = {
     "lock_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "deadlock_timeout": "1ms",
+    # Each connection is used for so few statements that a plan for their values is never cheaper than the time to make it.
+    "plan_cache_mode": "force_generic_plan",
     "client_min_messages": "notice",
 }
 _IDLE_IN_TRANSACTION_S: Final = 15.0

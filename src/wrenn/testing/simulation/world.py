@@ -70,6 +70,7 @@ class World:
         groups: the process of each confined name, if it has one.
         faults: what is wrong with guests, by the name of their sandbox.
         log: what happened, in order.
+        on_start: called when a machine has been started.
     """
 
     def __init__(self, seed: int | Random, clock: VirtualClock | None = None) -> None:
@@ -81,6 +82,7 @@ class World:
         self.groups: dict[str, ProcessRef | None] = {}
         self.faults: dict[str, GuestFaults] = {}
         self.log: list[str] = []
+        self.on_start: Callable[[], object] = lambda: None
         self._next_pid = _FIRST_PID
         self._answers_left = 0
         self._on_answer: Callable[[], object] = lambda: None
@@ -136,6 +138,7 @@ class World:
         self.groups[name] = process
         self.network.listen(address, guest)
         self._tasks.start(f"boot {name}", self._boot(machine))
+        self.on_start()
         return machine
 
     async def _boot(self, machine: VirtualMachine) -> None:
