@@ -21,7 +21,7 @@ from wrenn.control.audit_log.retention import Retention
 from wrenn.control.audit_log.store import Filter, read
 from wrenn.control.db import Database, Transaction, settled_moment
 from wrenn.control.fleet import issue_local_token
-from wrenn.control.hosts import HostReport
+from wrenn.control.hosts import HostEndpoint, HostReport
 from wrenn.control.hosts.store import record_seen, record_silent
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused
@@ -119,15 +119,24 @@ async def test_a_silent_host_is_in_the_log_of_its_sandboxes(platform: Platform):
 async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database, database_url: str):
     host_id, _ = await issue_local_token(database_url, name="one")
     await database.execute(text("UPDATE hosts SET address = 'https://127.0.0.1:1'"))
+    host = HostEndpoint(host_id, "https://127.0.0.1:1")
     for _ in range(2):
-        await record_seen(database, host_id, HostReport())
+        await record_seen(database, host, HostReport())
     for _ in range(2):
-        await asyncio.gather(*(record_silent(database, host_id, heartbeat_s=90) for _ in range(3)))
-        await asyncio.gather(*(record_seen(database, host_id, HostReport()) for _ in range(3)))
+        await asyncio.gather(*(record_silent(database, host, heartbeat_s=90) for _ in range(3)))
+        await asyncio.gather(*(record_seen(database, host, HostReport()) for _ in range(3)))
+    # An answer of a machine that is not the host any more, or none from where it was, changes nothing.
+    former = HostEndpoint(host_id, "https://127.0.0.1:2")
+    await record_silent(database, former, heartbeat_s=90)
+    assert (await database.execute(text("SELECT is_reachable FROM hosts"))).scalar_one()
+    await record_silent(database, host, heartbeat_s=90)
+    await record_seen(database, former, HostReport())
+    assert not (await database.execute(text("SELECT is_reachable FROM hosts"))).scalar_one()
+    await record_seen(database, host, HostReport())
     until = await settled_moment(database)
     page = await read(database, TeamId(uuid.UUID(int=0)), list(Scope), Filter(), until=until, limit=50)
     assert [(i.action, i.resource_id) for i in page.entries][::-1] == [
-        (action, str(host_id)) for action in ("create", "token", *("marked_down", "marked_up") * 2)
+        (action, str(host_id)) for action in ("create", "token", *("marked_down", "marked_up") * 3)
     ]
 
 

@@ -21,6 +21,7 @@ from wrenn.control.db import Database
 from wrenn.control.fleet import issue_local_token
 from wrenn.control.hosts import hosts
 from wrenn.control.settings import Settings
+from wrenn.testing.enrolment import issue_credentials
 from wrenn.testing.simulated_agent import AgentProcess, remove_everything
 
 from .conftest import DEADLINE_S, ControlPlane, make_team, running_control_plane
@@ -55,6 +56,11 @@ class Enrolled:
 
     async def row(self) -> Any:
         return (await self.database.execute(select(hosts))).one()
+
+    async def sandboxes(self) -> list[str]:
+        answer = await self.control.api.get("/v1/sandboxes")
+        assert answer.status_code == 200, answer.text
+        return [each["status"] for each in answer.json()]
 
     async def wait(self, done: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(DEADLINE_S):
@@ -193,21 +199,82 @@ async def test_credentials_that_are_not_accepted_cost_no_sandbox(enrolled: Enrol
     enrolled.file.path.write_text(json.dumps(content))
 
 
-async def test_a_token_of_another_host_ends_it_and_stays_valid(enrolled: Enrolled) -> None:
+@pytest.mark.parametrize("lost", [(), ("credentials.json",), ("credentials.json", "host.json")])
+async def test_a_token_of_another_host_ends_it_and_stays_valid(
+    enrolled: Enrolled, lost: tuple[str, ...]
+) -> None:
     """Its sandboxes would be unknown under that host, and removed."""
-    await enrolled.leave_token()
+    host_id = await enrolled.leave_token()
     await enrolled.process.start()
     await enrolled.wait_heard()
     assert (await enrolled.control.api.post("/v1/sandboxes", json={})).status_code == 201
     await enrolled.process.stop()
     before = enrolled.content
+    for name in lost:
+        (enrolled.process.data_dir / name).unlink()
     _, token = await issue_local_token(str(enrolled.control.settings.database_url), name="two")
     PendingRegistration(enrolled.control.url, token.reveal()).save(enrolled.process.data_dir)
     enrolled.process.begin()
     assert await enrolled.process.wait_ended() == 1
     assert PendingRegistration.load(enrolled.process.data_dir) is None
-    assert enrolled.content == before
-    assert before["host_id"] in enrolled.process.log.read_text().splitlines()[-1]
+    assert enrolled.file.path.exists() is not bool(lost)
+    said = enrolled.process.log.read_text().splitlines()[-1]
+    assert "host.json" in said if "host.json" in lost else before["host_id"] in said
+    assert list((enrolled.process.data_dir / "sandboxes").iterdir())
+    # With a token of its own host it goes on, and so does its sandbox.
+    if "host.json" in lost:
+        enrolled.file.keep_host_id(str(host_id))
+    assert await enrolled.leave_token() == host_id
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    assert await enrolled.sandboxes() == ["running"]
+
+
+async def test_an_empty_machine_does_not_become_a_host_that_has_sandboxes(enrolled: Enrolled) -> None:
+    """They would be recorded as lost, while the machine that has them may only be switched off."""
+    host_id = await enrolled.leave_token()
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    assert (await enrolled.control.api.post("/v1/sandboxes", json={})).status_code == 201
+    other = AgentProcess(enrolled.process.data_dir.with_name("other"))
+    other.data_dir.mkdir()
+    _, token = await issue_local_token(str(enrolled.control.settings.database_url), name="one")
+    PendingRegistration(enrolled.control.url, token.reveal()).save(other.data_dir)
+    other.begin()
+    assert await other.wait_ended() == 1
+    assert f"Host {host_id} has 1 sandboxes" in other.log.read_text()
+    await enrolled.wait_heard()
+    assert await enrolled.sandboxes() == ["running"]
+    assert (await enrolled.row()).address == enrolled.process.url
+
+
+async def test_a_deleted_host_takes_only_its_own_credentials_with_it(tmp_path: Path) -> None:
+    """The machine may have joined as another host while the former agent was removing everything."""
+    deleted = issue_credentials(tmp_path / "data", tmp_path / "pki", "127.0.0.1:1")
+    file = CredentialsFile(tmp_path / "data")
+    joined = issue_credentials(tmp_path / "data", tmp_path / "pki", "127.0.0.1:1")
+    file.remove(str(deleted.host_id))
+    assert file.host_id() == str(joined.host_id)
+    file.remove(str(joined.host_id))
+    assert (file.load(), file.host_id()) == (None, None)
+
+
+async def test_damaged_credentials_are_replaced_by_a_registration_as_the_same_host(
+    enrolled: Enrolled,
+) -> None:
+    host_id = await enrolled.leave_token()
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    assert (await enrolled.control.api.post("/v1/sandboxes", json={})).status_code == 201
+    await enrolled.process.stop()
+    enrolled.file.path.write_text("{")
+    enrolled.process.begin()
+    assert await enrolled.process.wait_ended() == 1
+    assert "wrenn hosts token HOST" in enrolled.process.log.read_text()
+    assert await enrolled.leave_token() == host_id
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    assert await enrolled.sandboxes() == ["running"]
 
 
 async def test_a_second_agent_on_the_data_folder_ends(enrolled: Enrolled) -> None:

@@ -462,6 +462,21 @@ async def test_a_host_that_sends_too_many_heartbeats_is_refused_and_no_other(roo
     assert (await other.heartbeat()).status_code == 204
 
 
+async def test_a_revoked_token_does_not_use_up_what_its_host_may_do(root: Person):
+    """Whoever has stolen it could hold up the heartbeats of the host for as long as it is valid."""
+    stolen = await registered(root)
+    answer = await root.post(f"/v1/hosts/{stolen.host_id}/token?force=true")
+    host = AgentPlayer(root.url)
+    assert (await host.register(answer.json()["registration_token"])).status_code == 201
+    assert host.host_id == stolen.host_id
+    refused(await stolen.heartbeat(), 401, "unauthorized")
+    # What it sends is not read any more.
+    refused(await stolen.heartbeat(content=b"x"), 401, "unauthorized")
+    flood = await asyncio.gather(*(stolen.heartbeat() for _ in range(60)))
+    assert {answer.status_code for answer in flood} <= {401, 429}
+    assert (await host.heartbeat()).status_code == 204
+
+
 async def test_a_deleted_host_gets_a_code_of_its_own(people: People, root: Person):
     player = await registered(root)
     pending, token = await create_host(root)

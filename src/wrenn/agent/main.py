@@ -90,7 +90,7 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
             await remove_everything(agent.sandboxes)
             for image_id in agent.images.ids():
                 await agent.images.remove(ImageId.parse(image_id))
-            CredentialsFile(settings.data_dir).remove()
+            CredentialsFile(settings.data_dir).remove(link.credentials.host_id)
 
 
 class _Server(uvicorn.Server):

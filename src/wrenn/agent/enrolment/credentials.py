@@ -1,9 +1,12 @@
-"""What an agent holds after its registration, in one file that only root can read."""
+"""What an agent holds after its registration, in one file that only root can read, and beside it whose files are in the folder."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
@@ -13,6 +16,8 @@ from wrenn.base.ids import HostId
 from wrenn.linux.files import write_json
 
 FILE: Final = "credentials.json"
+HOST_FILE: Final = "host.json"
+_LOCK: Final = ".credentials.lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,15 @@ class Credentials:
 
 
 class CredentialsFile:
-    """The file with the credentials in the agent's data folder. It is replaced atomically and survives a power failure."""
+    """The file with the credentials in the agent's data folder. It is replaced atomically and survives a power failure.
+
+    Another file has the id of the host. It is no secret, and tells whose sandboxes are in the folder when the credentials are lost.
+    """
 
     def __init__(self, data_dir: Path) -> None:
         self.path = data_dir / FILE
+        self.host_path = data_dir / HOST_FILE
+        self._lock_path = data_dir / _LOCK
         self._read_version: tuple[int, int] | None = None
 
     def load(self) -> Credentials | None:
@@ -69,10 +79,33 @@ class CredentialsFile:
             return None
         except (ValueError, TypeError, InvalidRequest) as error:
             raise InternalError(
-                f"{self.path} cannot be read as the credentials of a host: move the file away, and register this host"
-                " again with `wrenn agent join` and a new token."
+                f"{self.path} cannot be read as the credentials of a host: register it again with `wrenn agent join` and a new"
+                " token for the same host (`wrenn hosts token HOST`)."
             ) from error
         return credentials
+
+    def host_id(self) -> str | None:
+        """Return the wire id of the host whose files are in the folder; None: no file says that.
+
+        Raises:
+            InternalError: a file cannot be understood.
+        """
+        try:
+            content = json.loads(self.host_path.read_bytes())
+            return str(HostId.parse(content["host_id"]))
+        except FileNotFoundError:
+            credentials = self.load()
+            return None if credentials is None else credentials.host_id
+        except (ValueError, TypeError, KeyError, InvalidRequest) as error:
+            raise InternalError(
+                f'{self.host_path} must be {{"host_id": "host-…"}}, with the id of the host whose files are in this folder'
+                " (`wrenn hosts list`)."
+            ) from error
+
+    def keep_host_id(self, host_id: str) -> None:
+        """Store whose files are in the folder, if no file says that."""
+        if not self.host_path.exists():
+            write_json(self.host_path, {"host_id": host_id}, durable=True)
 
     def load_changed(self) -> Credentials | None:
         """Read the credentials if another program has replaced the file since `load`, `load_changed` or `save`."""
@@ -80,17 +113,49 @@ class CredentialsFile:
         return self.load() if version is not None and version != self._read_version else None
 
     def save(self, credentials: Credentials) -> None:
-        """Replace the file.
+        """Replace the file, and store whose files are in the folder from now on.
 
         Raises:
-            StorageFull: the disk is full; the former file is unchanged.
+            StorageFull: the disk is full; the former credentials are unchanged.
         """
+        with self._locked():
+            self._save(credentials)
+
+    def save_unless_changed(self, credentials: Credentials) -> Credentials:
+        """Replace the file, unless another program has since `load`, `load_changed` or `save`. Returns what it contains then.
+
+        Raises:
+            StorageFull: as `save`.
+        """
+        with self._locked():
+            changed = self.load_changed()
+            if changed is None:
+                self._save(credentials)
+            return changed or credentials
+
+    def _save(self, credentials: Credentials) -> None:
+        # First: if the agent is killed in between, what is in the folder is the new host's all the same.
+        if not self.host_path.exists() or self.host_id() != credentials.host_id:
+            write_json(self.host_path, {"host_id": credentials.host_id}, durable=True)
         write_json(self.path, asdict(credentials), durable=True)
         self._read_version = self._version()
 
-    def remove(self) -> None:
-        """Remove the file; does nothing if there is none."""
-        self.path.unlink(missing_ok=True)
+    def remove(self, host_id: str) -> None:
+        """Remove what the folder has of a host that was deleted. Does nothing if the machine is another host by now."""
+        with self._locked():
+            if self.host_id() == host_id:
+                self.path.unlink(missing_ok=True)
+                self.host_path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Keep other programs from changing the files."""
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def _version(self) -> tuple[int, int] | None:
         try:

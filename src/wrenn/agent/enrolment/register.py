@@ -54,8 +54,11 @@ async def enrolled(settings: Settings) -> Credentials:
     credentials = file.load()
     if credentials is None:
         raise NotRegistered(
-            "This host is not registered: `wrenn agent join URL` does it, with a token from `wrenn hosts create`."
+            "This host is not registered: `wrenn agent join URL` does it, with a token from `wrenn hosts create`, or from"
+            " `wrenn hosts token HOST` if it was registered before."
         )
+    # Agents of former releases have not stored it.
+    file.keep_host_id(credentials.host_id)
     return credentials
 
 
@@ -83,10 +86,12 @@ async def register(control_url: str, token: str, settings: Settings) -> Credenti
 
     Raises:
         Unauthorized: the token is wrong, used or expired. Unavailable, DeadlineExceeded: the control plane does not
-        answer. StorageFull: the credentials cannot be stored; a new token is needed.
+        answer. StorageFull: the credentials cannot be stored; a new token is needed. InvalidState: the data folder has sandboxes,
+        and no file says of which host. Conflict: they are another host's than the token is for, or that host has sandboxes and
+        this machine has none of their files.
     """
     file = CredentialsFile(settings.data_dir)
-    former = file.load()
+    former_id = _host_of_content(settings.data_dir, file)
     machine = measure(settings.data_dir)
     key_pair = new_key_pair()
     body: dict[str, object] = {
@@ -98,28 +103,36 @@ async def register(control_url: str, token: str, settings: Settings) -> Credenti
         "memory_mb": machine.memory_b // MIB,
         "disk_gb": machine.disk_b // GIB,
     }
-    if former is not None and _has_content(settings.data_dir):
+    if former_id is not None:
         # The control plane refuses a token of another host, before it is used up: what that host has not placed here
         # would be removed.
-        body["former_host_id"] = former.host_id
+        body["former_host_id"] = former_id
     async with ControlClient(control_url, settings.control_ca) as client:
         answer = await client.register(body)
     await fault_point("agent.register.after_answer")
     credentials = _credentials(answer, key_pair, control_url, settings.advertised_address)
-    if "former_host_id" in body and former is not None and former.host_id != credentials.host_id:
-        raise InvalidState(
-            f"{settings.data_dir} has sandboxes or templates of {former.host_id}, and the token is for"
-            f" {credentials.host_id}: use a token for the former host, or another --data-dir."
-        )
     file.save(credentials)
     _log.info("host registered", extra={"host_id": credentials.host_id})
     return credentials
 
 
-def _has_content(data_dir: Path) -> bool:
-    """Whether there are sandboxes or snapshots in the data folder."""
+def _host_of_content(data_dir: Path, file: CredentialsFile) -> str | None:
+    """Return the id of the host whose sandboxes or snapshots are in the data folder; None: there are none.
+
+    Raises:
+        InvalidState: there are some, and no file says whose.
+    """
     folders = (data_dir / "sandboxes", data_dir / "snapshots")
-    return any(folder.is_dir() and any(folder.iterdir()) for folder in folders)
+    if not any(folder.is_dir() and any(folder.iterdir()) for folder in folders):
+        return None
+    host_id = file.host_id()
+    if host_id is None:
+        raise InvalidState(
+            f"{data_dir} has sandboxes or templates, and no file says of which host; registered as another one, this machine would"
+            f' lose them. Write {{"host_id": "host-…"}} with the id of that host (`wrenn hosts list`) to {file.host_path}, and join'
+            " with a token for it (`wrenn hosts token HOST`), or use another --data-dir."
+        )
+    return host_id
 
 
 async def refresh(
@@ -138,13 +151,10 @@ async def refresh(
         {"refresh_token": credentials.refresh_token, "csr_pem": key_pair.csr_pem, "address": address}
     )
     await fault_point("agent.refresh.after_answer")
-    renewed = _credentials(answer, key_pair, credentials.control_url, address)
-    if (registered := file.load_changed()) is not None:
-        # The host was registered again meanwhile, which revoked what this answer brought.
-        return registered
-    file.save(renewed)
+    # If the host was registered again meanwhile, that revoked what this answer brought.
+    stored = file.save_unless_changed(_credentials(answer, key_pair, credentials.control_url, address))
     await fault_point("agent.refresh.after_save")
-    return renewed
+    return stored
 
 
 def _credentials(answer: Mapping[str, Any], key_pair: KeyPair, control_url: str, address: str) -> Credentials:

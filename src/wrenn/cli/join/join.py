@@ -76,7 +76,7 @@ class Joining:
             Forbidden: not root. Conflict: the data folder is that of a platform that runs. Unauthorized: the token is wrong, used or expired.
             WrennError: a step failed; the message says which and what to do.
         """
-        from wrenn.agent.enrolment import heartbeat_once, register
+        from wrenn.agent.enrolment import CredentialsFile, heartbeat_once, register
         from wrenn.agent.settings import Settings
 
         if os.geteuid() != 0:
@@ -95,7 +95,8 @@ class Joining:
         with progress.step("Host agent"):
             await self._service.start()
             await self._wait_ready()
-            await heartbeat_once(credentials, settings)
+            # The agent may have renewed them already, and its heartbeat revoked those of the registration.
+            await heartbeat_once(CredentialsFile(self._data_dir).load() or credentials, settings)
         with progress.step("Check of the machine"):
             await self._check(settings, progress)
         return Joined(credentials.host_id, self._address, self._service.runs_as, self._service.log)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import uuid
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -56,6 +58,8 @@ _log = logging.getLogger(__name__)
 
 RecordActivity = Callable[[HostId, Mapping[SandboxId, float]], Awaitable[None]]
 """Store when sandboxes on this host were used last (Unix time, seconds)."""
+CountStarted = Callable[[Transaction, HostId], Awaitable[int]]
+"""Count the sandboxes whose files or memory a host should have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Enrolment:
         tokens: Tokens,
         throttle: Throttle,
         record_activity: RecordActivity,
+        count_started: CountStarted,
         clock: Clock,
     ) -> None:
         self._database = database
@@ -93,7 +98,10 @@ class Enrolment:
         self._tokens = tokens
         self._throttle = throttle
         self._record_activity = record_activity
+        self._count_started = count_started
         self._beats = Buckets(_BEATS, clock, most=_BUCKETS)
+        # Tokens that were found revoked, whose heartbeats are not read any more.
+        self._refused: OrderedDict[uuid.UUID, Unauthorized | HostDeleted] = OrderedDict()
         self._refreshes = Buckets(_REFRESHES, clock, most=_BUCKETS)
 
     async def register(self, body: RegisterHost, client: str) -> Credentials:
@@ -101,8 +109,8 @@ class Enrolment:
 
         Raises:
             InvalidRequest: of address or request. Unauthorized: of the token. RateLimited: the token is wrong, and there
-                were too many wrong ones from this client. Conflict: the machine has the files of another host. Nothing
-                changed.
+                were too many wrong ones from this client. Conflict: the machine has the files of another host, or none although the
+                host has sandboxes. Nothing changed.
         """
         address = HostAddress.parse(body.address)
         public_key_of(body.csr_pem)
@@ -117,7 +125,7 @@ class Enrolment:
             if host is None:
                 return None
             _check_address(host, address)
-            await _check_files(tx, host, former_id)
+            await self._check_files(tx, host, former_id)
             if not await credential_store.consume_registration_token(tx, body.token):
                 return None
             certificate = authority.sign_agent(body.csr_pem, host.host_id, address.host)
@@ -186,11 +194,15 @@ class Enrolment:
 
         Raises:
             Unauthorized: no valid host token. Forbidden: it is another host's. RateLimited: this host sends too many.
+            HostDeleted: and this replica knows it already.
         """
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
             raise Forbidden("This token belongs to another host.")
-        wait_s = self._beats.take(token.host_id.value.bytes)
+        if (refused := self._refused.get(token.refresh_id)) is not None:
+            raise type(refused)(refused.message)
+        # By token: one that was revoked must not use up what the host may do with its present one.
+        wait_s = self._beats.take(token.refresh_id.bytes)
         if wait_s:
             raise RateLimited("This host sends too many heartbeats.", retry_after_s=math.ceil(wait_s))
         return token
@@ -210,7 +222,14 @@ class Enrolment:
             # The host lives. It is asked for its lists as one that says nothing of itself.
             _log.warning("heartbeat not read", extra={"host_id": str(host_id), "cause": error.message})
             heartbeat = HostHeartbeat()
-        held = await self._heartbeats.record(ReceivedHeartbeat(host_id, sender.refresh_id, heartbeat))
+        try:
+            held = await self._heartbeats.record(ReceivedHeartbeat(host_id, sender.refresh_id, heartbeat))
+        except (Unauthorized, HostDeleted) as error:
+            # For ever: neither is taken back.
+            self._refused[sender.refresh_id] = error
+            if len(self._refused) > _BUCKETS:
+                self._refused.popitem(last=False)
+            raise
         if heartbeat.active:
             try:
                 await self._record_activity(host_id, heartbeat.active)
@@ -230,6 +249,27 @@ class Enrolment:
         await self._throttle.count_attempt(Subject.enrolment(client))
         return Unauthorized(message)
 
+    async def _check_files(self, tx: Transaction, host: HostRecord, former_id: HostId | None) -> None:
+        """Return if a machine with the files of the host `former_id`, or with none, may register as this locked host.
+
+        Raises:
+            Conflict: it has the files of another host that was not deleted, or none of the sandboxes of this host. They would be
+                recorded as lost, while the machine that has them may only be switched off.
+        """
+        if former_id == host.host_id:
+            return
+        if former_id is not None and await record_store.exists(tx, former_id):
+            raise Conflict(
+                f"The token is for host {host.host_id}, but this machine has the files of host {former_id}: "
+                f"register it with a token for that host (`wrenn hosts token {former_id}`)."
+            )
+        if count := await self._count_started(tx, host.host_id):
+            raise Conflict(
+                f"Host {host.host_id} has {count} sandboxes, and this machine has none of their files: is it the machine, and "
+                "its --data-dir, of that host? If the files are lost, recover what is stored (`wrenn recover`), delete "
+                f"the host (`wrenn hosts delete {host.host_id} --force`), and create another for this machine."
+            )
+
     async def _credentials(
         self, tx: Transaction, former: HostRecord, refresh: RefreshToken, cert_pem: str, trusted_pem: str
     ) -> Credentials:
@@ -247,17 +287,3 @@ def _check_address(host: HostRecord, address: HostAddress) -> None:
     """
     if host.type is HostType.BYOC:
         address.check_remote()
-
-
-async def _check_files(tx: Transaction, host: HostRecord, former_id: HostId | None) -> None:
-    """Return if a machine with the files of the host `former_id`, or with none, may register as this locked host.
-
-    Raises:
-        Conflict: it has the files of another host that was not deleted.
-    """
-    if former_id is None or former_id == host.host_id or not await record_store.exists(tx, former_id):
-        return
-    raise Conflict(
-        f"The token is for host {host.host_id}, but this machine has the files of host {former_id}: "
-        f"register it with a token for that host (`wrenn hosts token {former_id}`)."
-    )

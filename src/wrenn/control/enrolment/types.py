@@ -47,8 +47,9 @@ class RegisterHost(RequestBody):
     former_host_id: str | None = Field(
         None,
         max_length=_ID_LIMIT,
-        description="Id of the host whose sandboxes or snapshots the machine has. 409 if there is that host and the token "
-        "is for another one: nothing changes, and the token can still be used",
+        description="Id of the host whose sandboxes or snapshots the machine has; absent: it has none. 409 if there is that host and "
+        "the token is for another one, or if the machine has none and the host of the token has sandboxes that ran: nothing changes, and the "
+        "token can still be used",
     )
 
 

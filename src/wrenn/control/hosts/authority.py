@@ -27,7 +27,7 @@ CSR_LIMIT_B: Final = 16 * 1024
 AGENT_LIFE: Final = timedelta(days=7)
 CONTROL_LIFE: Final = timedelta(hours=24)
 CONTROL_NAME: Final = "wrenn control"
-CLOCK_SKEW: Final = timedelta(minutes=5)
+CLOCK_SKEW: Final = timedelta(hours=1)
 _FILE_LIMIT_B: Final = 256 * 1024
 _PEM: Final = "-----BEGIN "
 _CERT_SETTING: Final = "WRENN_CA_CERT"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -469,6 +469,7 @@ class HostClients:
         self._transport = HostTransport(pki)
         self._tasks = OwnedTasks()
         self._clients: dict[HostId, HostClient] = {}
+        self._absent: set[HostId] = set()
 
     def at(self, endpoint: HostEndpoint) -> HostClient:
         """Return the client for this host. Opens no connection yet."""
@@ -479,6 +480,13 @@ class HostClients:
             client = HostClient(self._transport.connection_to(endpoint), self._tasks)
             self._clients[endpoint.host_id] = client
         return client
+
+    def keep_hosts(self, host_ids: Collection[HostId]) -> None:
+        """Forget the clients of hosts that were not among these at two calls in a row: a new host may not be among them yet."""
+        absent = self._clients.keys() - set(host_ids)
+        for host_id in absent & self._absent:
+            self._tasks.start("close spare connection", self._clients.pop(host_id).streams.close())
+        self._absent = absent & self._clients.keys()
 
     def reload_tls(self) -> None:
         """Use the certificates that are on the disk now for new connections; as `HostTransport.reload_tls`."""

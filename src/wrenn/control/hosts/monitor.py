@@ -121,6 +121,7 @@ class Monitor:
         present = {host.host_id for host in hosts}
         self._looks = {host_id: look for host_id, look in self._looks.items() if host_id in present}
         self._rounds.keep_hosts(hosts)
+        self._clients.keep_hosts(present)
         now = asyncio.get_running_loop().time()
         await self._rounds.run(self._due(hosts, now), self._look)
 
@@ -157,7 +158,7 @@ class Monitor:
                     "host is silent",
                     extra={"host_id": str(host.host_id), "reason": error.message, **error.context},
                 )
-            if await store.record_silent(self._database, host.host_id, heartbeat_s=self._silent_after_s):
+            if await store.record_silent(self._database, host.endpoint, heartbeat_s=self._silent_after_s):
                 _log.warning("host is unreachable", extra={"host_id": str(host.host_id)})
                 self._hosts.forget()
                 self.on_unreachable()
@@ -166,7 +167,7 @@ class Monitor:
         is_known = host.platform == seen.platform and host.templates == frozenset(seen.templates)
         if host.is_reachable and host.status is HostStatus.ONLINE and host.inventory and is_known:
             return  # as its row says, and how much of it is in use comes with its heartbeats
-        await store.record_seen(self._database, host.host_id, seen)
+        await store.record_seen(self._database, host.endpoint, seen)
         if not host.is_reachable:
             _log.info("host answers", extra={"host_id": str(host.host_id)})
             self._hosts.forget()

@@ -40,7 +40,7 @@ from wrenn.control.audit import (
 )
 from wrenn.control.db import Database, in_s
 from wrenn.control.hosts.tables import host_tags, hosts
-from wrenn.control.hosts.types import Host, HostReport, HostStatus
+from wrenn.control.hosts.types import Host, HostEndpoint, HostReport, HostStatus
 from wrenn.protocol.vm_platform import VmPlatform
 
 _COLUMNS: Final = [
@@ -89,6 +89,7 @@ REPORT_COLUMNS: Final = (
 )
 """Columns that hold what a host reports, and fields of `HostReport`."""
 _of_host: Final = bindparam("of_host", type_=Uuid)
+_called: Final = bindparam("called", type_=Text)
 _ALL: Final = select_hosts()
 
 
@@ -179,8 +180,8 @@ def report_columns() -> dict[str, Any]:
 def _seen() -> Update:
     was = (
         select(hosts.c.id, hosts.c.status, log_team(hosts.c.team_id))
-        # Without an address it has to register again, whoever answers for it still.
-        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None), hosts.c.address != "")
+        # It may have registered at another address since it was called, or have to register again.
+        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None), hosts.c.address == _called)
         .with_for_update(key_share=True)
         .cte("was")
     )
@@ -203,15 +204,19 @@ def _seen() -> Update:
 _SEEN: Final = _seen()
 
 
-async def record_seen(database: Database, host_id: HostId, seen: HostReport) -> None:
-    """Store what the host's agent answered just now."""
-    await database.execute(_SEEN, {"of_host": host_id.value, **report_values(seen)})
+async def record_seen(database: Database, called: HostEndpoint, seen: HostReport) -> None:
+    """Store what the host's agent answered just now, if the host is still at the address that was called."""
+    await database.execute(_SEEN, {**_values_of(called), **report_values(seen)})
+
+
+def _values_of(called: HostEndpoint) -> dict[str, object]:
+    return {"of_host": called.host_id.value, "called": called.address}
 
 
 def _silent() -> Update:
     was = (
         select(hosts.c.id, hosts.c.status, hosts.c.last_heartbeat_at, log_team(hosts.c.team_id))
-        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None))
+        .where(hosts.c.id == _of_host, hosts.c.deleted_at.is_(None), hosts.c.address == _called)
         .with_for_update(key_share=True)
         .cte("was")
     )
@@ -236,7 +241,10 @@ def _silent() -> Update:
 _SILENT: Final = _silent()
 
 
-async def record_silent(database: Database, host_id: HostId, *, heartbeat_s: float) -> bool:
-    """Store that the host did not answer. It becomes unreachable if no heartbeat came for `heartbeat_s` either: returns that."""
-    found = await database.execute(_SILENT, {"of_host": host_id.value, "heartbeat_s": heartbeat_s})
+async def record_silent(database: Database, called: HostEndpoint, *, heartbeat_s: float) -> bool:
+    """Store that the host did not answer, if it is still at the address that was called.
+
+    It becomes unreachable if no heartbeat came for `heartbeat_s` either: returns that.
+    """
+    found = await database.execute(_SILENT, {**_values_of(called), "heartbeat_s": heartbeat_s})
     return bool(found.scalar_one_or_none())

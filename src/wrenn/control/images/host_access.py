@@ -113,7 +113,8 @@ class HostImages:
         token = self._tokens.read_host(host_token or "")
         if str(token.host_id) != text_id:
             raise Forbidden("This token belongs to another host.")
-        wait_s = self._calls.take(token.host_id.value.bytes)
+        # By token: one that was revoked must not use up what the host may do with its present one.
+        wait_s = self._calls.take(token.refresh_id.bytes)
         if wait_s:
             raise RateLimited("This host calls too often.", retry_after_s=math.ceil(wait_s))
         team_id = await credential_store.owner_of_caller(self._database, token.host_id, token.refresh_id)

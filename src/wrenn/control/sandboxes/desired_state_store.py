@@ -144,6 +144,15 @@ async def active_on_host(tx: Transaction, host_id: HostId) -> list[SandboxId]:
     return [SandboxId(row.id) for row in found]
 
 
+async def count_started_on_host(tx: Transaction, host_id: HostId) -> int:
+    """Count the sandboxes of a host that ran there at some time, have not ended and are not to be removed."""
+    began = _c.status.in_([State.RUNNING, State.PAUSED, State.MISSING])
+    found = await tx.execute(
+        select(func.count()).where(began, _c.host_id == host_id.value, _c.desired != Desired.STOPPED)
+    )
+    return int(found.scalar_one())
+
+
 async def end_on_hosts(tx: Transaction, hints: Hints, host_ids: Collection[HostId], *, by: Actor) -> None:
     """Record that the sandboxes of these hosts have ended, whatever they were: the hosts are deleted and not called again.
 

@@ -65,6 +65,7 @@ def build_hosts(base: Base, auth: AuthParts, sandboxes: SandboxParts, throttle: 
             tokens=auth.tokens,
             throttle=throttle,
             record_activity=sandboxes.comparison.record_activity,
+            count_started=sandboxes.deletions.count_started_on_host,
             clock=base.clock,
         ),
         heartbeats=heartbeats,

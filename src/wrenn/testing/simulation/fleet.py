@@ -233,7 +233,7 @@ class SimulatedHost(SimulatedAgent):
         async def beat() -> None:
             await link.run()
             await remove_everything(agent.sandboxes)
-            file.remove()
+            file.remove(self.host_id)
             self.was_deleted = True
             self._fleet.note(f"{self.name} was deleted")
 

@@ -64,6 +64,11 @@ class Deletions:
         """Return the sandboxes of a host that have not ended, paused ones too."""
         return await desired_state_store.active_on_host(tx, host_id)
 
+    @staticmethod
+    async def count_started_on_host(tx: Transaction, host_id: HostId) -> int:
+        """Count the sandboxes whose files or memory a host should have."""
+        return await desired_state_store.count_started_on_host(tx, host_id)
+
     async def end_all_on_hosts(self, tx: Transaction, host_ids: Collection[HostId], by: Actor) -> None:
         """Record that all sandboxes of these hosts have ended, which are deleted in this transaction. Call `wake` after the commit."""
         await desired_state_store.end_on_hosts(tx, self._hints, host_ids, by=by)
