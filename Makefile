@@ -22,6 +22,8 @@ run_browsers := $(if $(filter 0,$(shell id -u)),unshare --net sh -c 'ip link set
 
 export WRENN_IMAGES_DIR ?= $(DATA_DIR)
 export PYTHONUNBUFFERED := 1
+# A seed of a simulation has the same life in each process: sets of names have the same order.
+export PYTHONHASHSEED ?= 0
 # Where bytecode is not kept, each program compiles all that it imports: seconds, some hundred times in `make test`.
 unexport PYTHONDONTWRITEBYTECODE
 

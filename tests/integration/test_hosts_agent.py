@@ -55,7 +55,7 @@ class Enrolled:
         return host_id
 
     async def row(self) -> Any:
-        return (await self.database.execute(select(hosts))).one()
+        return (await self.database.execute(select(hosts).where(hosts.c.name == "one"))).one()
 
     async def sandboxes(self) -> list[str]:
         answer = await self.control.api.get("/v1/sandboxes")

@@ -1,6 +1,7 @@
 """The real control plane and real agents on simulated hosts, in virtual time: for each seed another life, see `fleet_scenario.py`.
 
-`make simulate SEEDS=1000` runs more seeds, each of them twice; `make simulate SEEDS=1 FIRST_SEED=42` replays one. Without
+`make simulate SEEDS=1000` runs more seeds, each of them twice; `make simulate SEEDS=1 FIRST_SEED=42` replays one
+(with the hash seed of the Makefile, on which the order of sets depends). Without
 a number there are 20, and only the first is run twice: a run takes about 4 s of CPU time, and PostgreSQL one more.
 """
 

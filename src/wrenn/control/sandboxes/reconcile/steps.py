@@ -153,7 +153,15 @@ class Steps:
         return None
 
     def _following(self, client: HostClient, work: Work, operation: str) -> AbstractAsyncContextManager[None]:
-        return following(self._database, client, work, operation, owner=self._owner)
+        # Long before the call fails, so that what is created meanwhile is placed elsewhere.
+        return following(
+            self._database,
+            client,
+            work,
+            operation,
+            owner=self._owner,
+            silent=lambda: self._back_off.refused(work.host.host_id),
+        )
 
     async def _snapshot_image(self, work: Work, *, end: float) -> ImageId | None:
         """Return the image from which the host gets the snapshot that the sandbox is made from, if it needs one.
