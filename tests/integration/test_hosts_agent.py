@@ -62,6 +62,14 @@ class Enrolled:
         assert answer.status_code == 200, answer.text
         return [each["status"] for each in answer.json()]
 
+    async def wait_runs(self) -> None:
+        """Until the control plane knows that the sandbox runs."""
+
+        async def runs() -> object:
+            return await self.sandboxes() == ["running"]
+
+        await self.wait(runs)
+
     async def wait(self, done: Callable[[], Awaitable[object]]) -> None:
         async with asyncio.timeout(DEADLINE_S):
             while not await done():
@@ -227,7 +235,7 @@ async def test_a_token_of_another_host_ends_it_and_stays_valid(
     assert await enrolled.leave_token() == host_id
     await enrolled.process.start()
     await enrolled.wait_heard()
-    assert await enrolled.sandboxes() == ["running"]
+    await enrolled.wait_runs()
 
 
 async def test_an_empty_machine_does_not_become_a_host_that_has_sandboxes(enrolled: Enrolled) -> None:
@@ -237,22 +245,21 @@ async def test_an_empty_machine_does_not_become_a_host_that_has_sandboxes(enroll
     await enrolled.wait_heard()
     assert (await enrolled.control.api.post("/v1/sandboxes", json={})).status_code == 201
     other = AgentProcess(enrolled.process.data_dir.with_name("other"))
-    other.data_dir.mkdir()
     _, token = await issue_local_token(str(enrolled.control.settings.database_url), name="one")
     PendingRegistration(enrolled.control.url, token.reveal()).save(other.data_dir)
     other.begin()
     assert await other.wait_ended() == 1
     assert f"Host {host_id} has 1 sandboxes" in other.log.read_text()
     await enrolled.wait_heard()
-    assert await enrolled.sandboxes() == ["running"]
+    await enrolled.wait_runs()
     assert (await enrolled.row()).address == enrolled.process.url
 
 
 async def test_a_deleted_host_takes_only_its_own_credentials_with_it(tmp_path: Path) -> None:
     """The machine may have joined as another host while the former agent was removing everything."""
-    deleted = issue_credentials(tmp_path / "data", tmp_path / "pki", "127.0.0.1:1")
-    file = CredentialsFile(tmp_path / "data")
-    joined = issue_credentials(tmp_path / "data", tmp_path / "pki", "127.0.0.1:1")
+    deleted = issue_credentials(tmp_path, tmp_path / "pki", "127.0.0.1:1")
+    file = CredentialsFile(tmp_path)
+    joined = issue_credentials(tmp_path, tmp_path / "pki", "127.0.0.1:1")
     file.remove(str(deleted.host_id))
     assert file.host_id() == str(joined.host_id)
     file.remove(str(joined.host_id))
@@ -274,7 +281,7 @@ async def test_damaged_credentials_are_replaced_by_a_registration_as_the_same_ho
     assert await enrolled.leave_token() == host_id
     await enrolled.process.start()
     await enrolled.wait_heard()
-    assert await enrolled.sandboxes() == ["running"]
+    await enrolled.wait_runs()
 
 
 async def test_a_second_agent_on_the_data_folder_ends(enrolled: Enrolled) -> None:

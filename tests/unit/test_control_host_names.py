@@ -80,7 +80,7 @@ async def test_a_name_is_looked_up_once_for_all_that_ask_at_the_same_time(names:
     await resolver.close()
 
 
-async def test_a_failure_is_told_to_whoever_asked(names: Names) -> None:
+async def test_a_failure_is_raised_for_the_caller(names: Names) -> None:
     resolver = RemoteResolver()
     names.end.set()
     with pytest.raises(OSError, match="not answered"):
