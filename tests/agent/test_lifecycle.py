@@ -204,8 +204,10 @@ async def test_flushes_do_not_take_the_threads_of_others(
         for spec in sandboxes:
             await agent.sandboxes.pause(spec.sandbox_id)
         assert await run_to_end(partial(flushing.acquire, timeout=DEADLINE_S))
+        settings = NetworkSettings(EgressPolicy(allow_internet=False), 1)
         async with asyncio.timeout(DEADLINE_S / 2):
             await asyncio.to_thread(int)
+            await agent.sandboxes.set_network(sandboxes[-1].sandbox_id, settings)
     finally:
         slow.set()
 

@@ -6,7 +6,6 @@ Which snapshots a journal names meanwhile, and which may be removed: docs/design
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,22 +15,22 @@ from typing import Final
 
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes import journal
-from wrenn.agent.sandboxes.entry import Entry, Flush
+from wrenn.agent.sandboxes.entry import Entry
 from wrenn.agent.sandboxes.journal import Record
-from wrenn.base.errors import AgentFailure, NotFound, StorageFull
+from wrenn.base.errors import AgentFailure, NotFound, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.tasks import OwnedTasks
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm import DiskChain
 
-_log = logging.getLogger(__name__)
-
 _DELAY_S: Final = 1.0
 """The flush of a new snapshot begins this late, so that it does not delay the commit of "paused" on the same disk."""
 _THREADS: Final = 3
-"""Flushes of one disk do not end sooner if there are more at a time. A flush of some GB takes minutes on a slow disk; so they have
-threads of their own, and nothing else waits for them."""
+"""Flushes of one disk do not end sooner if there are more at a time. A flush of some GB takes minutes on a slow disk: those in the background
+have threads of their own, and neither journals nor flushes that somebody waits for wait for them."""
+_WAIT_S: Final = 60.0
+"""How long a pause waits for the one before; less than the control plane waits for a pause."""
 
 
 class Durability:
@@ -53,35 +52,27 @@ class Durability:
         self._save = save
         self._wake_garbage = wake_garbage
         self._tasks = OwnedTasks()
-        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-flush")
+        self._background = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-flush")
+        self._urgent = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-urgent-flush")
+        self._journals = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-journal")
 
     async def close(self) -> None:
         """Cancel what is under way; the next agent begins again."""
         await self._tasks.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._background, self._urgent, self._journals):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, entry: Entry) -> None:
         """Make the last pause of a sandbox durable, soon."""
         snapshot_id = entry.record.snapshot
-        flush = entry.flush = Flush(snapshot_id)
-        flush.task = self._tasks.start(f"flush {snapshot_id}", self._make_durable(entry, flush))
+        self._tasks.start(f"flush {snapshot_id}", self._make_durable(entry, snapshot_id))
 
-    async def _make_durable(self, entry: Entry, flush: Flush) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_DELAY_S):
-                await flush.hurry.wait()
-        try:
-            flush.is_durable = await self.flush(flush.snapshot_id)
-        except Exception as error:  # noqa: BLE001 - a pause that waits for it must learn of any failure
-            # Tried again at the next pause and at the agent's next start. Until then the snapshot before is kept.
-            fields = {"sandbox_id": str(entry.sandbox_id), "snapshot_id": flush.snapshot_id}
-            _log.exception("snapshot is not flushed to the disk", extra=fields)
-            flush.failure = error
-        finally:
-            flush.flushed.set()
-        if flush.is_durable and await self._write_durable_journal(entry, flush.snapshot_id):
+    async def _make_durable(self, entry: Entry, snapshot_id: str) -> None:
+        await asyncio.sleep(_DELAY_S)
+        # After a failure of the disk: again at the next pause, and at the agent's next start. Until then the snapshot before is kept.
+        if await self.flush(snapshot_id) and await self._write_durable_journal(entry, snapshot_id):
             async with entry.lock:  # an operation may be changing the record
-                self._forget_former(entry, flush.snapshot_id)
+                self._forget_former(entry, snapshot_id)
         self._wake_garbage()
 
     async def ensure(self, entry: Entry) -> None:
@@ -90,30 +81,32 @@ class Durability:
         If files of the last pause are damaged or missing, the record names the pause before it instead.
 
         Raises:
-            AgentFailure: the disk does not take it.
+            AgentFailure: the disk does not take it. Unavailable: it takes too long.
         """
         record = entry.record
         if record.is_flushed:
             return
-        flush = entry.flush
-        if flush is None or flush.snapshot_id != record.snapshot or flush.failure is not None:
-            self.begin(entry)
-            flush = entry.flush
-        assert flush is not None, "a flush was begun"
-        flush.hurry.set()
-        await flush.flushed.wait()
-        if flush.failure is not None:
+        try:
+            async with asyncio.timeout(_WAIT_S):
+                is_durable = await self.flush(record.snapshot, is_urgent=True)
+        except TimeoutError as error:
+            raise Unavailable(
+                f"The last pause of {entry.sandbox_id} is still being written to the host's disk. It keeps running."
+            ) from error
+        except OSError as error:
             raise AgentFailure(
                 f"The last pause of {entry.sandbox_id} could not be written to the host's disk. It keeps running."
-            ) from flush.failure
-        if not flush.is_durable:
+            ) from error
+        if not is_durable:
             intact = replace(record, snapshot=record.former_snapshot, former_snapshot="", unflushed_boot="")
             self._save(entry, intact)
         elif await self._write_durable_journal(entry, record.snapshot):
             self._forget_former(entry, record.snapshot)
 
-    async def flush(self, snapshot_id: str) -> bool:
+    async def flush(self, snapshot_id: str, *, is_urgent: bool = False) -> bool:
         """Flush a snapshot and its layers. Return False if it is gone or damaged, so that there is nothing to make durable.
+
+        With `is_urgent` somebody waits for it, and it does not wait for flushes in the background.
 
         Raises:
             OSError: the disk did not take it.
@@ -122,8 +115,9 @@ class Durability:
         try:
             snapshot = snapshots.find(self._layout.snapshots, snapshot_id)
             # The snapshot last, because it refers to the layers.
-            await self._run(partial(self._disks.flush, snapshot.manifest.layer_ids))
-            await self._run(partial(snapshots.flush, snapshot))
+            pool = self._urgent if is_urgent else self._background
+            await _run(pool, partial(self._disks.flush, snapshot.manifest.layer_ids))
+            await _run(pool, partial(snapshots.flush, snapshot))
         except (FileNotFoundError, NotFound, DamagedSnapshot):
             return False
         return True
@@ -151,7 +145,7 @@ class Durability:
 
     async def _write(self, entry: Entry, record: Record) -> None:
         directory = self._layout.sandbox(entry.sandbox_id)
-        await self._run(partial(journal.save_durable, directory, record))
+        await _run(self._journals, partial(journal.save_durable, directory, record))
 
     def _forget_former(self, entry: Entry, snapshot_id: str) -> None:
         is_last = entry.removing is None and entry.record.snapshot == snapshot_id
@@ -159,8 +153,9 @@ class Durability:
             with suppress(StorageFull):  # the durable journal says it, and `load` reads that too
                 self._save(entry, _durable(entry.record))
 
-    async def _run(self, work: Callable[[], None]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+async def _run(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
+    await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 def _durable(record: Record) -> Record:

@@ -20,23 +20,6 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class Flush:
-    """The flush of what a pause has saved.
-
-    Attributes:
-        hurry: set to begin at once.
-        flushed: set at its end. Then `is_durable`, or it has a `failure`, or files of the snapshot are missing or damaged.
-    """
-
-    snapshot_id: str
-    hurry: asyncio.Event = field(default_factory=asyncio.Event)
-    flushed: asyncio.Event = field(default_factory=asyncio.Event)
-    is_durable: bool = False
-    failure: Exception | None = None
-    task: asyncio.Task[object] | None = field(default=None, repr=False)
-
-
-@dataclass(slots=True, eq=False)
 class Entry:
     """A sandbox of this host.
 
@@ -45,7 +28,6 @@ class Entry:
         transfer: its upload, or the fetch that it is adopted with, while that is under way.
         merging: the merge of its disk's layers, while it is under way.
         removing: its removal, while it is under way.
-        flush: that of its last pause.
         steps: those of its last create, pause or resume, as far as it is done; empty: of an agent before this one.
         lock: held by the operation that changes it.
         lock_holder: that operation, if a removal may cancel it.
@@ -58,7 +40,6 @@ class Entry:
     transfer: Transfer | None = None
     merging: asyncio.Task[object] | None = None
     removing: asyncio.Task[None] | None = None
-    flush: Flush | None = None
     lock_holder: asyncio.Task[Any] | None = None
     steps: StepLog = field(default_factory=lambda: StepLog(""))
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)

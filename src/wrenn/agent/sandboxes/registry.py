@@ -465,7 +465,7 @@ class Sandboxes:
             raise entry.not_running()
         if entry.record.state is State.PAUSED:
             # A former agent may have ended before it did that, and the source is removed after this answer.
-            await self._durability.flush(entry.record.snapshot)
+            await self._durability.flush(entry.record.snapshot, is_urgent=True)
             await self._durability.save_journal(entry)
         return Transfer(image_id)
 
