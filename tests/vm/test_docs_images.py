@@ -1,11 +1,13 @@
-"""The guides on container images and object storage, as written: with a registry and an S3 server. Costs about 70 s."""
+"""The guides on container images and object storage, as written: with a registry and an S3 server. Costs about 80 s."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.container_bases import alpine_layer
@@ -14,6 +16,7 @@ from tests.container_images import (
     PASSWORD_FILE,
     REGISTRY_NAMESPACE,
     REGISTRY_PORT,
+    Layer,
     push,
     registry,
 )
@@ -31,6 +34,25 @@ def objects_in(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
+async def built_by_login(api: httpx2.AsyncClient, image: str, password: str) -> str:
+    """Build a template as e2b's SDK does, with a login to the registry. Return why it failed; empty: it did not."""
+    made = (await api.post("/e2b/v3/templates", json={"name": "by-login"})).json()
+    login = {"type": "registry", "username": "robot", "password": password}
+    path = f"/builds/{made['buildID']}"
+    steps = [{"type": "ENV", "args": ["A", "1"]}]
+    answer = await api.post(
+        f"/e2b/v2/templates/by-login{path}",
+        json={"fromImage": image, "fromImageRegistry": login, "steps": steps},
+    )
+    assert answer.status_code == 202, answer.text
+    async with asyncio.timeout(TIMEOUT_S):
+        while True:
+            status = (await api.get(f"/e2b/templates/by-login{path}/status")).json()
+            if status["status"] in ("ready", "error"):
+                return status.get("reason", {}).get("message", "") if status["status"] == "error" else ""
+            await asyncio.sleep(0.2)
+
+
 @pytest.mark.timeout(400)
 async def test_images_are_imported_and_stored_in_object_storage_as_written(
     data_dir: Path, images_dir: Path, served: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -39,6 +61,9 @@ async def test_images_are_imported_and_stored_in_object_storage_as_written(
     monkeypatch.setenv("REGISTRY_PASSWORD", PASSWORD)
     for name in ("alpine:3.20", "app:1"):
         await push(REGISTRY_NAMESPACE, tmp_path, name, [await alpine_layer(tmp_path)])
+    # Alpine has no `useradd`, with which a build makes the user of e2b's builder.
+    users = Layer().add("etc/passwd", b"root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n")
+    await push(REGISTRY_NAMESPACE, tmp_path, "app:2", [await alpine_layer(tmp_path), users.done()])
     passwords = tmp_path / "htpasswd"
     passwords.write_text(PASSWORD_FILE)
     (tmp_path / "s3").mkdir()
@@ -69,6 +94,12 @@ async def test_images_are_imported_and_stored_in_object_storage_as_written(
                 folder = tmp_path / Path(example.page).stem
                 folder.mkdir()
                 await run(platform, example, folder, TIMEOUT_S, replaced)
+            async with platform.client() as api:
+                # A login that comes with a build of e2b's template builder, when the team has none.
+                assert (await api.delete(f"/v1/registry-credentials/{private}")).status_code == 204
+                assert await built_by_login(api, f"{private}/app:2", "wrong") != ""
+                assert await built_by_login(api, f"{private}/app:2", PASSWORD) == ""
+                assert (await api.delete("/v1/templates/by-login")).status_code == 204
             # Neither password nor credentials are in a log or a file of the host.
             for part in PARTS:
                 assert PASSWORD not in platform.log(part, 10**7)
