@@ -200,3 +200,17 @@ async def test_a_machine_of_another_version_is_not_saved_under_this_ones_name(tm
         with pytest.raises(InvalidState, match=r"under Firecracker 1\.12\.1.* has 1\.14\.2.*without memory"):
             await memory.save(machine, ImageRef("base"), tmp_path, on_part_saved=on_part_saved)
         assert [path for _, path, _ in calls] == ["/"]
+
+
+async def test_a_machine_is_suspended_without_waiting_for_its_disk(tmp_path: Path) -> None:
+    """The watch of the host's disk must not wait for one that is slow. This machine has none that could be flushed."""
+    async with served(tmp_path, answer(204, b"")) as (_, calls):
+        (tmp_path / "api").rename(tmp_path / "api.sock")
+        process = ProcessRef.of(os.getpid())
+        assert process is not None
+        disks = DmDisks(tmp_path, FirecrackerBases(tmp_path), prefix="wrenn-test")
+        machine = FirecrackerMachine(MachineHandle(process, tmp_path), tmp_path, disks, None)
+        await machine.suspend(flush=False)
+        with pytest.raises(AgentFailure):
+            await machine.suspend()
+        assert [path for _, path, _ in calls] == ["/vm", "/vm"]

@@ -35,8 +35,11 @@ class Machine(Protocol):
         """Take note that the guest has answered after its start, so that later starts can profit from this one. Never raises."""
         ...
 
-    async def suspend(self) -> None:
-        """Stop the vCPUs; all data that the guest wrote is then in its layer. Idempotent."""
+    async def suspend(self, *, flush: bool = True) -> None:
+        """Stop the vCPUs; all data that the guest wrote is then in its layer. Idempotent.
+
+        Without `flush` the data may be in memory of the host yet, and nothing waits for the host's disk.
+        """
         ...
 
     async def unsuspend(self) -> None:

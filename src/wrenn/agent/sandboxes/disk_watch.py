@@ -101,7 +101,9 @@ class DiskWatch:
             async with asyncio.timeout(_SUSPEND_TIMEOUT_S):
                 if reason:
                     # Without the lock: its holder may let the guest write for seconds. Suspending twice is harmless.
-                    await running.vm.suspend()
+                    # Nothing is flushed, which would take as long as the disk does: neither would the deadline hold, nor would others be
+                    # looked at meanwhile.
+                    await running.vm.suspend(flush=False)
                 else:
                     async with entry.locked():
                         await running.vm.unsuspend()

@@ -84,7 +84,7 @@ async def _maintain_vm(entry: Entry, *, may_unsuspend: bool) -> None:
                 _log.warning("sandbox continued after it had stopped", extra=fields)
             if may_unsuspend and entry.running.suspend_reason:
                 # It was suspended meanwhile, and this maintenance may have unsuspended it after that.
-                await entry.running.vm.suspend()
+                await entry.running.vm.suspend(flush=False)
             if entry.running.guest_frozen and not entry.running.suspend_reason:
                 await thaw_guest(entry.running)
     except Exception as error:  # noqa: BLE001 - one VMM that misbehaves must not end the maintenance of the others

@@ -228,8 +228,9 @@ class InProcessMachine:
     async def note_guest_ready(self) -> None:
         """Do nothing: starts do not depend on earlier ones."""
 
-    async def suspend(self) -> None:
+    async def suspend(self, *, flush: bool = True) -> None:
         """Have the virtual CPUs stand still."""
+        del flush
         self.running()
         await self._world.act(0.0005, 0.02)
         self.running().is_suspended = True

@@ -87,10 +87,12 @@ class FirecrackerMachine:
         if self._order is not None:
             await run_to_end(self._order.keep)
 
-    async def suspend(self) -> None:
+    async def suspend(self, *, flush: bool = True) -> None:
         """Stop the vCPUs, and write to the layer what the kernel still has of the disk in memory."""
         async with self.api() as api:
             await api.pause()
+        if not flush:
+            return
         disk = self._attached()
         await disk.flush()
         if not await disk.is_whole():

@@ -90,8 +90,9 @@ class QemuMachine:
     async def note_guest_ready(self) -> None:
         """Do nothing: starts do not depend on earlier ones."""
 
-    async def suspend(self) -> None:
+    async def suspend(self, *, flush: bool = True) -> None:
         """Stop the vCPUs; QEMU flushes pending disk writes as part of that."""
+        del flush
         await self._end_merge()  # it would go on writing to a layer that is taken to be frozen
         await self._execute("stop")
 
