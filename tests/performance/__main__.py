@@ -25,6 +25,7 @@ from tests.performance.figures import HEAD, Figure
 from tests.performance.forks import forks
 from tests.performance.idle import idle
 from tests.performance.image_versions import image_versions
+from tests.performance.kvm import kvm
 from tests.performance.moves import moves
 from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
@@ -65,6 +66,7 @@ WITH_THEIR_OWN_PLATFORM = {
     "container_imports": container_imports,
     "placement": placement,
     "dashboard": dashboard,
+    "kvm": kvm,
 }
 
 
