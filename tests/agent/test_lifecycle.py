@@ -17,7 +17,7 @@ from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import Conflict, InvalidState, NotFound
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.ids import SnapshotId
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import SAVES_AT_ONCE, run_to_end
 from wrenn.network import EgressPolicy
 from wrenn.network.simulated import LoopbackSlots
 from wrenn.storage.errors import DamagedSnapshot
@@ -55,6 +55,24 @@ async def test_a_paused_sandbox_comes_back_with_its_files_and_without_its_progra
     assert await output(sandbox, "cat /root/file; cat /proc/*/comm | grep -c sleep || true") == "kept\n0\n"
     await agent.sandboxes.remove(spec.sandbox_id)
     await assert_nothing_left(agent)
+
+
+async def test_a_sandbox_runs_on_while_as_many_as_may_are_being_saved(agent: Agent) -> None:
+    sandboxes = [await created(agent.sandboxes) for _ in range(SAVES_AT_ONCE + 1)]
+    arm_faults("agent.pause.after_freeze=sleep:3")
+    try:
+        pauses = [asyncio.create_task(agent.sandboxes.pause(spec.sandbox_id)) for spec, _ in sandboxes]
+        await until(
+            lambda: (
+                sum(record.state is State.PAUSING for record, _ in agent.sandboxes.list()) == SAVES_AT_ONCE
+            )
+        )
+        (last,) = [record for record, _ in agent.sandboxes.list() if record.state is State.RUNNING]
+        assert await output(agent.sandboxes.get(last.spec.sandbox_id), "echo it runs") == "it runs\n"
+        await asyncio.gather(*pauses)
+    finally:
+        arm_faults("")
+    assert {record.state for record, _ in agent.sandboxes.list()} == {State.PAUSED}
 
 
 async def test_a_snapshot_of_a_running_sandbox_can_be_cloned(agent: Agent) -> None:

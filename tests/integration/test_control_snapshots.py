@@ -289,6 +289,21 @@ async def test_a_template_whose_host_is_silent_goes_from_there_when_it_is_back(
             await asyncio.sleep(0.02)
 
 
+async def test_snapshots_are_removed_from_a_host_that_has_too_many_to_list(
+    platform: Platform, database: Database
+):
+    path = await platform.create()
+    await snapshot(platform, path, "own")
+    platform.host.switches.fail["list_snapshots"] = AgentFailure("The host reported too many snapshots.")
+    platform.host.switches.fail["remove_snapshot"] = Unavailable("silent")
+    assert (await platform.api.delete("/v1/snapshots/own")).status_code == 204
+    del platform.host.switches.fail["remove_snapshot"]
+    await until(lambda: not platform.host.snapshot_ids)
+    async with asyncio.timeout(DEADLINE_S):
+        while await rows(database):
+            await asyncio.sleep(0.02)
+
+
 async def test_what_was_made_from_a_template_outlives_it(platform: Platform):
     path = await platform.create()
     await write(platform, path, "kept")

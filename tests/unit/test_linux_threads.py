@@ -43,6 +43,23 @@ async def test_the_result_and_the_error_of_the_work_are_its_callers() -> None:
         await threads.run_to_end(fail)
 
 
+async def test_memory_that_is_written_for_minutes_holds_up_neither_other_work_nor_the_watch_of_the_disk() -> (
+    None
+):
+    go_on = threading.Event()
+    writing = [
+        asyncio.create_task(threads.run_to_end(lambda: go_on.wait(30), pool=threads.SAVING))
+        for _ in range(64)
+    ]
+    try:
+        async with asyncio.timeout(10):
+            assert await threads.run_to_end(lambda: 3) == 3
+            assert await threads.run_to_end(lambda: 4, pool=threads.DISK_WATCH) == 4
+    finally:
+        go_on.set()
+    assert all(await asyncio.gather(*writing))
+
+
 PROGRAM = """
 import asyncio, threading, uvloop
 from wrenn.linux import syscalls

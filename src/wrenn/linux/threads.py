@@ -1,7 +1,7 @@
-"""Runs blocking work in threads: in a new one, or for a stopped VM in a separate pool, always waiting for its end despite cancellation.
+"""Runs blocking work in threads: in a new one, or in a pool, always waiting for its end despite cancellation.
 
-Slow work in the background (flushes, removals of folders) may fill the event loop's own threads, and a
-stopped VM must not wait for that.
+Slow work in the background (flushes, removals of folders) may fill the event loop's own threads, and a stopped VM must not wait for
+that. Memory of VMs takes as long as the disk does, minutes perhaps, so it has pools of its own, and the watch of the disk another.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ _THREADS: Final = 32
 """More concurrent VMs do not start or stop faster, because the work is copying."""
 _pool: Final = ThreadPoolExecutor(_THREADS, thread_name_prefix="wrenn-vm")
 """Starts its threads on demand."""
+SAVES_AT_ONCE: Final = 8
+"""More at once share one disk, and each takes longer."""
+SAVING: Final = ThreadPoolExecutor(SAVES_AT_ONCE, thread_name_prefix="wrenn-save")
+"""For memory of VMs that is written to files."""
+LOADING: Final = ThreadPoolExecutor(16, thread_name_prefix="wrenn-load")
+"""For memory of VMs that is read from files: a resume must not wait for the pauses of others."""
+DISK_WATCH: Final = ThreadPoolExecutor(1, thread_name_prefix="wrenn-disk-watch")
+"""For the watch of the disk alone, which must go on while everything else waits for the disk."""
 
 
 def start_in_own_thread(work: Callable[[], _T]) -> Future[_T]:
@@ -50,12 +58,22 @@ async def wait_ended(future: asyncio.Future[_T]) -> None:
             await asyncio.wait({future})
 
 
-async def run_to_end(work: Callable[[], _T], *, drop: Callable[[_T], object] = lambda _result: None) -> _T:
-    """Run `work` in a thread. A cancellation is raised only after it has ended, so that its resources can be closed then.
+def start_in(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> asyncio.Future[_T]:
+    """Start `work` in a thread of this pool; otherwise as `start`."""
+    return asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+async def run_to_end(
+    work: Callable[[], _T],
+    *,
+    drop: Callable[[_T], object] = lambda _result: None,
+    pool: ThreadPoolExecutor = _pool,
+) -> _T:
+    """Run `work` in a thread of the pool. A cancellation is raised only after it has ended, so that its resources can be closed then.
 
     After a cancellation, `drop` is called in a thread with the unused result, and waited for.
     """
-    future = start(work)
+    future = start_in(pool, work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final, Protocol
 
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import LOADING, run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.folders import Folders
@@ -102,12 +102,16 @@ class LoadedImages:
 
     async def _load(self, image: ImageRef) -> int:
         if not image.snapshot:
-            return await run_to_end(partial(self._loader.load_base, image.base), drop=self._loader.drop)
+            return await run_to_end(
+                partial(self._loader.load_base, image.base), drop=self._loader.drop, pool=LOADING
+            )
         snapshot = snapshots.find(self._folders.snapshots, image.snapshot)
         if snapshot.manifest.base != image.base:
             raise DamagedSnapshot(f"{image.snapshot} lies on another base.")
         async with self.descriptor(ImageRef(image.base, snapshot.manifest.parent)) as below:
-            return await run_to_end(partial(self._loader.compose, below, snapshot), drop=self._loader.drop)
+            return await run_to_end(
+                partial(self._loader.compose, below, snapshot), drop=self._loader.drop, pool=LOADING
+            )
 
     def forget(self, image: ImageRef) -> None:
         """Unload an image; VMs on it keep running. A load under way is repeated for those who wait for it."""

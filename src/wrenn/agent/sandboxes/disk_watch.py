@@ -22,7 +22,7 @@ from wrenn.base.errors import WrennError
 from wrenn.base.ids import SandboxId
 from wrenn.base.loops import Loop
 from wrenn.linux.disk_space import free_b
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import DISK_WATCH, run_to_end
 from wrenn.vm import DiskChain
 
 _log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class DiskWatch:
         # In a thread: on a busy disk, each file takes time.
         records = [entry.record for entry in entries]
         self._usage.forget_all_but(records)
-        sizes = await run_to_end(partial(self._usage.measure, records))
+        sizes = await run_to_end(partial(self._usage.measure, records), pool=DISK_WATCH)
         if free >= self._limits.reserve_b:
             self._sizes_b = sizes
         changes: list[Coroutine[Any, Any, None]] = []

@@ -112,7 +112,7 @@ class Pause:
         """
         before = record
         sandbox_id = record.spec.sandbox_id
-        async with Undo() as undo:
+        async with self.saver.turns, Undo() as undo:
             record = before = await with_actual_layers(record, running)
             undo.push("take calls again", running.unless_being_removed(running.reopen))
             await running.drain(_pausing(sandbox_id), grace_s=GRACE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from wrenn.base.clock import Clock
 from wrenn.base.errors import NotFound
 from wrenn.base.faults import fault_point
 from wrenn.linux.files import translated
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import SAVES_AT_ONCE, run_to_end
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
@@ -38,11 +39,16 @@ class SavedVm:
 
 @dataclass(frozen=True, slots=True)
 class Saver:
-    """Saves suspended VMs as snapshots."""
+    """Saves suspended VMs as snapshots.
+
+    Attributes:
+        turns: of those that are saved at once. A VM runs on while it waits for its turn.
+    """
 
     layout: Layout
     driver: Driver
     clock: Clock
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SAVES_AT_ONCE))
 
     def make_draft(self, snapshot_id: str) -> Path:
         """Create the draft folder of a snapshot. Raises StorageFull."""

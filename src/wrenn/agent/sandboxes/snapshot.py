@@ -91,8 +91,8 @@ class TakeSnapshot:
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
             await fault_point("agent.snapshot.after_draft")
 
-            stopped = time.monotonic()
-            async with Undo() as continue_guest:
+            async with self.saver.turns, Undo() as continue_guest:
+                stopped = time.monotonic()
                 continue_guest.push(
                     "thaw the guest's processes", running.unless_being_removed(partial(thaw_guest, running))
                 )

@@ -122,15 +122,19 @@ class SnapshotSweep:
         self._visits.unsettle(host.host_id)
         rows = {stored.snapshot_id: stored for stored in await store.on_host(self._database, host.host_id)}
         client = self._clients.at(host.endpoint)
+        reported: Sequence[HostSnapshot] = ()
+        is_listed = False
         try:
             reported = await client.list_snapshots(timeout_s=_LIST_TIMEOUT_S)
+            is_listed = True
         except WrennError as error:
-            if not isinstance(error, Unavailable | DeadlineExceeded):
-                _log.warning(
-                    "host did not list its snapshots",
-                    extra={"host_id": str(host.host_id), "cause": error.message},
-                )
-            return
+            if isinstance(error, Unavailable | DeadlineExceeded):
+                return
+            # Those that are to be removed need no list: one that is too long must get shorter.
+            _log.warning(
+                "host did not list its snapshots",
+                extra={"host_id": str(host.host_id), "cause": error.message},
+            )
         # The row may name another host: the former one of an agent that registered again, which has the files all the same.
         without_row = {snapshot.snapshot_id for snapshot in reported} - rows.keys()
         without_row -= await store.existing_among(self._database, without_row)
@@ -158,7 +162,7 @@ class SnapshotSweep:
                 _log.warning("unknown snapshot removed from host", extra={"snapshot_id": str(snapshot_id)})
                 self._unwanted.forget(host.host_id, snapshot_id)
         # Those that were used a moment ago are looked at again.
-        if not first_met and not leaving:
+        if is_listed and not first_met and not leaving:
             self._visits.settle(host, version)
 
     def _copies_to_remove(

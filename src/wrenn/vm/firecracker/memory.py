@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import InvalidState
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import SAVING, run_to_end
 from wrenn.storage.folders import Folders
 from wrenn.storage.snapshots import Snapshot
 from wrenn.vm.firecracker.image_files import ImageFiles
@@ -46,7 +46,9 @@ class FirecrackerMemory(DiffedMemory):
         parent, between = self.choose_parent(image)
         async with self.images.descriptor(ImageRef(image.base, parent)) as below:
             await machine.save_dirtied(memory_b=os.fstat(below).st_size)
-            size = await run_to_end(partial(_write, memory_path(directory), machine, below, between))
+            size = await run_to_end(
+                partial(_write, memory_path(directory), machine, below, between), pool=SAVING
+            )
         await on_part_saved("memory")
         async with machine.api() as api:
             await api.describe()  # raises if the machine has ended

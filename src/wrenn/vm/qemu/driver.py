@@ -198,7 +198,7 @@ class QemuDriver:
                 state, feed = opened.pipe()
                 until_filled.callback(os.close, feed)
                 machine = await self._start_restore(request, memory, opened, state)
-            filling = threads.start(_fill, machine, saved, content, feed)
+            filling = threads.start_in(threads.LOADING, partial(_fill, machine, saved, content, feed))
             try:
                 async with (
                     on_failure_await(partial(threads.wait_ended, filling)),

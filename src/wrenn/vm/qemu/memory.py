@@ -9,7 +9,7 @@ from typing import Final
 
 from wrenn.base.units import PAGE_B
 from wrenn.linux.files import translated
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import SAVING, run_to_end
 from wrenn.storage.folders import Folders
 from wrenn.vm.machine import Machine
 from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
@@ -38,7 +38,8 @@ class QemuMemory(DiffedMemory):
         async with self.images.descriptor(ImageRef(image.base, parent)) as below_fd:
             # A cancelled pause must not close the image while a thread reads it.
             size = await run_to_end(
-                partial(write_memory, memory_path(directory), machine.memory(), below_fd, between)
+                partial(write_memory, memory_path(directory), machine.memory(), below_fd, between),
+                pool=SAVING,
             )
         await on_part_saved("memory")
         state = state_path(directory)
