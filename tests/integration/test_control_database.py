@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from alembic import command
@@ -16,7 +17,9 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from wrenn.agent.enrolment.credentials import CredentialsFile
 from wrenn.base.errors import DatabaseUnavailable
+from wrenn.base.ids import HostId
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
 from wrenn.control.db import migrate as migrations
@@ -29,7 +32,14 @@ from wrenn.control.identity.bootstrap import bootstrap
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost
 
-from .conftest import DEADLINE_S, environment_of, make_team, refused, run_sql, running_platform
+from .conftest import (
+    DEADLINE_S,
+    environment_of,
+    make_team,
+    refused,
+    run_sql,
+    running_platform,
+)
 from .event_reader import reading
 from .postgres_servers import end, postmaster
 
@@ -292,6 +302,7 @@ async def test_a_request_that_waits_too_long_for_a_lock_must_be_retried(database
     await task
 
 
+FORMER_HOST = "22222222-2222-2222-2222-222222222222"
 FORMER = (
     "INSERT INTO users (id, email, name) VALUES (gen_random_uuid(), 'ada@example.com', 'Ada')",
     "INSERT INTO teams (id, name, slug) VALUES ('11111111-1111-1111-1111-111111111111', 'Ada', 'aaaaaa-bbbbbb')",
@@ -329,12 +340,15 @@ async def test_a_database_that_the_former_version_filled_is_taken_over(
         applied = await asyncio.gather(*(migrate(url) for _ in range(3)))
         assert sorted(applied, key=len)[:2] == [[], []], "one of them does it"
         assert max(applied, key=len)[-1] == newest_revision()
-        # The simulated host has nothing of what the rows say; nothing is concluded from that here.
         environment = environment_of(data_dir, url) | {
             "WRENN_UNKNOWN_GRACE_S": "600",
             "WRENN_START_RETRY_S": "15",
         }
         settings = Settings.from_environment(environment)
+        # A machine without files would be refused as the host of these sandboxes.
+        folder = Path(host.environment()["WRENN_DATA_DIR"])
+        (folder / "sandboxes/former").mkdir(parents=True)
+        CredentialsFile(folder).keep_host_id(str(HostId(UUID(FORMER_HOST))))
         async with running_platform(settings, host, key) as platform:
             assert (await platform.api.get("/v1/audit-logs")).json() == {"items": []}
             paths = {s["status"]: s["id"] for s in (await platform.api.get("/v1/sandboxes")).json()}

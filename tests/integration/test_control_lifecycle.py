@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text, update
 
 from wrenn.agent.sandboxes import State
-from wrenn.base.errors import AgentFailure, InternalError, NoCapacity, StorageFull, Unavailable
+from wrenn.base.errors import AgentFailure, Conflict, InternalError, NoCapacity, StorageFull, Unavailable
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.db import Database
@@ -312,13 +312,16 @@ async def test_a_host_keeps_its_identity_when_its_address_changes(
     platform = own_platform
     path = await platform.create()
     async with agent_host(tmp_path / "other") as other:
-        # Registered with a token of the same host, at another address.
+        # With a token of the same host, at another address, and without the files of its sandboxes.
+        with pytest.raises(Conflict, match="none of their files"):
+            await other.join(platform.url, database_url)
+        assert (await platform.api.delete(path)).status_code == 204
+        await platform.wait_status(path, "stopped")
         await other.join(platform.url, database_url)
         await platform.control.monitor.look_once()
         answer = await platform.api.post("/v1/sandboxes", json={})
         assert answer.status_code == 201
         assert other.sandbox_ids == {answer.json()["id"]}
-        await platform.wait_status(path, "error")
 
 
 @pytest.mark.asyncio(loop_scope="function")

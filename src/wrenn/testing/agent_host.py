@@ -220,10 +220,10 @@ class AgentHost(Installation):
         """
         if database_url in self._joined:
             return
-        self._joined.add(database_url)
         _, token = await issue_local_token(database_url, name=name)
         await register(control_url, token.reveal(), self._settings)
         await self.start()
+        self._joined.add(database_url)
 
     async def start(self) -> None:
         """Start an agent, and serve. It must be registered."""

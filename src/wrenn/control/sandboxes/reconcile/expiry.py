@@ -20,9 +20,7 @@ class Expiry:
 
     async def apply_once(self) -> float | None:
         """Set the desired state of expired sandboxes. Returns the seconds until the next one expires, 0 to be called again at once; None: none will."""
-        # Nearly always nothing has expired: then one read is all that a pass costs.
+        if await expiry_store.set_desired_for_expired(self._database, self._set_desired):
+            return 0.0
         next_s = await expiry_store.next_due_s(self._database)
-        if next_s is None or next_s > 0:
-            return next_s
-        await expiry_store.set_desired_for_expired(self._database, self._set_desired)
-        return 0.0
+        return None if next_s is None else max(0.0, next_s)
