@@ -65,9 +65,12 @@ export async function useATerminal() {
 export async function changeTheNetwork() {
   await using(async (sandbox) => {
     await sandbox.updateNetwork({ allowOut: ['9.9.9.9'], denyOut: ['0.0.0.0/0'] })
-    const { network } = await sandbox.getInfo()
-    assert.deepEqual([network.allowOut, network.denyOut], [['9.9.9.9'], ['0.0.0.0/0']])
-    await assert.rejects(sandbox.updateNetwork({ allowOut: ['example.com'], denyOut: ['0.0.0.0/0'] }), /501/)
+    const address = (await sandbox.getInfo()).network
+    assert.deepEqual([address.allowOut, address.denyOut], [['9.9.9.9'], ['0.0.0.0/0']])
+    await sandbox.updateNetwork({ allowOut: ['*.example.com'], denyOut: ['0.0.0.0/0'] })
+    const name = (await sandbox.getInfo()).network
+    assert.deepEqual([name.allowOut, name.denyOut], [['*.example.com'], ['0.0.0.0/0']])
+    await assert.rejects(sandbox.updateNetwork({ allowOut: ['example.com'] }), /all else is denied/)
   })
 }
 
