@@ -121,6 +121,7 @@ class FleetScenario:
         }
         self.replicas = [Replica(self.fleet, number, environment) for number in range(replicas)]
         self.hosts: list[SimulatedHost] = []
+        self.starting: set[str] = set()
         self.host_numbers = itertools.count()
         self.deleted: set[str] = set()
         """Wire ids of hosts whose deletion was asked for."""
@@ -222,16 +223,22 @@ class FleetScenario:
         await self.keep_running(host.start, host.name)
 
     async def keep_running(self, start: Callable[[], Awaitable[None]], name: str) -> None:
-        """Start a program until it has started."""
-        while True:
-            try:
-                await start()
-            except (ProgramKilled, DatabaseUnavailable, OSError) as error:
-                self.fleet.note(f"{name} did not start: {type(error).__name__}")
-                await asyncio.sleep(1)
-                continue
-            self.fleet.note(f"{name} started")
+        """Start a program until it has started, unless that is being done already after an earlier fault."""
+        if name in self.starting:
             return
+        self.starting.add(name)
+        try:
+            while True:
+                try:
+                    await start()
+                except (ProgramKilled, DatabaseUnavailable, OSError) as error:
+                    self.fleet.note(f"{name} did not start: {type(error).__name__}")
+                    await asyncio.sleep(1)
+                    continue
+                self.fleet.note(f"{name} started")
+                return
+        finally:
+            self.starting.discard(name)
 
     async def attempt(self, what: str, operation: Operation) -> Any:
         """Make a call of some replica; `FAILED`: it failed, and may have had its effect."""
