@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -25,13 +23,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from yarl import URL
 
+from tests.go_programs import GoProgram
 from wrenn.testing.server import free_port
 
-_VERSION: Final = "v1.56.1"
-_MODULE: Final = f"github.com/fsouza/fake-gcs-server@{_VERSION}"
-_PROGRAM: Final = Path(__file__).parent.parent / "build" / f"fake-gcs-server-{_VERSION}" / "fake-gcs-server"
+_PROGRAM: Final = GoProgram("github.com/fsouza/fake-gcs-server", "v1.56.1")
 _BUCKET: Final = "images"
-_BUILD_TIMEOUT_S: Final = 1800.0
 _START_TIMEOUT_S: Final = 30.0
 _OBJECT_LIMIT_B: Final = 64 * 1024 * 1024
 _HOP_HEADERS: Final = ("host", "content-length", "transfer-encoding", "connection")
@@ -41,12 +37,12 @@ _SIGNED: Final = "X-Goog-Algorithm"
 @asynccontextmanager
 async def google_server(folder: Path) -> AsyncGenerator[dict[str, str]]:
     """Run a server with an empty bucket; yields the settings of a control plane that uses it. Its key is written to `folder`."""
-    if not _PROGRAM.exists():
-        await asyncio.to_thread(_build)
+    if not await asyncio.to_thread(_PROGRAM.build):
+        pytest.skip("No test runs against Google Cloud Storage: Go is missing, which builds fake-gcs-server.")
     port, public_port = free_port(), free_port()
     process = subprocess.Popen(
         [
-            str(_PROGRAM), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
+            str(_PROGRAM.path), "-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", str(port),
             "-public-host", f"127.0.0.1:{public_port}", "-log-level", "error",
         ],
         stdout=subprocess.DEVNULL,
@@ -69,22 +65,6 @@ async def google_server(folder: Path) -> AsyncGenerator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(10)
-
-
-def _build() -> None:
-    if shutil.which("go") is None:
-        pytest.skip("No test runs against Google Cloud Storage: Go is missing, which builds fake-gcs-server.")
-    _PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
-        ["go", "install", _MODULE],
-        env={**os.environ, "GOBIN": str(_PROGRAM.parent), "GOFLAGS": "-mod=mod"},
-        cwd=_PROGRAM.parent,
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-    )
-    assert built.returncode == 0, f"{_MODULE} cannot be built:\n{built.stderr[-2000:]}"
 
 
 async def _create_bucket(session: aiohttp.ClientSession, port: int) -> None:

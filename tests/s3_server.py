@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,10 +15,9 @@ from typing import Final
 
 import pytest
 
-_VERSION: Final = "v1.8.0"
-_MODULE: Final = f"github.com/versity/versitygw/cmd/versitygw@{_VERSION}"
-_PROGRAM: Final = Path(__file__).parent.parent / "build" / f"versitygw-{_VERSION}" / "versitygw"
-_BUILD_TIMEOUT_S: Final = 1800.0
+from tests.go_programs import GoProgram
+
+PROGRAM: Final = GoProgram("github.com/versity/versitygw/cmd/versitygw", "v1.8.0")
 _START_TIMEOUT_S: Final = 10.0
 _MISSING: Final = (
     "No test runs against S3: Go (>= 1.21) is missing, with which the S3 server versitygw is built."
@@ -29,30 +27,12 @@ BUCKET: Final = "images"
 
 def program() -> Path:
     """The server; built if this checkout has none. Without Go the test is skipped, except in CI."""
-    if not _PROGRAM.exists() and not build():
+    if not PROGRAM.build():
         if os.environ.get("CI"):
             pytest.fail(_MISSING)
         warnings.warn(pytest.PytestWarning(_MISSING), stacklevel=2)
         pytest.skip(_MISSING)
-    return _PROGRAM
-
-
-def build() -> bool:
-    """Build the server; False: there is no Go."""
-    if shutil.which("go") is None:
-        return False
-    _PROGRAM.parent.mkdir(parents=True, exist_ok=True)
-    built = subprocess.run(
-        ["go", "install", _MODULE],
-        env={**os.environ, "GOBIN": str(_PROGRAM.parent), "GOFLAGS": "-mod=mod"},
-        cwd=_PROGRAM.parent,
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-    )
-    assert built.returncode == 0, f"{_MODULE} cannot be built:\n{built.stderr[-2000:]}"
-    return True
+    return PROGRAM.path
 
 
 @dataclass
@@ -129,5 +109,5 @@ def s3_server(folder: Path, address: str = "127.0.0.1") -> Generator[S3Server]:
 
 if __name__ == "__main__":
     # `make test-tools`: the first build takes a minute or two, which no test should wait for.
-    if not _PROGRAM.exists() and not build():
+    if not PROGRAM.build():
         print(_MISSING)
