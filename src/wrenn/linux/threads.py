@@ -48,7 +48,7 @@ def start_in_own_thread(work: Callable[[], _T]) -> Future[_T]:
 
 def start(work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> asyncio.Future[_T]:
     """Start `work` in a thread. Do not cancel the future, which would not stop the work: use `wait_ended`."""
-    return asyncio.get_running_loop().run_in_executor(_pool, partial(work, *args, **kwargs))
+    return start_in(_pool, partial(work, *args, **kwargs))
 
 
 async def wait_ended(future: asyncio.Future[_T]) -> None:

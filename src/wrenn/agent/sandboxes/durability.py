@@ -20,6 +20,7 @@ from wrenn.agent.sandboxes.journal import Record
 from wrenn.base.errors import AgentFailure, NotFound, StorageFull, Unavailable
 from wrenn.base.faults import fault_point
 from wrenn.base.tasks import OwnedTasks
+from wrenn.linux.threads import start_in
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm import DiskChain
@@ -116,8 +117,8 @@ class Durability:
             snapshot = snapshots.find(self._layout.snapshots, snapshot_id)
             # The snapshot last, because it refers to the layers.
             pool = self._urgent if is_urgent else self._background
-            await _run(pool, partial(self._disks.flush, snapshot.manifest.layer_ids))
-            await _run(pool, partial(snapshots.flush, snapshot))
+            await start_in(pool, partial(self._disks.flush, snapshot.manifest.layer_ids))
+            await start_in(pool, partial(snapshots.flush, snapshot))
         except (FileNotFoundError, NotFound, DamagedSnapshot):
             return False
         return True
@@ -145,17 +146,13 @@ class Durability:
 
     async def _write(self, entry: Entry, record: Record) -> None:
         directory = self._layout.sandbox(entry.sandbox_id)
-        await _run(self._journals, partial(journal.save_durable, directory, record))
+        await start_in(self._journals, partial(journal.save_durable, directory, record))
 
     def _forget_former(self, entry: Entry, snapshot_id: str) -> None:
         is_last = entry.removing is None and entry.record.snapshot == snapshot_id
         if is_last and not entry.record.is_flushed:
             with suppress(StorageFull):  # the durable journal says it, and `load` reads that too
                 self._save(entry, _durable(entry.record))
-
-
-async def _run(pool: ThreadPoolExecutor, work: Callable[[], None]) -> None:
-    await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 def _durable(record: Record) -> Record:

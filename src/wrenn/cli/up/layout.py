@@ -16,7 +16,6 @@ from typing import Final
 from wrenn.base.errors import DeadlineExceeded, Forbidden
 from wrenn.base.on_failure import on_failure
 
-IMAGE_FOLDERS: Final = {"initramfs", "kernels", "templates"}
 LOCK_TIMEOUT_S: Final = 1800.0
 """Longest time that one `wrenn up` waits for another, which may be building the images."""
 
@@ -72,10 +71,12 @@ class Layout:
             ) from error
 
     def _is_ours(self) -> bool:
+        from wrenn.storage.images.images import INITRAMFS, KERNELS, TEMPLATES
+
         # The lock: a release that made no marker used the folder. Images may have been built before anything else.
-        return (self.run / "up.lock").exists() or {
-            each.name for each in self.data_dir.iterdir()
-        } <= IMAGE_FOLDERS
+        if (self.run / "up.lock").exists():
+            return True
+        return {each.name for each in self.data_dir.iterdir()} <= {INITRAMFS, KERNELS, TEMPLATES}
 
     @asynccontextmanager
     async def locked(self, waiting: Callable[[str], object]) -> AsyncGenerator[None]:
