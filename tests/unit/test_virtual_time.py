@@ -8,7 +8,9 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from importlib import import_module
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -41,6 +43,24 @@ def test_time_passes_at_once_when_nothing_is_runnable() -> None:
     real = time.monotonic()
     run(main)
     assert time.monotonic() - real < 5
+
+
+def test_libraries_see_the_virtual_time() -> None:
+    connector: Any = import_module("aiohttp.connector")
+
+    async def main() -> None:
+        def now() -> list[float]:
+            return [time.monotonic(), time.perf_counter(), time.time(), connector.monotonic()]
+
+        before, before_ns = now(), time.monotonic_ns()
+        await asyncio.sleep(3600)
+        assert [after - at for after, at in zip(now(), before, strict=True)] == [pytest.approx(3600)] * 4
+        assert time.monotonic_ns() - before_ns == pytest.approx(3600e9)
+        assert time.time() == pytest.approx(VirtualClock().now().timestamp())
+
+    real = time.time()
+    run(main)
+    assert 0 <= time.time() - real < 60
 
 
 def test_work_for_threads_takes_virtual_time_and_keeps_its_order() -> None:

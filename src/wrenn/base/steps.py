@@ -35,7 +35,10 @@ class StepLog:
 
     operation: str
     steps: list[Step] = field(default_factory=list[Step])
-    _since: float = field(default_factory=time.monotonic)
+    _since: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._since = time.monotonic()
 
     def add(self, name: str) -> None:
         """Record that a step ends now; the next one begins."""

@@ -64,15 +64,15 @@ class Pace:
         *,
         share: float = GUEST_SHARE,
         burst_s: float = BURST_S,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
         loop_share: LoopShare = THIS_LOOP,
     ) -> None:
         self._share = share
         self._burst_s = burst_s
-        self._clock = clock
+        self._clock = clock or time.perf_counter
         self._loop_share = loop_share
         self._left_s = burst_s
-        self._at = clock()
+        self._at = self._clock()
         self._is_in_debt = False
 
     def charge(self, work_s: float) -> None:

@@ -12,9 +12,12 @@ import asyncio
 import heapq
 import itertools
 import selectors
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
+from unittest.mock import patch
 
 _T = TypeVar("_T")
 
@@ -122,8 +125,32 @@ class VirtualClock:
 def run(main: Callable[[], Coroutine[Any, Any, _T]], loop: Callable[[], VirtualTimeLoop]) -> _T:
     """Run `main` in a new loop made by `loop`, and close the loop.
 
+    Meanwhile the functions of the module `time` that tell the time tell the virtual one: aiohttp asks them how long a connection was
+    idle, and statistics are counted by minute. `datetime.now` still tells the real time, which is that of certificates.
+
     Raises:
         NothingLeftToRun: `main` waits for what cannot happen.
     """
-    with asyncio.Runner(loop_factory=loop) as runner:
+    with asyncio.Runner(loop_factory=loop) as runner, _time_of(runner.get_loop()):
         return runner.run(main())
+
+
+@contextmanager
+def _time_of(loop: asyncio.AbstractEventLoop) -> Generator[None]:
+    """Have the functions of the module `time` tell the time of a loop."""
+
+    def unix_s() -> float:
+        return EPOCH.timestamp() + loop.time()
+
+    def in_ns(seconds: Callable[[], float]) -> Callable[[], int]:
+        return lambda: int(seconds() * 1e9)
+
+    with ExitStack() as stack:
+        for name in ("monotonic", "perf_counter"):
+            stack.enter_context(patch.object(time, name, loop.time))
+            stack.enter_context(patch.object(time, f"{name}_ns", in_ns(loop.time)))
+        stack.enter_context(patch.object(time, "time", unix_s))
+        stack.enter_context(patch.object(time, "time_ns", in_ns(unix_s)))
+        # It has imported the function itself.
+        stack.enter_context(patch("aiohttp.connector.monotonic", loop.time))
+        yield

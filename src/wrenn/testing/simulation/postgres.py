@@ -3,7 +3,8 @@
 What a driver sends reaches the server after a virtual latency. Then the event loop stands still until the server has answered, so
 that no virtual time passes while a statement runs, and statements run one after the other. Only one that waits for another
 session's lock is left waiting, and is looked after again whenever another statement has ended; transactions overlap as they do in
-production.
+production. The loop goes on when every statement has either been answered or waits for a lock, so the order of answers does not
+depend on how fast the server is.
 
 The server's time is the virtual time: `SQL` makes functions in the schema `public`, and the search path of these sessions has them
 found before the functions of the same name that all our statements, defaults and triggers call; its random ids are not random either.
@@ -58,6 +59,9 @@ _LOCK_TIMEOUT_S: Final = 5.0
 """Virtual seconds that a statement waits for a lock, as `control/db/engine.py` sets it."""
 _ANSWER_S: Final = 0.02
 """Real seconds after which it is asked whether a statement waits for a lock."""
+_BLOCKERS: Final = """
+SELECT string_agg(pid || ' ' || other, ',') FROM unnest(ARRAY:pids) AS pid, unnest(pg_blocking_pids(pid)) AS other
+"""
 _HEAD: Final = struct.Struct(">cI")
 _INT: Final = struct.Struct(">I")
 _PROTOCOL: Final = 196608
@@ -93,11 +97,12 @@ class _Session:
     Attributes:
         is_idle: no transaction is open, and no statement is between its parts.
         pid: of the server's process.
+        socket: to it.
     """
 
     def __init__(self, path: str, startup: bytes) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(path)
         self._received = bytearray()
         self._is_preparing = False
         self._has_own = False
@@ -105,7 +110,7 @@ class _Session:
         self._parts: list[tuple[bytes, bytes]] = []
         self.is_idle = False
         self.pid = 0
-        self._socket.sendall(startup)
+        self.socket.sendall(startup)
         self._ready_left = 1
         while not self.poll(None):
             pass
@@ -115,12 +120,12 @@ class _Session:
         self._is_preparing = last == ord("H")
         self._ready_left += 0 if self._is_preparing else 1
         self._has_own = bool(before)
-        self._socket.sendall(before + group)
+        self.socket.sendall(before + group)
 
     def _read(self, timeout_s: float | None) -> bool:
-        if timeout_s is not None and not select.select([self._socket], [], [], timeout_s)[0]:
+        if timeout_s is not None and not select.select([self.socket], [], [], timeout_s)[0]:
             return False
-        data = self._socket.recv(1 << 20)
+        data = self.socket.recv(1 << 20)
         if not data:
             raise ConnectionResetError("PostgreSQL has closed the connection.")
         self._received += data
@@ -162,7 +167,7 @@ class _Session:
 
     def close(self) -> None:
         """Close the connection."""
-        self._socket.close()
+        self.socket.close()
 
 
 class SimulatedPostgres:
@@ -230,14 +235,37 @@ class SimulatedPostgres:
         """Take note that a connection has ended. Idempotent."""
         self._transports.pop(transport, None)
 
-    def ended(self) -> None:
-        """Look after the statements that wait for locks, after any statement or session has ended."""
-        for transport in [each for each in self._transports if each.waits_for_lock]:
-            transport.look_again()
+    def settle(self, wait_s: float = 0.0) -> None:
+        """Wait until each statement is answered or waits for a lock, and deliver the answers in the order of the connections.
 
-    def is_blocked(self, pid: int) -> bool:
-        """Whether a session waits for another one's lock."""
-        return self._ask(f"SELECT cardinality(pg_blocking_pids({pid})) > 0") == "t"
+        It is not asked for locks before `wait_s` real seconds have passed without an answer.
+        """
+        while waiting := [
+            each for each in self._transports if each.waits_for_answer and not each.has_answer()
+        ]:
+            if select.select([each.socket for each in waiting], [], [], wait_s)[0]:
+                wait_s = 0.0
+            elif self._are_blocked([each.pid for each in waiting]):
+                break
+            else:
+                wait_s = _ANSWER_S
+        for transport in list(self._transports):
+            transport.take_answer()
+
+    def _are_blocked(self, pids: list[int]) -> bool:
+        """Whether each of these sessions waits for another one's lock, and not all in a circle, which the server is about to break."""
+        edges = self._ask(_BLOCKERS.replace(":pids", str(pids)))
+        blockers: dict[int, set[int]] = {pid: set() for pid in pids}
+        for edge in edges.split(",") if edges else ():
+            pid, other = edge.split()
+            blockers[int(pid)].add(int(other))
+        if not all(blockers.values()):
+            return False
+        # Who waits only for sessions that do not wait, or for such as wait only for these, can be released.
+        while free := [pid for pid, others in blockers.items() if not others & blockers.keys()]:
+            for pid in free:
+                del blockers[pid]
+        return not blockers
 
     def cancel(self, pid: int) -> None:
         """Have a session's statement fail."""
@@ -252,7 +280,7 @@ class SimulatedPostgres:
     def terminate(self, pid: int) -> None:
         """End a session; its transaction is rolled back when this returns."""
         self._ask(f"SELECT pg_terminate_backend({pid}, 10000)")
-        self.ended()
+        self.settle()
 
     def publish(self, channel: bytes, payload: bytes, pid: int) -> None:
         """Deliver a notification to all that listen."""
@@ -291,14 +319,16 @@ class PostgresTransport(asyncio.Transport):
     Attributes:
         run: the program's run that opened it.
         channels: what it listens to.
-        waits_for_lock: its statement waits for another session's lock.
+        waits_for_answer: its statement is being executed, or waits for another session's lock.
     """
 
     def __init__(self, server: SimulatedPostgres, protocol: asyncio.BaseProtocol, run: Run | None) -> None:
         super().__init__({"peername": server.path})
         self.run = run
         self.channels: dict[bytes, None] = {}
-        self.waits_for_lock = False
+        self.waits_for_answer = False
+        self._has_answer = False
+        self._broken: OSError | None = None
         self._server = server
         self._protocol: Any = protocol
         self._loop = asyncio.get_running_loop()
@@ -349,7 +379,7 @@ class PostgresTransport(asyncio.Transport):
     def watch_idle_transaction(self) -> None:
         """Have the server end the session if it is in a transaction and hears nothing for as long as it may."""
         session = self._session
-        if session is not None and not (session.is_idle and self._is_synced) and not self.waits_for_lock:
+        if session is not None and not (session.is_idle and self._is_synced) and not self.waits_for_answer:
             self._loop.call_later(_IDLE_IN_TRANSACTION_S, self._end_if_cut_off)
 
     def _end_if_cut_off(self) -> None:
@@ -368,7 +398,7 @@ class PostgresTransport(asyncio.Transport):
             self._lose(error)
 
     def _carry_out(self) -> None:
-        while not self.waits_for_lock:
+        while not self.waits_for_answer:
             if self._session is None:
                 if not self._connect():
                     return
@@ -421,44 +451,60 @@ class PostgresTransport(asyncio.Transport):
         self._is_synced = last != ord("H")
         self._server.statements += 1
         session.send(group, last=last, before=before)
-        while not session.poll(_ANSWER_S):
-            if self._server.is_blocked(session.pid) and not session.poll(_ANSWER_S):
-                self.waits_for_lock = True
-                self._lock_timer = self._loop.call_later(_LOCK_TIMEOUT_S, self._end_lock_wait)
-                # Of a deadlock it may be the other one that was chosen to fail.
-                self._server.ended()
-                return
-        self._answer(session)
-        self._server.ended()
+        self.waits_for_answer = True
+        self._server.settle(_ANSWER_S)
+        if self.waits_for_answer and self._lock_timer is None:
+            self._lock_timer = self._loop.call_later(_LOCK_TIMEOUT_S, self._end_lock_wait)
 
     def _now(self) -> datetime:
         return EPOCH + timedelta(seconds=self._loop.time())
 
     def _end_lock_wait(self) -> None:
-        if self.waits_for_lock and self._session is not None:
-            self._server.cancel(self._session.pid)
-            while self.waits_for_lock:
-                self.look_again()
+        self._server.cancel(self.pid)
+        while not self.has_answer():
+            select.select([self.socket], [], [])
+        self._server.settle()
 
-    def look_again(self) -> None:
-        """Take the answer of a statement that waited for a lock, if it has got it."""
-        session = self._session
-        assert session is not None, "a statement waits"
-        try:
-            while not session.poll(_ANSWER_S):
-                if self._server.is_blocked(session.pid) and not session.poll(0):
-                    return
-        except OSError as error:
-            self._lose(error)
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        return self._executing().pid
+
+    @property
+    def socket(self) -> socket.socket:
+        """To the server's process."""
+        return self._executing().socket
+
+    def _executing(self) -> _Session:
+        assert self._session is not None, "a statement is being executed"
+        return self._session
+
+    def has_answer(self) -> bool:
+        """Whether the answer to the statement is complete, or the connection has broken."""
+        if not self._has_answer:
+            try:
+                self._has_answer = self._executing().poll(0)
+            except OSError as error:
+                self._broken = error
+                self._has_answer = True
+        return self._has_answer
+
+    def take_answer(self) -> None:
+        """Deliver the answer if it is complete, and carry out what the driver has sent meanwhile."""
+        if not self._has_answer:
             return
         self._stop_waiting()
-        self._answer(session)
-        self._carry_out()
+        if self._broken is not None:
+            self._lose(self._broken)
+        else:
+            self._answer(self._executing())
+            self._carry_out()
 
     def _stop_waiting(self) -> None:
-        self.waits_for_lock = False
+        self.waits_for_answer = self._has_answer = False
         if self._lock_timer is not None:
             self._lock_timer.cancel()
+            self._lock_timer = None
 
     def _answer(self, session: _Session) -> None:
         """Deliver a complete answer, without the notices of notifications, which are sent if the transaction was committed."""
