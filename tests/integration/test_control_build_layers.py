@@ -6,19 +6,21 @@ import asyncio
 import io
 import json
 import tarfile
+import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 
 from wrenn.base.errors import Unavailable
 from wrenn.base.ids import SandboxId, SnapshotId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.builds import layer_store
 from wrenn.control.builds.tables import build_bases, build_layers, builds
-from wrenn.control.hosts import HostClient, ProcessEnd, StartProcess
+from wrenn.control.hosts import HostClient, ProcessEnd, StartProcess, hosts
 from wrenn.control.templates import templates
 
 from .conftest import DEADLINE_S, Platform
@@ -150,6 +152,60 @@ async def test_a_build_on_a_host_with_another_version_has_no_layers(
     monkeypatch.undo()
     assert await cached(platform, await build(platform, recipe)) == [False]
     assert await cached(platform, await build(platform, recipe)) == [True]
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_steps_run_again_on_a_minimal_that_the_host_built_again(own_platform: Platform):
+    platform, recipe = own_platform, [_ONCE.format("/srv-own")]
+
+    async def rebuild(content: str) -> None:
+        platform.host.templates = {"minimal": content}
+        await platform.host.restart()
+        await until_reported(platform, content)
+
+    await rebuild("a1" * 32)
+    assert await cached(platform, await build(platform, recipe)) == [False]
+    first = await build(platform, recipe)
+    assert await cached(platform, first) == [True]
+    await rebuild("b2" * 32)
+    second = await build(platform, recipe)
+    assert await cached(platform, second) == [False]
+    assert await cached(platform, await build(platform, recipe)) == [True]
+    await rebuild("a1" * 32)
+    again = await build(platform, recipe)
+    assert await cached(platform, again) == [True], "it is what it was"
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_a_build_on_a_host_whose_minimal_differs_from_that_of_most_has_no_layers(
+    own_platform: Platform,
+):
+    platform, recipe = own_platform, [_ONCE.format("/srv-own")]
+    platform.host.templates = {"minimal": "a1" * 32}
+    await platform.host.restart()
+    await until_reported(platform, "a1" * 32)
+    others = [
+        {"id": uuid.uuid4(), "name": f"other-{number}", "status": "online", "contents": {"minimal": content}}
+        for number, content in enumerate(["b2" * 32] * 2)
+    ]
+    insert_host = text(
+        "INSERT INTO hosts (id, name, status, template_contents) VALUES (:id, :name, :status, :contents)"
+    ).bindparams(bindparam("contents", type_=JSONB))
+    for other in others:
+        await platform.control.database.execute(insert_host, other)
+    made = await build(platform, recipe)
+    assert await layers_of(platform, await team_of(platform, made)) == []
+    assert await cached(platform, await build(platform, recipe)) == [False]
+    await platform.control.database.execute(text("DELETE FROM hosts WHERE name LIKE 'other-%'"))
+    assert await cached(platform, await build(platform, recipe)) == [False]
+    assert await cached(platform, await build(platform, recipe)) == [True]
+
+
+async def until_reported(platform: Platform, content: str) -> None:
+    reported = select(hosts.c.template_contents["minimal"].astext)
+    async with asyncio.timeout(DEADLINE_S):
+        while (await platform.control.database.execute(reported)).scalar_one() != content:
+            await asyncio.sleep(0.05)
 
 
 async def test_arguments_and_sizes_are_part_of_the_key(platform: Platform):

@@ -322,7 +322,7 @@ async def test_a_teams_name_that_the_platform_takes_later_stays_the_teams(own_pl
     path = await platform.create()
     await write(platform, path, "mine")
     await snapshot(platform, path, "own")
-    platform.host.templates = ("minimal", "own")
+    platform.host.templates = {"minimal": "", "own": ""}
     await platform.host.restart()
     await platform.control.monitor.look_once()
     listed = (await platform.api.get("/v1/snapshots")).json()

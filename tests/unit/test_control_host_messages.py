@@ -83,6 +83,9 @@ def test_texts_are_cut_and_have_no_control_characters() -> None:
         {"templates": ["t" * 33] * 1_000},
         {"templates": ["t\x00"]},
         {"templates": [""]},
+        {"templates": ["t"], "template_contents": {"t": "0" * 65}},
+        {"templates": ["t"], "template_contents": {"t": "no digest"}},
+        {"templates": ["t"], "template_contents": {"other": "0" * 64}},
     ],
     ids=str,
 )

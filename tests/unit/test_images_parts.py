@@ -16,7 +16,7 @@ import pytest
 from wrenn.base.errors import InvalidState, NotFound
 from wrenn.base.faults import arm_faults
 from wrenn.base.units import GIB, MIB
-from wrenn.storage.images import Service, load_images
+from wrenn.storage.images import Service, built_templates, load_images
 from wrenn.storage.images import recipe as recipe_module
 from wrenn.storage.images.initramfs import build_initramfs, load_initramfs
 from wrenn.storage.images.kernel import Kernel
@@ -253,6 +253,41 @@ def test_no_other_recipe_or_template_is_found(tmp_path: Path, name: str) -> None
         load_recipe(name, "bookworm")
     with pytest.raises(NotFound):
         load_template(tmp_path, name)
+
+
+def _write_template(folder: Path, name: str, **manifest: object) -> None:
+    place = folder / "templates" / name
+    place.mkdir(parents=True, exist_ok=True)
+    draft = place / "draft"
+    draft.write_text(json.dumps({"format": FORMAT, **manifest}))
+    draft.rename(place / "manifest.json")
+
+
+def test_a_template_with_other_packages_has_other_content(tmp_path: Path) -> None:
+    made = {"source_digest": "ab", "packages": {"bash": "1", "dash": "2"}}
+    _write_template(tmp_path, "own", **made, rootfs={"size_b": 1, "digest": "one"})
+    first = built_templates(tmp_path)
+    assert list(first) == ["own"]
+    assert len(first["own"]) == 64
+    _write_template(tmp_path, "own", **made, rootfs={"size_b": 1, "digest": "another host's"})
+    assert built_templates(tmp_path) == first
+    seen = {first["own"]}
+    for changed in ({"packages": {"bash": "1", "dash": "3"}}, {"source_digest": "cd"}):
+        _write_template(tmp_path, "own", **{**made, **changed})
+        seen.add(built_templates(tmp_path)["own"])
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    "manifest", [{}, {"source_digest": "ab"}, {"packages": {}}, {"source_digest": "ab", "packages": []}]
+)
+def test_a_template_whose_manifest_lacks_its_content_has_none(
+    tmp_path: Path, manifest: dict[str, object]
+) -> None:
+    _write_template(tmp_path, "own", **manifest)
+    assert built_templates(tmp_path) == {"own": ""}
+    (tmp_path / "templates/own/manifest.json").write_text("{")
+    assert built_templates(tmp_path) == {"own": ""}
 
 
 def test_a_recipe_for_an_unknown_suite_is_not_found() -> None:

@@ -23,7 +23,7 @@ from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.guest import CommandLine, Commands, GuestConnection, Identity, initialise
 from wrenn.network import SlotPool
-from wrenn.storage.images import ImageFolder, Images, Service, load_boot_files, load_images
+from wrenn.storage.images import ImageFolder, Images, Service, built_templates, load_boot_files, load_images
 from wrenn.vm import BootRequest, BootSource, Driver, Facts, Machine, Shape
 
 _WARM_UP_TIMEOUT_S: Final = 20.0
@@ -56,9 +56,9 @@ class BootedBases:
     start_limit_s: float
     """Within this time a guest must answer; a cold boot takes 3 s under emulation on an idle machine."""
 
-    def templates(self) -> list[str]:
-        """Return the names of the templates that were built on this host, sorted; without `images`."""
-        return sorted(p.parent.name for p in (self.images_dir / "templates").glob("*/manifest.json"))
+    def templates(self) -> Mapping[str, str]:
+        """Return the templates that were built on this host, sorted; without `images`."""
+        return built_templates(self.images_dir)
 
     def facts(self, template: str, shape: Shape) -> Facts:
         """Return everything that determines the content of a base made now: image, kernel, VMM, shape and so on."""

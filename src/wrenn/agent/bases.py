@@ -35,8 +35,8 @@ _DRAFT_PREFIX: Final = ".draft-"
 class BaseMaker(Protocol):
     """Makes bases. It knows the templates and everything that a base of one depends on."""
 
-    def templates(self) -> list[str]:
-        """Return the names of the templates of this host."""
+    def templates(self) -> Mapping[str, str]:
+        """Return the templates of this host, with what identifies the content of each; empty: not known."""
         ...
 
     def facts(self, template: str, shape: Shape) -> Facts:

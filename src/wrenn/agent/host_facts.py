@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,6 @@ class HostFacts:
     platform: VmPlatform
     sandbox_disk_b: int
     sandbox_limit: int
-    templates: Callable[[], list[str]]
+    templates: Callable[[], Mapping[str, str]]
     owned_slots: Callable[[], list[int]]
     warm_up: WarmUp

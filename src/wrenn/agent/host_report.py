@@ -13,6 +13,7 @@ from wrenn.protocol.vm_platform import VmPlatform
 def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
     """Build the report, with the use of the machine's resources now."""
     machine = measure(facts.data_dir)
+    templates = facts.templates()
     return pb.Host(
         agent_version=facts.agent_version,
         vmm=facts.platform.vmm,
@@ -25,7 +26,8 @@ def host_message(facts: HostFacts, *, sandbox_count: int) -> pb.Host:
         sandbox_disk_b=facts.sandbox_disk_b,
         sandbox_limit=facts.sandbox_limit,
         sandbox_count=sandbox_count,
-        templates=facts.templates(),
+        templates=list(templates),
+        template_contents={name: content for name, content in templates.items() if content},
         owned_slots=facts.owned_slots(),
         warming_up=facts.warm_up.is_running,
         warm_up_failure=facts.warm_up.failure,

@@ -60,7 +60,7 @@ class Inventory:
         lines += (f"{sandbox_id} unreadable" for sandbox_id in self._sandboxes.unreadable())
         lines += self._sandboxes.list_snapshot_ids()
         lines += self._images.ids()
-        lines += (f"template {name}" for name in self._facts.templates())
+        lines += (f"template {name} {content}" for name, content in self._facts.templates().items())
         return hashlib.blake2b("\n".join(sorted(lines)).encode(), digest_size=_DIGEST_B).hexdigest()
 
     def heartbeat(self) -> Heartbeat:

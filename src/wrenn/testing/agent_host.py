@@ -43,6 +43,7 @@ from wrenn.testing.simulated_agent import (
     remove_everything,
 )
 from wrenn.vm.driver import Shape
+from wrenn.vm.simulated import TEMPLATES
 
 _SERVICE: Final = "/wrenn.host.v1.HostAgent/"
 _WAIT_S: Final = 10.0
@@ -205,7 +206,7 @@ class AgentHost(Installation):
         self.broken_off: Counter[str] = Counter()
         self.open_calls: Counter[str] = Counter()
         self.sandbox_limit = SANDBOX_LIMIT
-        self.templates: tuple[str, ...] = ("minimal",)
+        self.templates = TEMPLATES
         self.snapshot_b = 0
         self.vmm = "simulated 1"
         self.agent: Agent

@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -28,7 +28,7 @@ from wrenn.network.simulated import LoopbackSlots
 from wrenn.storage.images import ImageFolder
 from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import free_port
-from wrenn.vm.simulated import FolderBaseMaker, ProcessGroups, SimulatedDriver
+from wrenn.vm.simulated import TEMPLATES, FolderBaseMaker, ProcessGroups, SimulatedDriver
 
 _GROUPS: Final = "groups"
 SANDBOX_LIMIT: Final = 254
@@ -43,7 +43,7 @@ class ProcessHost:
         self,
         *,
         sandbox_limit: int = SANDBOX_LIMIT,
-        templates: Sequence[str] = ("minimal",),
+        templates: Mapping[str, str] = TEMPLATES,
         snapshot_b: int = 0,
         vmm: str = "simulated 1",
     ) -> None:

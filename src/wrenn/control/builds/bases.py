@@ -10,15 +10,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
+from typing import Final
 
-from wrenn.base.errors import NotFound
+from wrenn.base.errors import NotFound, WrennError
 from wrenn.base.ids import HostId, ImageId
 from wrenn.control.builds import login_store
 from wrenn.control.builds.keys import Shape
 from wrenn.control.builds.layer_store import Layer
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.records import Build
-from wrenn.control.db import Database
+from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import (
     ContainerSource,
     HostClient,
@@ -30,12 +31,20 @@ from wrenn.control.images import URL_LIFE_S, Images, owner_name
 from wrenn.control.objects import ObjectStore, name_of
 from wrenn.control.registries import ImageLogin, RegistryCredentials
 from wrenn.control.sandboxes import InternalSandboxes
-from wrenn.control.templates import Defaults, Reference, Template, TemplateType, find_template
+from wrenn.control.templates import (
+    Defaults,
+    Reference,
+    Template,
+    TemplateType,
+    built_content,
+    find_template,
+)
 from wrenn.protocol.vm_platform import UNKNOWN_PLATFORM
 from wrenn.recipe import BaseConfig, BaseKind, From
 from wrenn.recipe.cache_key import base_key
 
 _VERSION = version("wrenn")
+_REPORT_TIMEOUT_S: Final = 5.0
 _EVERYWHERE = HostNetworkPolicy(allow_internet=True, allow=(), deny=(), revision=1)
 """As far as hosts permit it: neither private networks nor the host itself."""
 
@@ -51,6 +60,26 @@ class ImportedImage:
 
 
 @dataclass(frozen=True, slots=True)
+class HostBuilt:
+    """A template that hosts built themselves, as hosts with this release of the product and this content have it."""
+
+    image: str
+    release: str
+    content: str
+
+    async def is_on(self, host: HostClient) -> bool:
+        """Whether the host has it so now; one that does not say so has not."""
+        try:
+            report = await host.report(timeout_s=_REPORT_TIMEOUT_S)
+        except WrennError:
+            return False
+        return (
+            report.agent_version == self.release
+            and report.template_contents.get(self.image, "") == self.content
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Base:
     """What a build begins with. `key`: identifies its disk, for the layer cache."""
 
@@ -59,8 +88,8 @@ class Base:
     config: BaseConfig
     release: Callable[[], Awaitable[None]]
     """Call it once a sandbox of the template runs. May be repeated."""
-    host_version: str | None = None
-    """The release of the hosts whose disk the key identifies, if they built it themselves; None: it is the same on all."""
+    built_by_hosts: HostBuilt | None = None
+    """Whose disk the key identifies, if hosts built it themselves; None: it is the same on all."""
     imported: ImportedImage | None = None
     """None: it is a template."""
 
@@ -167,7 +196,14 @@ class BuildBases:
     async def _template(self, build: Build, base: From) -> Base:
         where = f"line {base.line}: " if base.line else ""
         reference = Reference.parse(base.reference, field=f"{where}base")
-        template = await self.database.transaction(lambda tx: find_template(tx, build.team_id, reference))
+
+        async def read(tx: Transaction) -> tuple[Template | None, str]:
+            found = await find_template(tx, build.team_id, reference)
+            if found is None or found.image_id is not None:
+                return found, ""
+            return found, await built_content(tx, build.team_id, found.image)
+
+        template, content = await self.database.transaction(read)
         if template is None:
             raise NotFound(f"{where}there is no template named {reference}.")
         defaults = template.defaults
@@ -177,15 +213,15 @@ class BuildBases:
             workdir=defaults.working_dir or None,
             labels=dict(template.labels),
         )
-        host_version = None if template.image_id else _VERSION
-        return Base(base_key(base, _identity(template)), template, config, _nothing, host_version)
+        built = None if template.image_id else HostBuilt(template.image, _VERSION, content)
+        return Base(base_key(base, _identity(template, built)), template, config, _nothing, built)
 
 
-def _identity(template: Template) -> str:
+def _identity(template: Template, built: HostBuilt | None) -> str:
     """Return what identifies the disk of a template and the variables of programs in its sandboxes."""
-    if template.image_id is None:
-        # Hosts build `minimal` anew for each release of the product, under the same id.
-        return f"{template.template_id} {_VERSION}"
+    if built is not None:
+        # Hosts build it anew for each release of the product, and with newer packages when they are told to, under the same id.
+        return " ".join(filter(None, (str(template.template_id), built.release, built.content)))
     if template.type is TemplateType.SNAPSHOT:
         return str(template.template_id)
     # A build that finds all its steps makes another version of the same image.

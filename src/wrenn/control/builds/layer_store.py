@@ -84,14 +84,6 @@ async def find(database: Database, team_id: TeamId, keys: Sequence[str], shape: 
     }
 
 
-async def runs_version(database: Database, host_id: HostId, version: str) -> bool:
-    """Whether the host last reported this release of the product."""
-    found = await database.execute(
-        select(hosts.c.agent_version).where(hosts.c.id == host_id.value), repeatable=True
-    )
-    return found.scalar_one_or_none() == version
-
-
 async def claim(
     database: Database, build: Build, sandbox_id: SandboxId, layer: Layer, *, owner: str
 ) -> bool | None:

@@ -162,19 +162,19 @@ class BuildRunner:
         if len(attempt.stages) == 1:
             # Its sandbox keeps the files of the base. Other stages may begin with the same one.
             await stage.base.release()
-        row, _ = await self.sandboxes.get(begun.sandbox.sandbox_id)
-        is_known_disk = (
-            begun.origin is not None
-            or stage.base.host_version is None
-            or await layer_store.runs_version(self.database, row.host_id, stage.base.host_version)
-        )
+        built = stage.base.built_by_hosts
+        is_known_disk = begun.origin is not None or built is None
+        if built is not None and not is_known_disk:
+            _, host = await self.sandboxes.get(begun.sandbox.sandbox_id)
+            # After its start: what the host had before is what it has now, or nothing is kept.
+            is_known_disk = await built.is_on(host)
         if known is None:
             environment = await begun.sandbox.environment()
             known = await attempt.plan(stage, DEFAULT_ENVIRONMENT if environment is None else environment)
             if environment is not None and is_known_disk:
                 await self.layers.remember_environment(build.team_id, stage.base.key, environment)
         if not is_known_disk:
-            # During an upgrade of the hosts: what it comes to is not what these keys stand for.
+            # The hosts differ, as during an upgrade: what it comes to is not what these keys stand for.
             known = stage.planned = replace(known, keys=BuildKeys())
         attempt.log_cached(stage, begun.steps)
         await self._carry_out(attempt, stage, known, begun)

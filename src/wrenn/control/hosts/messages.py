@@ -159,6 +159,7 @@ def report_of(host: pb.Host) -> HostReport:
         sandbox_disk_b=_number(host.sandbox_disk_b, _BIGINT_MAX, "sandbox_disk_b"),
         sandbox_limit=_number(host.sandbox_limit, _INTEGER_MAX, "sandbox_limit"),
         templates=tuple(map(_template_name, host.templates)),
+        template_contents=_template_contents(host),
         is_warming_up=host.warming_up,
         warm_up_failure=clean_text(host.warm_up_failure, _TEXT_LIMIT),
         # An agent of before says this much.
@@ -227,6 +228,15 @@ def _template_name(name: str) -> str:
     if not name or len(name) > _NAME_LIMIT or _UNSTORABLE.search(name):
         raise AgentFailure(f"The host names a template {_quoted(name)}.")
     return name
+
+
+def _template_contents(host: pb.Host) -> dict[str, str]:
+    contents = dict(host.template_contents)
+    if not contents.keys() <= set(host.templates):
+        raise AgentFailure("The host describes the content of templates that it does not have.")
+    if not all(map(_DIGEST.fullmatch, contents.values())):
+        raise AgentFailure("The host describes the content of a template by something that is no digest.")
+    return contents
 
 
 def _quoted(text: str) -> str:

@@ -85,6 +85,7 @@ REPORT_COLUMNS: Final = (
     "sandbox_disk_b",
     "sandbox_limit",
     "templates",
+    "template_contents",
     "platform",
 )
 """Columns that hold what a host reports, and fields of `HostReport`."""
@@ -165,6 +166,7 @@ def reported_columns(report: HostReport) -> dict[str, Any]:
     """Return the values of `REPORT_COLUMNS`, which can all be written as JSON."""
     return {name: getattr(report, name) for name in REPORT_COLUMNS} | {
         "templates": list(report.templates),
+        "template_contents": dict(report.template_contents),
         "platform": report.platform.to_json(),
     }
 

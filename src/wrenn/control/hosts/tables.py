@@ -40,6 +40,8 @@ hosts = Table(
     Column("sandbox_disk_b", BigInteger, nullable=False, server_default=text("0")),
     Column("sandbox_limit", Integer, nullable=False, server_default=text("0")),
     Column("templates", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    # What identifies the content of each of them, by name, where it is known.
+    Column("template_contents", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
     # `VmPlatform` as JSON: which saved virtual machines it can restore. Empty: not known.
     Column("platform", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
     # When an answer to a call of the monitor was stored last, and whether it answered the last call.

@@ -106,6 +106,7 @@ class HostReport:
         sandbox_limit: number of network slots.
         is_warming_up: the default template is being booted.
         warm_up_failure: why it could not be booted; empty: it was.
+        template_contents: what identifies the content of those of `templates` where that is known.
         platform: which saved virtual machines it can restore.
     """
 
@@ -120,6 +121,7 @@ class HostReport:
     sandbox_disk_b: int = 0
     sandbox_limit: int = 0
     templates: Sequence[str] = ()
+    template_contents: Mapping[str, str] = field(default_factory=dict[str, str])
     is_warming_up: bool = False
     warm_up_failure: str = ""
     platform: VmPlatform = UNKNOWN_PLATFORM

@@ -17,6 +17,7 @@ from wrenn.control.templates.service import Templates
 from wrenn.control.templates.store import (
     DELETED,
     NewBase,
+    built_content,
     count_layers_again,
     has_base,
     images_in_use,
@@ -57,6 +58,7 @@ __all__ = [
     "TemplateType",
     "Templates",
     "admin_routers",
+    "built_content",
     "count_layers_again",
     "find_built_template",
     "find_template",

@@ -33,7 +33,7 @@ from wrenn.base.ids import BuildId, HostId, ImageId, SandboxId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, actor_json, record
 from wrenn.control.db import Database, Transaction, span_s
-from wrenn.control.hosts import hosts
+from wrenn.control.hosts import HostStatus, hosts
 from wrenn.control.images import ImageKind, ImageStatus, images, retire_images, retire_images_of_team
 from wrenn.control.quotas import (
     LIMIT_COLUMNS,
@@ -305,6 +305,22 @@ async def host_built(database: Database, team_id: TeamId) -> list[HostBuiltTempl
         repeatable=True,
     )
     return [HostBuiltTemplate(row.name, row.created_at) for row in found]
+
+
+async def built_content(tx: Transaction, team_id: TeamId, name: str) -> str:
+    """Return what identifies the content of a template that hosts build themselves; empty: not known.
+
+    If the hosts for the team's sandboxes have different ones, it is the one that most of them have.
+    """
+    content = hosts.c.template_contents[name].astext
+    found = await tx.execute(
+        select(content)
+        .where(_is_for(team_id), hosts.c.status == HostStatus.ONLINE, content.is_not(None))
+        .group_by(content)
+        .order_by(func.count().desc(), content)
+        .limit(1)
+    )
+    return found.scalar_one_or_none() or ""
 
 
 async def lock_names(tx: Transaction) -> None:

@@ -15,7 +15,7 @@ from wrenn.storage.images.build import (
 )
 from wrenn.storage.images.container_config import ContainerConfig
 from wrenn.storage.images.image_folder import ROOTFS, ImageFacts, ImageFolder, LocalImage
-from wrenn.storage.images.images import Images, load_boot_files, load_images
+from wrenn.storage.images.images import Images, built_templates, load_boot_files, load_images
 from wrenn.storage.images.service import Service
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "LocalImage",
     "Service",
     "abandoned_scratch",
+    "built_templates",
     "ensure_images",
     "load_boot_files",
     "load_images",

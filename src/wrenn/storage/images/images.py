@@ -11,7 +11,7 @@ from wrenn.storage.images.image_folder import ImageFolder
 from wrenn.storage.images.initramfs import load_initramfs
 from wrenn.storage.images.kernel import load_kernel
 from wrenn.storage.images.service import Service
-from wrenn.storage.images.template import Template, load_template
+from wrenn.storage.images.template import Template, content_of, load_template
 
 KERNELS: Final = "kernels"
 INITRAMFS: Final = "initramfs"
@@ -58,6 +58,13 @@ def load_boot_files(data_dir: Path) -> BootFiles:
     initramfs = load_initramfs(data_dir / INITRAMFS)
     kernel = load_kernel(data_dir / KERNELS, initramfs.kernel_version)
     return BootFiles(kernel.vmlinux, initramfs.path)
+
+
+def built_templates(data_dir: Path) -> dict[str, str]:
+    """Return the names of the templates in `data_dir`, sorted, each with the digest that `template.content_of` returns."""
+    folder = data_dir / TEMPLATES
+    names = sorted(manifest.parent.name for manifest in folder.glob("*/manifest.json"))
+    return {name: content_of(folder, name) for name in names}
 
 
 def load_images(data_dir: Path, template: str = "minimal", *, images: ImageFolder | None = None) -> Images:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from wrenn.base.errors import Unavailable
+from wrenn.base.errors import Unavailable, WrennError
 from wrenn.base.units import GIB
 from wrenn.linux import apt
 from wrenn.linux.command import CommandError, run
@@ -67,6 +70,35 @@ def load_template(templates: Path, name: str) -> Template:
         text(manifest, "source_digest", what=what),
         Service.parse(manifest.get("service"), what=what),
     )
+
+
+def content_of(templates: Path, name: str) -> str:
+    """Return a digest of the template's recipe and of the versions of its packages; empty: not known.
+
+    It is the same on all hosts that installed the same packages, where the images differ by the time at which they were made.
+    """
+    path = templates / name / "manifest.json"
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return _content_of(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@lru_cache(maxsize=64)
+def _content_of(path: Path, _version: tuple[int, int, int]) -> str:
+    # Agents ask every second, and a manifest is never changed in its place.
+    what = f"template {path.parent.name}"
+    try:
+        manifest = read_manifest(path, what=what)
+        source = text(manifest, "source_digest", what=what)
+    except WrennError:
+        return ""
+    packages = manifest.get("packages")
+    if not isinstance(packages, dict):
+        return ""
+    made_of = json.dumps([source, packages], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(made_of.encode()).hexdigest()
 
 
 async def build_template(

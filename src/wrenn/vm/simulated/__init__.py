@@ -4,13 +4,14 @@ It needs neither root nor a hypervisor. A layer is a copy of the folder; a resto
 kept. Nothing outside of `wrenn.testing` and the tests may use it.
 """
 
-from wrenn.vm.simulated.bases import FolderBaseMaker, FolderBases
+from wrenn.vm.simulated.bases import TEMPLATES, FolderBaseMaker, FolderBases
 from wrenn.vm.simulated.disks import FolderDisks
 from wrenn.vm.simulated.driver import SimulatedDriver
 from wrenn.vm.simulated.groups import ProcessGroups
 from wrenn.vm.simulated.machine import SimulatedMachine
 
 __all__ = [
+    "TEMPLATES",
     "FolderBaseMaker",
     "FolderBases",
     "FolderDisks",

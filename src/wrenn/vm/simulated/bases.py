@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,8 @@ _MANIFEST: Final = "manifest.json"
 _ROOT: Final = "root"
 _DIGEST: Final = "digest"
 _ARCHIVE: Final = "root.tar"
+TEMPLATES: Final[Mapping[str, str]] = {"minimal": ""}
+"""Those of a host, unless a test says otherwise, with what identifies their content."""
 
 
 class FolderBases:
@@ -100,22 +102,23 @@ async def export_tree(folder: Path, archive: Path) -> Path:
 class FolderBaseMaker:
     """Makes bases in some milliseconds. Implements `wrenn.agent.bases.BaseMaker`."""
 
-    def __init__(self, images: ImageFolder, templates: Sequence[str] = ("minimal",)) -> None:
+    def __init__(self, images: ImageFolder, templates: Mapping[str, str] = TEMPLATES) -> None:
+        """`templates`: what `templates` returns."""
         self._images = images
         self._templates = templates
 
-    def templates(self) -> list[str]:
-        """Return the configured names; all templates are alike."""
-        return sorted(self._templates)
+    def templates(self) -> Mapping[str, str]:
+        """Return the configured ones; the disks of all are alike."""
+        return self._templates
 
     def facts(self, template: str, shape: Shape) -> Facts:
-        """Return template, image and shape."""
+        """Return template, content and shape."""
         shape_facts = {"template": template, "vcpus": shape.vcpus, "memory_mb": shape.memory_mb}
         if (image_id := ImageId.find(template)) is not None:
             return {**shape_facts, "image": self._images.find(image_id).facts.content}
         if template not in self._templates:
             raise NotFound(f"There is no template {template!r}.")
-        return shape_facts
+        return {**shape_facts, "image": self._templates[template]}
 
     def metadata(self, template: str) -> Mapping[str, str]:
         """Return versions that say that there is no kernel."""
