@@ -36,6 +36,8 @@ _P = TypeVar("_P", bound=asyncio.BaseProtocol)
 _CERTIFICATE_LIFE_S: Final = 7 * 86400.0
 _CONTROL_PORT: Final = 8000
 _SYN_RETRY_S: Final = 1.0
+_GRACE_S: Final = 5.0
+"""As an agent gives to calls in flight when it stops."""
 _REPLICAS: Final = "10.2.0."
 _BALANCER: Final = "10.3.0.1"
 CONTROL_URL: Final = f"https://{_BALANCER}:{_CONTROL_PORT}"
@@ -174,6 +176,7 @@ class SimulatedHost(SimulatedAgent):
         self.clock = SkewedClock()
         self.host_id = ""
         self.was_deleted = False
+        self._is_leaving = False
         self._fleet = fleet
         served = f"{self.address}:{_AGENT_PORT}"
         world = World(fleet.random, self.clock)
@@ -214,13 +217,18 @@ class SimulatedHost(SimulatedAgent):
     @asynccontextmanager
     async def _running(self) -> AsyncGenerator[Agent]:
         async with super()._running() as agent:
-            with _serving(self._fleet, self.address, _called(self, lambda agent: agent.app)):
+            self._is_leaving = False
+            with _serving(self._fleet, self.address, self._serve):
                 tasks = OwnedTasks()
                 self._accompany(agent, tasks)
                 try:
                     yield agent
                 finally:
                     await tasks.close()
+
+    async def _serve(self, scope: Message, receive: Receive, send: Send) -> None:
+        if not self._is_leaving:
+            await _called(self, lambda agent: agent.app)(scope, receive, send)
 
     def _accompany(self, agent: Agent, tasks: OwnedTasks) -> None:
         """Start what `wrenn.agent.main` runs beside serving."""
@@ -232,6 +240,10 @@ class SimulatedHost(SimulatedAgent):
 
         async def beat() -> None:
             await link.run()
+            # As the server does: it accepts nothing more, and calls in flight may go on for a while.
+            self._is_leaving = True
+            _vanish(self._fleet, self._run)
+            await self.end_calls(_GRACE_S)
             await remove_everything(agent.sandboxes)
             file.remove(self.host_id)
             self.was_deleted = True

@@ -108,6 +108,14 @@ class Program(ABC, Generic[_P]):
                 raise ProgramKilled from error
             raise
 
+    async def end_calls(self, grace_s: float) -> None:
+        """Give the calls in flight so long, then cancel those that are left, and wait for their ends."""
+        for timeout_s in (grace_s, None):
+            if self._calls:
+                _, left = await asyncio.wait(list(self._calls), timeout=timeout_s)
+                for task in left:
+                    task.cancel()
+
     async def stop(self) -> None:
         """Stop it as a service manager does. Idempotent."""
         if self._life is not None:
