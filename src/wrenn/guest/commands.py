@@ -26,7 +26,8 @@ _GRACE_S: Final = 5.0
 """How much longer than the command's own time limit we wait for the guest to report it."""
 _START_TIMEOUT_S: Final = 15.0
 _OWN_TAG: Final = "wrenn-exec-"
-_KILL_TIMEOUT_S: Final = 4.0
+_KILL_TIMEOUT_S: Final = 3.0
+"""Of a caller whose command is killed because its time is up. The kill itself goes on when the guest answers later."""
 _START_MARGIN_S: Final = 0.5
 """Time for the guest to start a program that was requested just before the call was cancelled."""
 _COMMAND_NOT_FOUND: Final = 127
@@ -111,12 +112,12 @@ class Commands:
         except (e.NotFound, e.Forbidden) as error:
             return failed_to_start(command, error)
         except (TimeoutError, e.DeadlineExceeded) as error:
-            await self._kill_quietly(process)
+            await self.kill_quietly(process)
             raise e.DeadlineExceeded(
                 f"The command did not end within {timeout_s:g} s and was killed."
             ) from error
         except (e.TooLarge, e.RateLimited, asyncio.CancelledError):
-            await self._kill_quietly(process)
+            await self.kill_quietly(process)
             raise
         raise e.AgentFailure("The sandbox ended the command's stream without its exit code.")
 
@@ -190,8 +191,11 @@ class Commands:
             timeout_s=_CALL_TIMEOUT_S,
         )
 
-    async def _kill_quietly(self, process: int | str) -> None:
-        """Kill a process that we started and no longer need. Errors are ignored: the guest may not answer any more."""
+    async def kill_quietly(self, process: int | str) -> None:
+        """Kill a process that we started and no longer need, with all its descendants.
+
+        Returns after a few seconds at most. Errors are ignored: the process may have ended, or the guest may no longer answer.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILL_TIMEOUT_S):
                 await asyncio.shield(self._kill(process))

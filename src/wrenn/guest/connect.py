@@ -54,6 +54,8 @@ _BATCH_LENGTH: Final = 512
 """Messages decoded in a row before other tasks run: a guest may send any number of empty messages."""
 _FRAME_HEAD: Final = struct.Struct(">BI")
 _END_OF_STREAM: Final = 0x02
+_HEADERS_TIMEOUT_S: Final = 60.0
+"""Until a guest begins to answer a call whose answer is a stream. Callers with less time set a deadline of their own."""
 
 Answer = TypeVar("Answer", bound=Message[Any])
 
@@ -247,13 +249,15 @@ class GuestConnection:
         }
         self._check_open()
         try:
-            async with self.session.post(
-                f"{self.base_url}/{method}",
-                data=_FRAME_HEAD.pack(0, len(body)) + body,
-                headers=all_headers,
-                allow_redirects=False,
-                read_bufsize=_BATCH_READ_B,
-            ) as response:
+            async with asyncio.timeout(_HEADERS_TIMEOUT_S):
+                response = await self.session.post(
+                    f"{self.base_url}/{method}",
+                    data=_FRAME_HEAD.pack(0, len(body)) + body,
+                    headers=all_headers,
+                    allow_redirects=False,
+                    read_bufsize=_BATCH_READ_B,
+                )
+            async with response:
                 if response.status != 200:
                     raise _error_of(
                         json_object_or_empty(await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")),

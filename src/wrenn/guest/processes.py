@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -36,7 +36,6 @@ _PIECE_B: Final = 256 * KIB
 """Consecutive outputs are merged up to about this length."""
 _EVENTS_AT_ONCE: Final = 16
 _STREAMS: Final[frozenset[str]] = frozenset({"stdout", "stderr", "pty"})
-_SIGKILL: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +212,9 @@ class FollowedProcess:
         await Commands(self._guest).signal(self.pid, signal)
 
     async def kill_quietly(self) -> None:
-        """Kill the process with all its descendants. Errors are ignored: it may have ended, or the guest may no longer respond."""
+        """Kill the process, if it has started; as `Commands.kill_quietly`."""
         if self.pid:
-            with suppress(e.WrennError):
-                await Commands(self._guest).signal(self.pid, _SIGKILL, descendants=True)
+            await Commands(self._guest).kill_quietly(self.pid)
 
 
 def _events(answers: list[pb.StartResponse] | list[pb.ConnectResponse]) -> list[Event]:

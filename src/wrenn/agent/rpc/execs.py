@@ -26,7 +26,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
-from wrenn.guest import Event, Exited, Started, failed_to_start
+from wrenn.guest import Event, Exited, FollowedProcess, Started, failed_to_start
 from wrenn.protocol.host.streams import (
     MESSAGE_HEAD,
     MESSAGE_LIMIT_B,
@@ -92,25 +92,32 @@ class Execs:
 
     async def _run(self, stream: GuestStream, opening: StartProcess, answer: _Answer) -> None:
         timeout_s = opening.timeout_ms / 1000
-        async with opened(stream.processes, opening) as process:
-            try:
-                async with asyncio.timeout(timeout_s + _GRACE_S):
-                    async for events in process.events():
-                        await answer.add_events(events)
-            except (NotFound, Forbidden) as error:
-                if process.pid:
-                    raise
-                said = failed_to_start(command_of(opening), error)
-                await answer.add(bytes((Kind.STDERR,)) + said.stderr)
-                await answer.add_events([Exited(said.exit_code)])
-            except (TimeoutError, DeadlineExceeded) as error:
-                await process.kill_quietly()
-                raise DeadlineExceeded(
-                    f"The command did not end within {timeout_s:g} s and was killed."
-                ) from error
-            except (Cancelled, asyncio.CancelledError):
-                await asyncio.shield(process.kill_quietly())
+        process: FollowedProcess | None = None
+        try:
+            # A guest that has no time for its agent may not even begin to answer.
+            async with (
+                asyncio.timeout(timeout_s + _GRACE_S),
+                opened(stream.processes, opening) as process,
+            ):
+                async for events in process.events():
+                    await answer.add_events(events)
+        except (NotFound, Forbidden) as error:
+            if process is None or process.pid:
                 raise
+            said = failed_to_start(command_of(opening), error)
+            await answer.add(bytes((Kind.STDERR,)) + said.stderr)
+            await answer.add_events([Exited(said.exit_code)])
+        except (TimeoutError, DeadlineExceeded) as error:
+            # One that has not started yet is killed by the guest, which knows the limit.
+            if process is not None:
+                await process.kill_quietly()
+            raise DeadlineExceeded(
+                f"The command did not end within {timeout_s:g} s and was killed."
+            ) from error
+        except (Cancelled, asyncio.CancelledError):
+            if process is not None:
+                await asyncio.shield(process.kill_quietly())
+            raise
 
 
 class _ClientGone(Cancelled):

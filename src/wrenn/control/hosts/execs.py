@@ -23,8 +23,9 @@ from wrenn.protocol.host.streams import (
     parse_failure,
 )
 
-EXEC_MARGIN_S: Final = 10.0
-"""How much longer than the command's own limit the agent may take to kill it and say so."""
+EXEC_MARGIN_S: Final = 13.0
+"""How much longer than the command's own limit the agent may take to kill it and say so: up to 8 s when the guest does not answer, and
+clients wait 15 s."""
 _OLD_AGENT: Final = frozenset({400, 404, 405})
 
 
