@@ -147,6 +147,25 @@ async def test_snapshots_take_no_more_than_they_may(platform: Platform):
     assert found["usage"]["snapshot_mb"] <= found["limits"]["snapshot_mb"]
 
 
+async def test_a_team_has_no_more_templates_than_it_may(platform: Platform):
+    path = await platform.create()
+    body: dict[str, object] = {"sandbox_id": path.rpartition("/")[2]}
+    assert (await platform.api.post("/v1/snapshots", json=body | {"name": "first"})).status_code == 201
+    await set_limits(platform, Limits(templates=3))
+    answers = await asyncio.gather(
+        *(platform.api.post("/v1/snapshots", json=body | {"name": f"s{n}"}) for n in range(5))
+    )
+    assert sorted(a.status_code for a in answers) == [201, 201, 409, 409, 409]
+    for refusal in (a for a in answers if a.status_code == 409):
+        exceeded(refusal, "templates")
+    again = await platform.api.post("/v1/snapshots?overwrite=true", json=body | {"name": "first"})
+    assert again.status_code == 201, "what it replaces makes room"
+    exceeded(await platform.api.post("/v1/snapshots", json=body | {"name": "more"}), "templates")
+    assert (await platform.api.get("/v1/limits")).json()["usage"]["templates"] == 3
+    await platform.api.delete("/v1/snapshots/first")
+    assert (await platform.api.post("/v1/snapshots", json=body | {"name": "more"})).status_code == 201
+
+
 async def test_a_build_beyond_the_quota_uploads_nothing(platform: Platform):
     await set_limits(platform, Limits(snapshot_mb=0))
     body = {"name": "large", "recipe": ["RUN echo large > /srv-large"], "skip_pre_post": True}
@@ -204,7 +223,7 @@ async def test_a_team_sees_what_it_may_and_has(tight: Platform):
     assert (found["limits"]["running_sandboxes"], found["limits"]["total_sandboxes"]) == (5, 7)
     found["usage"].pop("creates_per_second")
     assert found["usage"] == {
-        "running_sandboxes": 1, "total_sandboxes": 2, "vcpus": 1, "memory_mb": 256, "snapshot_mb": 0,
+        "running_sandboxes": 1, "total_sandboxes": 2, "vcpus": 1, "memory_mb": 256, "templates": 0, "snapshot_mb": 0,
     }  # fmt: skip
     await set_limits(tight, Limits(running_sandboxes=0, vcpus=9))
     limits = (await tight.api.get("/v1/limits")).json()["limits"]

@@ -37,6 +37,7 @@ UNLIMITED = Limits(
     total_sandboxes=None,
     vcpus=None,
     memory_mb=None,
+    templates=None,
     snapshot_mb=None,
     creates_per_second=None,
 )

@@ -234,6 +234,7 @@ def _quotas(environment: Mapping[str, str]) -> Limits:
         total_sandboxes=limit("TOTAL_SANDBOXES", 10_000),
         vcpus=limit("VCPUS", 4000),
         memory_mb=limit("MEMORY_MB", 4_194_304),
+        templates=limit("TEMPLATES", 1000),
         snapshot_mb=limit("SNAPSHOT_MB", 1_048_576),
         creates_per_second=limit("CREATES_PER_SECOND", 100),
     )

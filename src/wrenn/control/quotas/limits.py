@@ -17,6 +17,7 @@ class Limits:
         running_sandboxes: that take memory: all that have not ended and are not paused.
         total_sandboxes: with the paused ones.
         vcpus, memory_mb: of the running ones together.
+        templates: that it has, with those that are snapshots, and with each version that has a tag.
         snapshot_mb: of the files of its templates on disk, and of the saved states that the store has of it.
         creates_per_second: new sandboxes, copies of forks too, within any second.
     """
@@ -25,6 +26,7 @@ class Limits:
     total_sandboxes: int | None = None
     vcpus: int | None = None
     memory_mb: int | None = None
+    templates: int | None = None
     snapshot_mb: int | None = None
     creates_per_second: int | None = None
 

@@ -23,6 +23,7 @@ class Usage:
     total_sandboxes: int = 0
     vcpus: int = 0
     memory_mb: int = 0
+    templates: int = 0
     snapshot_mb: int = 0
     creates_per_second: int = 0
 
@@ -32,6 +33,7 @@ _WHAT: Final = {
     "total_sandboxes": "sandboxes",
     "vcpus": "vCPUs",
     "memory_mb": "MB of memory",
+    "templates": "templates and snapshots",
     "snapshot_mb": "MB of snapshots",
 }
 _REMEDY: Final = {
@@ -39,6 +41,7 @@ _REMEDY: Final = {
     "total_sandboxes": "Remove one",
     "vcpus": "Pause or remove a sandbox",
     "memory_mb": "Pause or remove a sandbox",
+    "templates": "Remove one",
     "snapshot_mb": "Remove a template",
 }
 

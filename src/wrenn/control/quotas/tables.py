@@ -14,6 +14,7 @@ team_limits = Table(
     Column("total_sandboxes", Integer),
     Column("vcpus", Integer),
     Column("memory_mb", BigInteger),
+    Column("templates", Integer),
     Column("snapshot_mb", BigInteger),
     Column("creates_per_second", Integer),
     Column("updated_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()),

@@ -21,6 +21,7 @@ class SetLimits(RequestBody):
     total_sandboxes: _Count = Field(None, description="With the paused ones")
     vcpus: _Count = Field(None, description="Of the running ones together")
     memory_mb: _Count = Field(None, description="Of the running ones together")
+    templates: _Count = Field(None, description="With snapshots, and with each version that has a tag")
     snapshot_mb: _Count = Field(
         None,
         description="Files of its templates on disk, and states of its sandboxes and snapshots in the store",
@@ -40,6 +41,7 @@ class LimitsView(BaseModel):
     total_sandboxes: int | None = None
     vcpus: int | None = None
     memory_mb: int | None = None
+    templates: int | None = None
     snapshot_mb: int | None = None
     creates_per_second: int | None = None
 
@@ -51,6 +53,7 @@ class UsageView(BaseModel):
     total_sandboxes: int
     vcpus: int
     memory_mb: int
+    templates: int
     snapshot_mb: int
     creates_per_second: int = Field(description="Within the last second")
 

@@ -97,7 +97,7 @@ class SnapshotLifecycle:
                         f"There is a template named {name}: use overwrite=true to replace it."
                     )
                 if not there:
-                    await require_any_space(tx, source.team_id, self._settings.limits)
+                    await require_any_space(tx, source.team_id, self._settings.limits, new_templates=1)
             await store.insert_pending(
                 tx, snapshot_id, source, name=name, owner=self.leases.owner, lease_s=self.leases.lease_s
             )

@@ -151,7 +151,7 @@ async def publish(
     size_b = taken.size_b + await own_layers_b(tx, owner_id, snapshot_id.value, taken.layers)
     await tx.execute(update(templates).where(_c.id == snapshot_id.value).values(size_bytes=size_b))
     if owner_id is not None:
-        await require_space(tx, owner_id, size_b, defaults)
+        await require_space(tx, owner_id, size_b, defaults, new_templates=1)
     action = AuditAction(
         Resource.SNAPSHOT,
         "create",

@@ -32,6 +32,8 @@ from wrenn.control.templates.store import (
     snapshot_mb,
     snapshot_mb_of,
     statuses,
+    template_count,
+    template_count_of,
 )
 from wrenn.control.templates.store import find as find_template
 from wrenn.control.templates.store import find_built as find_built_template
@@ -81,6 +83,8 @@ __all__ = [
     "snapshot_mb",
     "snapshot_mb_of",
     "statuses",
+    "template_count",
+    "template_count_of",
     "template_tags",
     "templates",
 ]

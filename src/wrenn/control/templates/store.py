@@ -217,6 +217,20 @@ def snapshot_mb_of(owned_teams: CTE) -> ScalarSelect[int]:
     return _taken_mb(_c.team_id.in_(teams), images.c.team_id.in_(teams))
 
 
+def template_count(team_id: ColumnElement[Any]) -> ScalarSelect[int]:
+    """SQL expression: how many templates and snapshots the team has."""
+    return _count(_c.team_id == team_id)
+
+
+def template_count_of(owned_teams: CTE) -> ScalarSelect[int]:
+    """SQL expression: how many all these teams have."""
+    return _count(_c.team_id.in_(select(owned_teams.c.team_id)))
+
+
+def _count(has_template: ColumnElement[bool]) -> ScalarSelect[int]:
+    return select(func.count()).where(has_template, _is_named_and_ready()).scalar_subquery()
+
+
 def _taken_mb(has_template: ColumnElement[bool], has_image: ColumnElement[bool]) -> ScalarSelect[int]:
     on_hosts = select(func.coalesce(func.sum(_c.size_bytes), 0)).where(has_template, _is_named_and_ready())
     # The images of templates are counted with these.
@@ -228,7 +242,7 @@ def _taken_mb(has_template: ColumnElement[bool], has_image: ColumnElement[bool])
 
 
 async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
-    """Read the team's limit and usage of template storage, under a lock until the transaction ends."""
+    """Read the team's limits and usage of templates and their storage, under a lock until the transaction ends."""
     await lock_owner(tx, team_id)
     whose = literal(team_id.value, Uuid)
     together = owned_together(whose)
@@ -237,13 +251,17 @@ async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> Qu
         select(
             snapshot_mb(whose).label("taken"),
             snapshot_mb_of(together).label("owner_taken"),
+            template_count(whose).label("count"),
+            template_count_of(together).label("owner_count"),
             most,
             *LIMIT_COLUMNS,
         ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
     )
     row = found.one()
-    owner = QuotaStatus(owner_limits_of(row, defaults), Usage(snapshot_mb=row.owner_taken))
-    return QuotaStatus(limits_of(row).over(defaults), Usage(snapshot_mb=row.taken), owner)
+    of_owner = Usage(templates=row.owner_count, snapshot_mb=row.owner_taken)
+    owner = QuotaStatus(owner_limits_of(row, defaults), of_owner)
+    usage = Usage(templates=row.count, snapshot_mb=row.taken)
+    return QuotaStatus(limits_of(row).over(defaults), usage, owner)
 
 
 async def own_layers_b(
@@ -259,28 +277,39 @@ async def own_layers_b(
     return sum(size_b for layer, size_b in layers.items() if layer not in others)
 
 
-async def require_any_space(tx: Transaction, team_id: TeamId, defaults: Limits) -> None:
-    """Check that the team has room for anything: how much something takes is known only when it is there.
+async def require_any_space(
+    tx: Transaction, team_id: TeamId, defaults: Limits, *, new_templates: int = 0
+) -> None:
+    """Check that the team has room for anything, and may have so many more templates.
+
+    How much something takes is known only when it is there.
 
     Raises:
-        QuotaExceeded: it has none left.
+        QuotaExceeded: it has no room, or as many templates as it may.
     """
-    (await quota_status(tx, team_id, defaults)).require_within_quota(Usage(snapshot_mb=1))
+    wanted = Usage(templates=new_templates, snapshot_mb=1)
+    (await quota_status(tx, team_id, defaults)).require_within_quota(wanted)
 
 
-async def require_space(tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits) -> None:
-    """Check that the team had room for a template or saved state of this size, which was inserted in this transaction.
+async def require_space(
+    tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits, *, new_templates: int = 0
+) -> None:
+    """Check that the team had room for what was inserted in this transaction: so many templates, or saved states, of this size.
 
     Raises:
-        QuotaExceeded: it takes more than the team had left.
+        QuotaExceeded: that is more than the team had left.
     """
-    added = Usage(snapshot_mb=-(-size_b // MIB))
+    added = Usage(templates=new_templates, snapshot_mb=-(-size_b // MIB))
     status = await quota_status(tx, team_id, defaults)
     _without(status, added).require_within_quota(added)
 
 
 def _without(status: QuotaStatus, added: Usage) -> QuotaStatus:
-    before = replace(status.usage, snapshot_mb=status.usage.snapshot_mb - added.snapshot_mb)
+    before = replace(
+        status.usage,
+        templates=status.usage.templates - added.templates,
+        snapshot_mb=status.usage.snapshot_mb - added.snapshot_mb,
+    )
     owner = None if status.owner is None else _without(status.owner, added)
     return QuotaStatus(status.limits, before, owner)
 
@@ -416,7 +445,7 @@ async def insert_base(
     )
     dropped = await set_tags(tx, new.team_id, new.name, tags, new.template_id)
     if new.team_id is not None:
-        await require_space(tx, new.team_id, new.size_bytes, defaults)
+        await require_space(tx, new.team_id, new.size_bytes, defaults, new_templates=1)
     action = AuditAction(Resource.TEMPLATE, "create", facts={"type": TemplateType.BASE.value})
     await record(tx, new.team_id or PLATFORM_TEAM, by, action, new.name)
     return dropped

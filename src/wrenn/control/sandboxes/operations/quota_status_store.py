@@ -22,7 +22,7 @@ from wrenn.control.quotas import (
 )
 from wrenn.control.sandboxes.store import is_live, takes_memory
 from wrenn.control.sandboxes.tables import sandboxes
-from wrenn.control.templates import snapshot_mb, snapshot_mb_of
+from wrenn.control.templates import snapshot_mb, snapshot_mb_of, template_count, template_count_of
 
 _c = sandboxes.c
 
@@ -58,6 +58,8 @@ def _quota_status() -> Select[*tuple[Any, ...]]:
         has,
         recent,
         most,
+        template_count(team_id).label("templates"),
+        template_count_of(owned).label(f"{_OF_OWNER}templates"),
         snapshot_mb(team_id).label("snapshot_mb"),
         snapshot_mb_of(owned).label(f"{_OF_OWNER}snapshot_mb"),
         *LIMIT_COLUMNS,
