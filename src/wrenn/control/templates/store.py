@@ -251,16 +251,16 @@ async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> Qu
         select(
             snapshot_mb(whose).label("taken"),
             snapshot_mb_of(together).label("owner_taken"),
-            template_count(whose).label("count"),
-            template_count_of(together).label("owner_count"),
+            template_count(whose).label("has_templates"),
+            template_count_of(together).label("owner_templates"),
             most,
             *LIMIT_COLUMNS,
         ).select_from(most.outerjoin(team_limits, team_limits.c.team_id == team_id.value))
     )
     row = found.one()
-    of_owner = Usage(templates=row.owner_count, snapshot_mb=row.owner_taken)
+    of_owner = Usage(templates=row.owner_templates, snapshot_mb=row.owner_taken)
     owner = QuotaStatus(owner_limits_of(row, defaults), of_owner)
-    usage = Usage(templates=row.count, snapshot_mb=row.taken)
+    usage = Usage(templates=row.has_templates, snapshot_mb=row.taken)
     return QuotaStatus(limits_of(row).over(defaults), usage, owner)
 
 
