@@ -9,7 +9,7 @@ import pytest
 from wrenn.base.units import GIB
 from wrenn.linux.netlink import LimitRate
 from wrenn.network import SLOT_LIMIT, Block, NetworkLimits
-from wrenn.network.limits import HOST_FLOWS, plan_flow_table
+from wrenn.network.limits import ENTRIES_A_FLOW, HOST_FLOWS, plan_flow_table
 from wrenn.network.plan import plan_slot
 
 
@@ -17,15 +17,15 @@ from wrenn.network.plan import plan_slot
 @pytest.mark.parametrize("flows", [1000, 10_000])
 def test_every_slot_has_its_flows_beside_those_of_the_host(memory_gib: int, flows: int) -> None:
     table = plan_flow_table(memory_b=memory_gib * GIB, flows=flows)
-    assert table.size == HOST_FLOWS + table.slots * flows
+    assert table.size == HOST_FLOWS + table.slots * flows * ENTRIES_A_FLOW
     assert 1 <= table.slots <= SLOT_LIMIT
     assert table.buckets * 4 == table.size - table.size % 4
 
 
 def test_a_small_machine_has_fewer_slots_and_a_large_one_all() -> None:
-    assert plan_flow_table(memory_b=24 * GIB, flows=1000).slots == SLOT_LIMIT
-    assert plan_flow_table(memory_b=4 * GIB, flows=1000).slots == 1135
-    assert plan_flow_table(memory_b=4 * GIB, flows=10_000).slots == 113
+    assert plan_flow_table(memory_b=24 * GIB, flows=500).slots == SLOT_LIMIT
+    assert plan_flow_table(memory_b=4 * GIB, flows=1000).slots == 378
+    assert plan_flow_table(memory_b=4 * GIB, flows=10_000).slots == 37
 
 
 def test_a_slot_limits_flows_and_both_directions() -> None:

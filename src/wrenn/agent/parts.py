@@ -94,7 +94,10 @@ class VmHost:
         reach = ReachableNetworks.parse(name_servers=settings.guest_dns, allowed=settings.private_networks)
         table = plan_flow_table(memory_b=measure(settings.data_dir).memory_b, flows=settings.sandbox_flows)
         if before := await ensure_flow_table(table):
-            _log.info("connection table made larger for good", extra={"before": before, "size": table.size})
+            _log.info(
+                "settings of the connection table changed for good",
+                extra={"before": before, "size": table.size},
+            )
         slots = Slots(
             layout.block,
             # The tap is opened by root and inherited, or given away when its VMM is known.

@@ -14,7 +14,7 @@ from wrenn.linux.nft import apply_batch
 from wrenn.linux.tap import create_tap
 from wrenn.network.block import Block
 from wrenn.network.firewall import TAP, root_table
-from wrenn.network.limits import FlowTable
+from wrenn.network.limits import CLOSED_TIMEOUTS, FlowTable
 from wrenn.network.plan import FORWARDING, SlotPlan
 from wrenn.network.reachable_networks import ReachableNetworks
 
@@ -58,17 +58,21 @@ async def remove_slot(namespace: str, host_link: str) -> None:
 
 
 async def ensure_flow_table(table: FlowTable) -> dict[str, str]:
-    """Let the kernel track at least as many connections as `table` requires. Returns the previous values of changed settings.
+    """Let the kernel track at least as many connections as `table` requires, and closed ones no longer than that allows for.
+
+    Returns the previous values of changed settings.
 
     Raises:
         KernelError: the kernel refuses.
     """
 
-    def raise_limits() -> dict[str, str]:
+    def set_limits() -> dict[str, str]:
         wanted = {"netfilter/nf_conntrack_max": table.size, "netfilter/nf_conntrack_buckets": table.buckets}
-        return set_sysctls({key: str(value) for key, value in wanted.items() if read_number(key) < value})
+        raised = {key: value for key, value in wanted.items() if read_number(key) < value}
+        shortened = {key: value for key, value in CLOSED_TIMEOUTS.items() if read_number(key) > value}
+        return set_sysctls({key: str(value) for key, value in (raised | shortened).items()})
 
-    return await in_namespace(None, raise_limits)
+    return await in_namespace(None, set_limits)
 
 
 async def install_root_table(

@@ -14,6 +14,7 @@ from typing import Final
 from wrenn.base.networks import ALL_SLOTS, PROTECTED_NETWORKS
 from wrenn.linux.nft import NftCommand
 from wrenn.network.block import Block
+from wrenn.network.limits import new_flows_per_s
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reachable_networks import ReachableNetworks
 
@@ -29,9 +30,13 @@ NAME_PORTS: Final = (80, 443)
 """Ports at which a guest reaches servers by name, if its policy has names: HTTP and TLS."""
 NAME_CONNECTIONS_LIMIT: Final = 256
 """Most connections of one guest to servers by name at once. Each takes at most about 130 KiB of the agent's memory."""
+NAME_CONNECTIONS_PER_S: Final = 100
+"""New connections of one guest to servers by name. Each costs time of the agent's event loop, also if it is closed at once."""
 PROXY_MARK: Final = 0x77726E
 """Mark of the packets of the proxy that connects to servers by name. A guest's packets never carry one."""
 
+PING_FLOWS_LIMIT: Final = 64
+"""Most ICMP echo flows of one guest to its gateway. The guest chooses identifier and code, and each pair of them is a flow."""
 _DNS_PORT: Final = 53
 
 _Statement = dict[str, object]
@@ -44,7 +49,15 @@ _REJECT: Final[_Statement] = {"reject": {"type": "icmpx", "expr": "admin-prohibi
 def slot_table(
     address: IPv4Address, policy: EgressPolicy, reach: ReachableNetworks, *, flows: int
 ) -> list[NftCommand]:
-    """Return the commands that replace the table in the namespace of the slot at `address`. `flows` limits the guest's connections."""
+    """Return the commands that replace the table in the namespace of the slot at `address`. `flows` limits the guest's connections.
+
+    The kernel does not count closed TCP connections among the connections at once, but keeps them in its table for a
+    while. So the rate of new connections is limited too.
+    """
+    too_many = [
+        [_ct_state("new"), _faster_than(new_flows_per_s(flows), burst=flows), _COUNTER, _DROP],
+        [_ct_state("new"), _more_than(flows), _COUNTER, _DROP],
+    ]
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
     from_uplink, to_guest = _meta("iifname", UPLINK), _meta("oifname", TAP)
     original, reply = _ct("direction", "original"), _ct("direction", "reply")
@@ -70,7 +83,7 @@ def slot_table(
         table.chain("egress"),
         table.rule("forward", _ct_state("invalid"), _DROP),
         table.rule("forward", from_guest, to_uplink, reply, _ACCEPT),
-        table.rule("forward", from_guest, _ct_state("new"), _more_than(flows), _COUNTER, _DROP),
+        *(table.rule("forward", from_guest, *rule) for rule in too_many),
         # Every packet of a connection that the guest opened, not only the first: a stricter policy closes
         # existing connections too.
         table.rule("forward", from_guest, to_uplink, original, {"goto": {"target": "egress"}}),
@@ -80,7 +93,7 @@ def slot_table(
         table.base_chain("output", "filter", "output", 0),
         table.rule("output", to_uplink, reply, _ACCEPT),
         table.rule("output", to_uplink, _ct_state("related"), _ACCEPT),
-        table.rule("output", to_uplink, _ct_state("new"), _more_than(flows), _COUNTER, _DROP),
+        *(table.rule("output", to_uplink, *rule) for rule in too_many),
         table.rule("output", to_uplink, {"goto": {"target": "egress"}}),
         *_egress_rules(policy, reach),
     ]
@@ -178,6 +191,7 @@ def _name_rules(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftComma
         _meta("iifname", TAP),
         _payload("tcp", "dport", "==", {"set": list(NAME_PORTS)}),
     )
+    echo_request = _payload("icmp", "type", "==", "echo-request")
     table = _Table(SLOT_TABLE)
     commands = [
         table.base_chain("to_proxy", "nat", "prerouting", -100),
@@ -185,17 +199,20 @@ def _name_rules(policy: EgressPolicy, reach: ReachableNetworks) -> list[NftComma
         table.base_chain("input", "filter", "input", 0, policy="drop"),
         {"flush": {"chain": table.name_chain("input")}},
         table.rule("input", _ct_state("established", "related"), _ACCEPT),
-        table.rule("input", _payload("icmp", "type", "==", "echo-request"), _ACCEPT),
+        # The limit of flows counts what is forwarded only.
+        table.rule("input", from_guest, echo_request, _more_than(PING_FLOWS_LIMIT), _COUNTER, _DROP),
+        table.rule("input", echo_request, _ACCEPT),
     ]
     if not policy.allow_names:
         return commands
     directly = [ALL_SLOTS, *PROTECTED_NETWORKS, *reach.blocked(), *policy.allow]
     redirected = _match("in", {"ct": {"key": "status"}}, "dnat")
+    too_fast = _faster_than(NAME_CONNECTIONS_PER_S, burst=NAME_CONNECTIONS_LIMIT)
     return [
         *commands,
         *(table.rule("to_proxy", from_guest, *match, {"return": None}) for match in _to(directly)),
         table.rule("to_proxy", from_guest, to_name_port, _COUNTER, {"redirect": None}),
-        # The limit of flows counts what is forwarded only.
+        table.rule("input", from_guest, to_name_port, too_fast, _COUNTER, _DROP),
         table.rule("input", from_guest, to_name_port, _more_than(NAME_CONNECTIONS_LIMIT), _COUNTER, _DROP),
         table.rule("input", from_guest, to_name_port, redirected, _ACCEPT),
     ]
@@ -281,6 +298,10 @@ def _fib_type() -> _Statement:
 
 def _more_than(flows: int) -> _Statement:
     return {"ct count": {"val": flows, "inv": True}}
+
+
+def _faster_than(per_s: int, *, burst: int) -> _Statement:
+    return {"limit": {"rate": per_s, "per": "second", "burst": burst, "inv": True}}
 
 
 def _clamp_segments() -> list[_Statement]:

@@ -20,7 +20,7 @@ from wrenn.linux.netlink import (
 from wrenn.linux.nft import NftCommand
 from wrenn.network.block import Block
 from wrenn.network.firewall import GUEST, HOST_GATEWAY, TAP, UPLINK, slot_table
-from wrenn.network.limits import NetworkLimits
+from wrenn.network.limits import CLOSED_TIMEOUTS, NetworkLimits
 from wrenn.network.policy import EgressPolicy
 from wrenn.network.reachable_networks import ReachableNetworks
 
@@ -39,6 +39,7 @@ _SLOT_SYSCTLS: Final[Mapping[str, str]] = {
     "ipv4/conf/all/arp_filter": "1",
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
+    **{key: str(value) for key, value in CLOSED_TIMEOUTS.items()},
 }
 
 
