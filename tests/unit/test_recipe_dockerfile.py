@@ -678,3 +678,49 @@ def test_stages_on_one_another_cannot_grow_without_bound() -> None:
     assert time.process_time() - began < 5
     text = "FROM a AS s\n" + "RUN b\n" * 240 + "FROM s AS t\n" + "RUN b\n" * 240 + "FROM t\nRUN b\n"
     assert len(parse_dockerfile(text).statements) == 481
+
+
+_VARIABLES = "ENV " + " ".join(f"V{n}=1" for n in range(490)) + "\n"
+_SIXTEEN_STAGES = (
+    "".join(f"FROM s{n} AS s{n + 1}\n" for n in range(15))
+    + "FROM s15\n"
+    + "".join(f"COPY --from=s{n} /a /a\n" for n in range(15))
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(
+            f"ARG B=😀{'b' * 60_000}\nARG C=$B$B\n" + ("ARG " + "A=x$C " * 9000 + "\n") * 7 + "FROM a\n",
+            "line 1: the value of B is longer",
+            id="long values of arguments before FROM",
+        ),
+        pytest.param(
+            f"ARG B={'b' * 30_000}\n" + "ARG A=$B\n" * 200 + "FROM a\n",
+            "line 140: the arguments are longer than",
+            id="long arguments together",
+        ),
+        pytest.param(
+            "ARG " + "A=x " * 501 + "\nFROM a\n", "line 1: there are more than 500 arguments", id="many arguments"
+        ),
+        pytest.param(
+            "FROM a\n" + ("LABEL " + "a=$A " * 9000 + "\n") * 7, "line 3: the Dockerfile has more than", id="many labels"
+        ),
+        pytest.param(
+            "FROM a AS s0\n" + _VARIABLES + "ENV V1=2\n" * 210 + "FROM s0\n",
+            "line 213: too many instructions set variables",
+            id="a plan with all variables at each step",
+        ),
+        pytest.param(
+            "FROM a AS s0\n" + "RUN x\n" * 400 + _SIXTEEN_STAGES,
+            "the stages have more than 2000 instructions together",
+            id="the same instructions in each stage",
+        ),
+    ],
+)  # fmt: skip
+def test_what_would_be_much_work_is_refused(text: str, message: str) -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidRequest, match=message):
+        parse_dockerfile(text)
+    assert time.process_time() - began < 1

@@ -14,6 +14,8 @@ from wrenn.recipe.healthcheck import DEFAULT_INTERVAL_S, SHELL, ReadyCheck, flag
 from wrenn.recipe.limits import (
     DOCKERFILE_RUN_TIMEOUT_S,
     MAX_COPY_SOURCES,
+    MAX_EXPANDED_B,
+    MAX_PAIRS,
     MAX_TEXT_B,
     MAX_VALUE_B,
     MAX_VARIABLES,
@@ -112,6 +114,10 @@ class _Parser:
         self._drafts = StageDrafts()
         self._global_args: dict[str, str | None] = {}
         self._declared: set[str] = set()
+        self._pairs_read = 0
+        # Of all ARGs before FROM: how often one is set, and how long their values are together.
+        self._global_pairs = 0
+        self._global_expanded = 0
         self._notes: list[Note] = []
         self._parsers: dict[str, Callable[[LogicalLine], None]] = {
             "ADD": self._add_or_copy,
@@ -197,7 +203,9 @@ class _Parser:
 
     def _arg(self, line: LogicalLine) -> None:
         pairs: list[tuple[str, Word | None]] = []
-        for word in split_words(line.rest, self._escape):
+        words = split_words(line.rest, self._escape)
+        self._count_pairs(line, len(words))
+        for word in words:
             name, equals, value = word.partition("=")
             if not VARIABLE_NAME.fullmatch(name):
                 raise refused(line.number, f"{shown(name)} is not a name of an argument")
@@ -211,10 +219,23 @@ class _Parser:
         for name, default in pairs:
             value = self._build_args.get(name)
             if value is None and default is not None:
-                value = default.evaluate(
-                    lambda other: self._global_args.get(other, PLATFORM_ARGUMENTS.get(other))
-                )
+                value = self._global_value(line, name, default)
             self._global_args[name] = PLATFORM_ARGUMENTS.get(name) if value is None else value
+
+    def _global_value(self, line: LogicalLine, name: str, default: Word) -> str:
+        self._global_pairs += 1
+        if self._global_pairs > MAX_VARIABLES:
+            raise refused(line.number, f"there are more than {MAX_VARIABLES} arguments")
+        value = default.evaluate(lambda other: self._global_args.get(other, PLATFORM_ARGUMENTS.get(other)))
+        if len(value) > MAX_VALUE_B:
+            raise refused(line.number, f"the value of {name} is longer than {MAX_VALUE_B} characters")
+        self._global_expanded += len(value)
+        if self._global_expanded > MAX_EXPANDED_B:
+            raise refused(
+                line.number,
+                f"the arguments are longer than {MAX_EXPANDED_B} characters once their variables are replaced",
+            )
+        return value
 
     # Steps.
 
@@ -389,6 +410,7 @@ class _Parser:
             if not value:
                 raise refused(line.number, f"expected {line.keyword} NAME=VALUE…")
             return ((parse_word(name, self._escape), parse_word(value[0], self._escape)),)
+        self._count_pairs(line, len(words))
         pairs: list[tuple[Word, Word]] = []
         for word in words:
             name, equals, text = word.partition("=")
@@ -398,6 +420,11 @@ class _Parser:
                 raise refused(line.number, f"the name before {shown(word)} is missing")
             pairs.append((parse_word(name, self._escape), parse_word(text, self._escape)))
         return tuple(pairs)
+
+    def _count_pairs(self, line: LogicalLine, count: int) -> None:
+        self._pairs_read += count
+        if self._pairs_read > MAX_PAIRS:
+            raise refused(line.number, f"the Dockerfile has more than {MAX_PAIRS} NAME=VALUE")
 
     def _flags(self, line: LogicalLine, *known: str) -> _Flags:
         values: dict[str, list[str]] = {}

@@ -14,6 +14,8 @@ MAX_INSTRUCTION_B: Final = 64 * KIB
 MAX_INSTRUCTIONS: Final = 500
 MAX_STAGES: Final = 16
 """Stages of a Dockerfile that have to be built, with the last one."""
+MAX_ALL_INSTRUCTIONS: Final = 2000
+"""Instructions of all stages that have to be built, each with those of the stages below it."""
 MAX_VARIABLES: Final = 500
 """Variables of the environment and arguments together."""
 MAX_VALUE_B: Final = 32 * KIB
@@ -24,6 +26,10 @@ MAX_EXPANDED_B: Final = 4 * MIB
 """Size of all texts of a recipe after their variables were replaced."""
 MAX_ENVIRONMENT_B: Final = 128 * KIB
 """Names and values of all variables: they share 2 MiB with the arguments of each program that is started."""
+MAX_PAIRS: Final = 10_000
+"""`NAME=VALUE` of all ARG, ENV and LABEL instructions."""
+MAX_VARIABLE_STATES: Final = 100_000
+"""Sum, over all instructions that set variables, of how many there are after each: a plan has the variables of each of its steps."""
 MAX_NESTING: Final = 8
 """Depth of `${A:-${B:-...}}`."""
 MAX_LABELS: Final = 500

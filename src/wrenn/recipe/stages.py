@@ -10,10 +10,25 @@ from typing import Final
 from wrenn.base.errors import InvalidRequest
 from wrenn.recipe.healthcheck import SHELL
 from wrenn.recipe.instructions import SCRATCH, BaseKind, From
-from wrenn.recipe.limits import MAX_INSTRUCTIONS, MAX_STAGES, refused, shown
+from wrenn.recipe.limits import (
+    MAX_ALL_INSTRUCTIONS,
+    MAX_INSTRUCTIONS,
+    MAX_STAGES,
+    MAX_VARIABLE_STATES,
+    MAX_VARIABLES,
+    refused,
+    shown,
+)
 from wrenn.recipe.recipe import Note, Recipe, Stage
 from wrenn.recipe.references import parse_base
-from wrenn.recipe.statements import AnyStatement, CmdStatement, CopyStatement, EntrypointStatement
+from wrenn.recipe.statements import (
+    AnyStatement,
+    ArgStatement,
+    CmdStatement,
+    CopyStatement,
+    EntrypointStatement,
+    EnvStatement,
+)
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9._-]{0,127}")
 
@@ -137,6 +152,17 @@ class StageDrafts:
         order = sorted(needed - {final}, key=lambda number: (number >= 0, abs(number)))
         if len(order) >= MAX_STAGES:
             raise refused(self._stages[final].line, f"there are more than {MAX_STAGES} stages")
+        built = [self._at(number) for number in (*order, final)]
+        if sum(len(draft.statements) for draft in built) > MAX_ALL_INSTRUCTIONS:
+            raise refused(
+                self._stages[final].line,
+                f"the stages have more than {MAX_ALL_INSTRUCTIONS} instructions together, each with those of the stages below it",
+            )
+        if sum(map(_variable_states, built)) > MAX_VARIABLE_STATES:
+            raise refused(
+                self._stages[final].line,
+                "too many instructions set variables of too many: set several in one ENV or ARG",
+            )
         numbers = {number: place for place, number in enumerate(order)}
 
         def finished(number: int) -> Recipe:
@@ -168,6 +194,16 @@ class StageDrafts:
                     needed.add(number)
                     pending.append(number)
         return needed
+
+
+def _variable_states(draft: Draft) -> int:
+    """Return the sum of how many variables there may be after each instruction that sets some."""
+    total = variables = 0
+    for statement in draft.statements:
+        if isinstance(statement, EnvStatement | ArgStatement):
+            variables = min(variables + len(statement.pairs), MAX_VARIABLES)
+            total += variables
+    return total
 
 
 def _copied(draft: Draft) -> Iterator[int]:

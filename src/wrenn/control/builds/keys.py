@@ -55,6 +55,8 @@ async def keys_of(
     keys: list[str] = []
     key = base_key
     for step in steps:
+        # The variables of a step may be long.
+        await asyncio.sleep(0)
         try:
             digest = await _files_digest(step, context, stage_disks)
         except InvalidRequest:

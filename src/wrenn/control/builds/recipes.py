@@ -57,23 +57,35 @@ def base_of(request: BuildRequest, recipe: Recipe) -> From:
     return From(kind=BaseKind.TEMPLATE, reference=request.base_template, line=0, text="")
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a recipe before its base is.
+
+    Attributes:
+        steps: how many it has, with those before and after it.
+        needs_context: it copies files of the build's archive.
+        base: what it begins with.
+    """
+
+    steps: int
+    needs_context: bool
+    base: From
+
+
 def is_from_archive(request: BuildRequest) -> bool:
     """Whether the base is a container image in the archive of the build, which has no files to copy then. Raises as `parse`."""
     return base_of(request, parse(request)).kind is BaseKind.ARCHIVE
 
 
-def container_image_of(request: BuildRequest) -> str:
-    """Return the reference of the container image that a build begins with. Raises InvalidRequest: it begins with none; as `parse`."""
-    base = base_of(request, parse(request))
+def container_image_of(base: From) -> str:
+    """Return the reference of the container image that a build with this base begins with. Raises InvalidRequest: it is none."""
     if base.kind is not BaseKind.IMAGE or base.is_empty:
         raise InvalidRequest("A login to a registry needs a container image of a registry as base.")
     return base.reference
 
 
-def check_recipe(request: BuildRequest) -> tuple[int, bool]:
-    """Check everything about a request's recipe that does not depend on its base.
-
-    Returns how many steps it has, with those before and after it, and whether it copies files of a context.
+def check_recipe(request: BuildRequest) -> Facts:
+    """Check everything about a request's recipe that does not depend on its base. Takes up to some hundred milliseconds.
 
     Raises:
         InvalidRequest: with the line.
@@ -84,7 +96,7 @@ def check_recipe(request: BuildRequest) -> tuple[int, bool]:
         for each in (recipe, *(stage.recipe for stage in recipe.stages))
     ):
         raise InvalidRequest("A Dockerfile of several stages cannot begin with an image in the archive.")
-    return sum(count_steps(request, recipe)), recipe.needs_context
+    return Facts(sum(count_steps(request, recipe)), recipe.needs_context, base_of(request, recipe))
 
 
 def count_steps(request: BuildRequest, recipe: Recipe) -> list[int]:

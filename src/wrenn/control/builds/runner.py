@@ -69,7 +69,7 @@ class BuildRunner:
         """
         by = _actor_of(build)
         await self._remove_former(build, by)
-        recipe = recipes.parse(build.request)
+        recipe = await asyncio.to_thread(recipes.parse, build.request)
         for note in recipe.notes:
             log.note(str(note))
         async with AsyncExitStack() as stack:
@@ -269,7 +269,7 @@ class BuildRunner:
 
     @asynccontextmanager
     async def _context(self, build: Build) -> AsyncGenerator[ContextArchive]:
-        if build.archive_key is None or recipes.is_from_archive(build.request):
+        if build.archive_key is None or await asyncio.to_thread(recipes.is_from_archive, build.request):
             context = ContextArchive.empty()
         else:
             context = await self._opened(build.archive_key)

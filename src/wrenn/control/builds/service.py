@@ -21,7 +21,7 @@ from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor
 from wrenn.control.auth import Account, Caller, Scope
 from wrenn.control.builds import layer_store, login_store, store
-from wrenn.control.builds.recipes import check_recipe, container_image_of, is_from_archive
+from wrenn.control.builds.recipes import Facts, check_recipe, container_image_of
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild, StepsJson
 from wrenn.control.builds.uploads import ArchiveUploads
@@ -34,11 +34,13 @@ from wrenn.control.registries import ImageLogin, RegistryCredentials
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
-from wrenn.recipe import end_at_stage
+from wrenn.recipe import BaseKind, end_at_stage
 
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
 """Builds of a team that have not ended."""
+_CHECKS_OF_TEAM: Final = 4
+"""Recipes of a team that are read or wait for that: one after the other, as each may take some hundred milliseconds of a CPU."""
 _LOG_PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 15.0
@@ -104,6 +106,8 @@ class Builds:
         self._uploads = uploads
         self._streams: dict[LogSubscription, TeamId] = {}
         self._reading: Counter[TeamId] = Counter()
+        self._checking: Counter[TeamId] = Counter()
+        self._check_slots = asyncio.Semaphore(1)
 
     def close(self) -> None:
         """End all streams, which would go on as long as their builds."""
@@ -133,27 +137,27 @@ class Builds:
         """
         if caller.team_id == PLATFORM_TEAM and body.name == DEFAULT_TEMPLATE:
             raise NameReserved(f"{DEFAULT_TEMPLATE} is built by hosts, and by no recipe.")
-        request = self._checked(body)
-        steps, needs_context = check_recipe(request)
-        if is_from_archive(request):
+        self._check_values(body)
+        await self._database.transaction(lambda tx: _require_few(tx, caller.team_id))
+        request, facts = await self._read_recipe(caller.team_id, body)
+        if facts.base.kind is BaseKind.ARCHIVE:
             if archive is None:
                 raise InvalidRequest(
                     "archive: the base is a container image in the archive of the build: it is missing."
                 )
-            if needs_context:
+            if facts.needs_context:
                 raise InvalidRequest("archive: it has the base, so the recipe cannot copy files from it.")
-        if needs_context and archive is None:
+        if facts.needs_context and archive is None:
             raise InvalidRequest("archive: the recipe copies files, so it needs the archive of its context.")
         build_id = build_id or BuildId.new()
         sealed = None
         if login is not None:
             sealed = self._credentials.seal_for_build(
-                login, caller.team_id, build_id, container_image_of(request)
+                login, caller.team_id, build_id, container_image_of(facts.base)
             )
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
-            await self._database.transaction(lambda tx: _require_few(tx, caller.team_id))
             await self._uploads.store(caller.team_id, key, archive)
         if tags is None:
             tags = [LATEST, *([body.tag] if body.tag else [])]
@@ -166,7 +170,7 @@ class Builds:
             "vcpus": body.vcpus,
             "memory_mb": body.memory_mb,
             "disk_size_mb": body.disk_size_mb,
-            "total_steps": steps,
+            "total_steps": facts.steps,
         }
 
         async def insert(tx: Transaction) -> Build:
@@ -321,26 +325,43 @@ class Builds:
             if not least <= value <= most:
                 raise InvalidRequest(f"{field}: must be between {least} and {most}.")
 
-    def _checked(self, body: CreateBuild) -> BuildRequest:
+    def _check_values(self, body: CreateBuild) -> None:
         if (body.recipe is None) == (body.dockerfile is None):
             raise InvalidRequest("Give either recipe or dockerfile.")
         if body.target is not None and body.dockerfile is None:
             raise InvalidRequest("target: only a Dockerfile has stages.")
         self.check_size(vcpus=body.vcpus, memory_mb=body.memory_mb, disk_size_mb=body.disk_size_mb)
         Reference.parse(body.base_template, field="base_template")
-        dockerfile = body.dockerfile or ""
-        if body.target is not None:
-            # What comes after it is not kept: also a worker of the former release makes this stage then.
-            dockerfile = end_at_stage(dockerfile, body.target, build_args=body.build_args)
-        return BuildRequest(
-            recipe=tuple(body.recipe or ()),
-            dockerfile=dockerfile,
-            build_args=body.build_args,
-            base_template=body.base_template,
-            healthcheck=body.healthcheck or "",
-            skip_pre_post=body.skip_pre_post or body.dockerfile is not None,
-            use_cache=not body.no_cache,
-        )
+
+    async def _read_recipe(self, team_id: TeamId, body: CreateBuild) -> tuple[BuildRequest, Facts]:
+        """Read the recipe in a thread, so that one that is hard to read holds nothing else up. Raises InvalidRequest. RateLimited."""
+        if self._checking[team_id] >= _CHECKS_OF_TEAM:
+            raise RateLimited("Too many recipes of the team are read at this moment. Try again.")
+        self._checking[team_id] += 1
+        try:
+            async with self._check_slots:
+                return await asyncio.to_thread(_read, body)
+        finally:
+            self._checking[team_id] -= 1
+            # Teams of which none is read any more.
+            self._checking += Counter()
+
+
+def _read(body: CreateBuild) -> tuple[BuildRequest, Facts]:
+    dockerfile = body.dockerfile or ""
+    if body.target is not None:
+        # What comes after it is not kept: also a worker of the former release makes this stage then.
+        dockerfile = end_at_stage(dockerfile, body.target, build_args=body.build_args)
+    request = BuildRequest(
+        recipe=tuple(body.recipe or ()),
+        dockerfile=dockerfile,
+        build_args=body.build_args,
+        base_template=body.base_template,
+        healthcheck=body.healthcheck or "",
+        skip_pre_post=body.skip_pre_post or body.dockerfile is not None,
+        use_cache=not body.no_cache,
+    )
+    return request, check_recipe(request)
 
 
 async def _require_few(tx: Transaction, team_id: TeamId) -> None:
