@@ -31,6 +31,7 @@ from wrenn.control.users import (
     Name,
     SignupClosed,
     add_account,
+    is_of_this_server,
     user_store,
 )
 
@@ -159,6 +160,8 @@ class SignIn:
         if user is None:
             if not self._signup_open:
                 raise SignupClosed("Sign-up is closed.")
+            if is_of_this_server(identity.email):
+                raise ProviderFailed("The sign-in provider's address is one at localhost.")
             try:
                 user = await add_account(tx, email=identity.email, name=identity.name, password_hash=None)
             except EmailTaken:

@@ -12,11 +12,11 @@ from typing import Final
 from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import AccountMails, Purpose, find_token, token_store
-from wrenn.control.audit import SYSTEM, record
+from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.sessions import session_store
-from wrenn.control.teams import team_store
+from wrenn.control.teams import end_former_access
 from wrenn.control.throttle import Subject, Throttle
 from wrenn.control.users import MailNotConfigured, Passwords, user_store
 
@@ -96,9 +96,7 @@ class PasswordReset:
                 await user_store.set_password(tx, user.user_id, password_hash)
                 await session_store.end_all(tx, user.user_id)
                 if not user.is_email_verified:
-                    await user_store.unlink_all(tx, user.user_id)
-                    for team_id, key_ids in (await team_store.revoke_all_keys_by(tx, user.user_id)).items():
-                        await record(tx, team_id, actor, audit_actions.KEY_REVOKED, *map(str, key_ids))
+                    await end_former_access(tx, user.user_id, actor)
                     await user_store.set_email_verified(tx, user.user_id)
                 await self._mails.void(tx, user.user_id, Purpose.VERIFY, Purpose.SIGN_IN)
                 await audit_actions.record_for_platform(tx, actor, audit_actions.PASSWORD_RESET, user.user_id)

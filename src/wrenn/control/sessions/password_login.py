@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from wrenn.base.errors import Unauthorized
+from wrenn.base.errors import InvalidRequest, Unauthorized
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import AccountMails
 from wrenn.control.db import Database, Transaction
 from wrenn.control.sessions.service import Sessions, SignedIn
 from wrenn.control.sessions.types import LogIn, SignUp
 from wrenn.control.throttle import Subject, Throttle
-from wrenn.control.users import AccountDisabled, Passwords, SignupClosed, add_account, user_store
+from wrenn.control.users import (
+    AccountDisabled,
+    Passwords,
+    SignupClosed,
+    add_account,
+    is_of_this_server,
+    user_store,
+)
 
 WRONG = "The e-mail address or the password is wrong."
 
@@ -43,10 +50,12 @@ class PasswordLogin:
         If mail is configured, a mail asks the owner of the address to verify it.
 
         Raises:
-            SignupClosed, EmailTaken. RateLimited: too many attempts from this address.
+            SignupClosed, EmailTaken. InvalidRequest: an address at localhost. RateLimited: too many attempts from this address.
         """
         if not self._signup_open:
             raise SignupClosed("Sign-up is closed: ask an admin of the platform for an account.")
+        if is_of_this_server(body.email):
+            raise InvalidRequest("email: only the operator makes accounts with addresses at localhost.")
         source = Subject.address(address)
         async with self._passwords.turn():
             await self._throttle.count_attempt(source)

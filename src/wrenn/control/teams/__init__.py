@@ -2,6 +2,7 @@
 
 from wrenn.control.teams import invitation_routes, routes
 from wrenn.control.teams.deletion import TeamDeletion
+from wrenn.control.teams.former_access import EndedAccess, end_former_access
 from wrenn.control.teams.invitations import Invitations
 from wrenn.control.teams.service import Teams, revoke_keys_by
 
@@ -12,4 +13,12 @@ ROUTERS = {
 }
 """The endpoints by their prefix."""
 
-__all__ = ["ROUTERS", "Invitations", "TeamDeletion", "Teams", "revoke_keys_by"]
+__all__ = [
+    "ROUTERS",
+    "EndedAccess",
+    "Invitations",
+    "TeamDeletion",
+    "Teams",
+    "end_former_access",
+    "revoke_keys_by",
+]

@@ -15,7 +15,15 @@ from wrenn.control.users.errors import (
 from wrenn.control.users.new_account import add_account
 from wrenn.control.users.passwords import PASSWORD_MAX_B, PASSWORD_MIN_B, Passwords
 from wrenn.control.users.settings import AccountSettings
-from wrenn.control.users.types import NAME_LIMIT_B, Email, Name, NewPassword, ShownPassword, stripped
+from wrenn.control.users.types import (
+    NAME_LIMIT_B,
+    Email,
+    Name,
+    NewPassword,
+    ShownPassword,
+    is_of_this_server,
+    stripped,
+)
 from wrenn.control.users.user_store import TeamRole, User
 
 __all__ = [
@@ -40,6 +48,7 @@ __all__ = [
     "User",
     "WrongPassword",
     "add_account",
+    "is_of_this_server",
     "stripped",
     "user_store",
 ]

@@ -28,6 +28,11 @@ def _email(value: str) -> str:
     return value.lower()
 
 
+def is_of_this_server(email: str) -> bool:
+    """Whether the address is at `localhost`. No mail reaches it, and only the operator makes accounts with such addresses."""
+    return email.rpartition("@")[2].rstrip(".") == "localhost"
+
+
 def _name(value: str) -> str:
     if not 1 <= len(plain_text(value).encode()) <= NAME_LIMIT_B:
         raise ValueError(f"must have 1 to {NAME_LIMIT_B} bytes")
