@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,6 +97,26 @@ async def run_sql(url: str, *statements: str) -> None:
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+@asynccontextmanager
+async def row_locked(url: str, query: str) -> AsyncGenerator[Callable[[int], Awaitable[None]]]:
+    """Lock the rows of this query meanwhile. The function waits until this many transactions of the database wait for locks."""
+    holder, watcher = await _driver.connect(url), await _driver.connect(url)
+
+    async def wait_blocked(count: int) -> None:
+        blocked = "SELECT count(*) AS count FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        async with asyncio.timeout(DEADLINE_S):
+            while (await watcher.fetch(blocked))[0]["count"] < count:
+                await asyncio.sleep(0.02)
+
+    try:
+        async with holder.transaction():
+            await holder.execute(f"{query} FOR UPDATE")
+            yield wait_blocked
+    finally:
+        await holder.close()
+        await watcher.close()
 
 
 @asynccontextmanager

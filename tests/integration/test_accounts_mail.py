@@ -33,6 +33,7 @@ from .conftest import (
     make_team,
     own_database,
     refused,
+    row_locked,
     run_sql,
     running_platform,
 )
@@ -275,6 +276,25 @@ async def test_a_reset_takes_an_unverified_account_from_whoever_made_it(place: P
         owner = (await log_in(place.url, squatter.email, NEW_PASSWORD)).json()
         me = (await api.get("/v1/me", headers={"Authorization": f"Bearer {owner['token']}"})).json()
     assert (me["providers"], me["email_verified"]) == ([], True)
+
+
+async def test_no_key_that_is_being_made_survives_a_reset(place: Place):
+    squatter = await sign_up(place.url)
+    token = await place.reset_token(squatter.email)
+    row = f"SELECT FROM users WHERE email = '{squatter.email}'"
+    async with asyncio.TaskGroup() as group:
+        async with row_locked(place.database_url, row) as wait_blocked:
+            body = {"token": token, "new_password": NEW_PASSWORD}
+            reset = group.create_task(place.post("password-reset/confirm", **body))
+            await wait_blocked(1)
+            keys = [group.create_task(squatter.post("/v1/api-keys", {})) for _ in range(5)]
+            await wait_blocked(6)
+    assert reset.result().status_code == 204
+    assert {key.result().status_code for key in keys} == {401}, "the session has ended"
+    owner = (await log_in(place.url, squatter.email, NEW_PASSWORD)).json()
+    async with client(place.url, None) as api:
+        left = await api.get("/v1/api-keys", headers={"Authorization": f"Bearer {owner['token']}"})
+    assert left.json() == []
 
 
 async def test_an_address_without_an_account_is_answered_alike_and_gets_nothing(place: Place):

@@ -44,6 +44,7 @@ async def squat(people: People) -> tuple[Person, str]:
     """An account, with a link to a provider, that somebody made who does not own the address; and its API key."""
     squatter = await people.sign_up()
     key = (await squatter.make_key())["key"]
+    await squatter.invite(new_email())
     await run_sql(
         people.database_url,
         "INSERT INTO oauth_providers (provider, provider_id, user_id, email)"
@@ -68,7 +69,7 @@ async def test_an_account_that_somebody_else_may_have_made_has_no_other_way_in_w
     made = await create_admin(
         people.database_url, email=squatter.email, name="Op", password=Secret(NEW_PASSWORD)
     )
-    assert (made.is_new, made.ended) == (False, EndedAccess(keys=1, links=1))
+    assert (made.is_new, made.ended) == (False, EndedAccess(keys=1, links=1, invitations=1))
     assert await access(people, squatter.email, key) == (401, [])
 
 

@@ -16,7 +16,7 @@ from wrenn.base.secrets import Secret
 from wrenn.control.db import Database
 from wrenn.control.identity import team_api_keys, teams, users_teams
 
-from .conftest import DEADLINE_S, client, refused, run_sql
+from .conftest import DEADLINE_S, client, refused, row_locked, run_sql
 from .event_reader import reading
 from .people import (
     People,
@@ -390,3 +390,45 @@ async def test_the_platform_keeps_an_admin(people: People):
     last = left[0]
     refused(await last.put(f"/v1/admin/users/{last.user_id}/admin", {"admin": False}), 409, "last_admin")
     refused(await last.delete("/v1/me", {"confirmation": last.email}), 409, "last_admin")
+
+
+async def test_a_team_that_is_transferred_to_an_account_that_ends_keeps_its_owner(
+    people: People, people_database: Database
+):
+    ada, bob = await people.sign_up(), await people.sign_up()
+    await ada.add(bob)
+    row = f"SELECT FROM users WHERE email = '{bob.email}'"
+    async with asyncio.TaskGroup() as group:
+        async with row_locked(people.database_url, row) as wait_blocked:
+            ended = group.create_task(bob.delete("/v1/me", {"confirmation": bob.email}))
+            await wait_blocked(1)
+            path = f"/v1/teams/{ada.team_id}/transfer"
+            transfer = group.create_task(ada.post(path, {"user_id": bob.user_id}))
+            await wait_blocked(2)
+    assert ended.result().status_code == 204
+    refused(transfer.result(), 404, "not_found")
+    assert await roles(people_database, ada.team_id) == {ada.user_id: "owner"}
+
+
+async def test_an_account_that_ends_leaves_no_key_or_membership_that_is_being_made(
+    people: People, people_database: Database
+):
+    ada, bob = await people.sign_up(), await people.sign_up()
+    there = await ada.add(bob)
+    cleo = await people.sign_up()
+    token = await cleo.invite(bob.email)
+    row = f"SELECT FROM users WHERE email = '{bob.email}'"
+    async with asyncio.TaskGroup() as group:
+        async with row_locked(people.database_url, row) as wait_blocked:
+            ended = group.create_task(bob.delete("/v1/me", {"confirmation": bob.email}))
+            await wait_blocked(1)
+            given = [
+                group.create_task(there.post("/v1/api-keys", {})),
+                group.create_task(there.post("/v1/invitations/accept", {"token": token})),
+                group.create_task(there.post("/v1/teams", {"name": "Another"})),
+            ]
+            await wait_blocked(4)
+    assert ended.result().status_code == 204
+    assert {task.result().status_code for task in given} == {401}
+    assert (await ada.get("/v1/api-keys")).json() == []
+    assert await roles(people_database, cleo.team_id) == {cleo.user_id: "owner"}

@@ -98,10 +98,11 @@ def set_password(
 
 def _removed(ended: EndedAccess) -> str:
     """Return the line that says what the account lost; empty: nothing."""
-    if not ended.keys and not ended.links:
+    if ended == type(ended)():
         return ""
     return (
-        f"Removed: API keys that the account made ({ended.keys}), links to sign-in providers ({ended.links})."
+        f"Removed: API keys that the account made ({ended.keys}), links to sign-in providers ({ended.links}),"
+        f" invitations into its teams ({ended.invitations})."
         " Check who else belongs to its teams: `wrenn teams members`.\n"
     )
 

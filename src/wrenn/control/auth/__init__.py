@@ -17,6 +17,7 @@ from wrenn.control.auth.dependency import (
     credential_of_socket,
     credential_of_token,
 )
+from wrenn.control.auth.held_account import hold_account
 from wrenn.control.auth.last_used import LastUsed
 from wrenn.control.auth.open_calls import CHANNEL, OpenCalls, endable
 from wrenn.control.auth.store import CALLERS, CallerQuery, arguments_of
@@ -71,5 +72,6 @@ __all__ = [
     "credential_of_token",
     "endable",
     "ensure_secret",
+    "hold_account",
     "scopes_of",
 ]

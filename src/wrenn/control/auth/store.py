@@ -78,7 +78,7 @@ _user_columns: Final = (
     users_teams.c.role.label("caller_role"),
     users_teams.c.team_id.label("caller_team_id"),
 )
-_session_lasts: Final = and_(sessions.c.ended_at.is_(None), sessions.c.expires_at > func.now())
+SESSION_LASTS: Final = and_(sessions.c.ended_at.is_(None), sessions.c.expires_at > func.now())
 
 
 def _with_membership(source: FromClause, team_id: ColumnElement[Any]) -> FromClause:
@@ -96,7 +96,7 @@ USER_CALLER: Final = CallerQuery(
     is_valid=and_(
         sessions.c.id == bindparam("caller_session_id"),
         sessions.c.user_id == bindparam("caller_user_id"),
-        _session_lasts,
+        SESSION_LASTS,
     ),
     team_id=users_teams.c.team_id,
 )
@@ -127,7 +127,7 @@ _ALL_USERS: Final = (
             _shown.c.team_id,
         )
     )
-    .where(_session_lasts)
+    .where(SESSION_LASTS)
 )
 
 

@@ -9,7 +9,7 @@ from wrenn.base.errors import Conflict, InvalidRequest
 from wrenn.base.ids import KeyId
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import record
-from wrenn.control.auth import Member
+from wrenn.control.auth import Member, hold_account
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions, insert_key
 from wrenn.control.keys import key_store
@@ -39,7 +39,8 @@ class Keys:
 
         async def create(tx: Transaction) -> tuple[Key, Secret]:
             await team_store.lock(tx, member.team_id)
-            # Under the lock, so that a member who is being removed cannot create a key.
+            # Under the locks, so that nobody creates a key who is being removed, or whose sessions are being ended.
+            await hold_account(tx, member.account)
             await team_store.expect_member(tx, member.team_id, member.user_id)
             if await key_store.count(tx, member.team_id) >= KEYS_LIMIT:
                 raise Conflict(f"The team has {KEYS_LIMIT} API keys: revoke some first.")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from wrenn.base.errors import WrennError
 from wrenn.base.ids import SessionId, TeamId, UserId, random_hex
-from wrenn.control.auth import Account, AccountDeactivated, Authenticator, UserToken
+from wrenn.control.auth import Account, AccountDeactivated, Authenticator, UserToken, hold_account
 from wrenn.control.db import Database, Transaction
 from wrenn.control.oauth.client import ProviderFailed
 from wrenn.control.oauth.identity import Identity, Start
@@ -187,9 +187,12 @@ class SignIn:
         user_id = UserId.parse(ticket.user_id)
         # Whatever became of the account while its user was away.
         no_team = TeamId(user_id.value)
-        await self._authenticator.account(UserToken(user_id, no_team, SessionId.parse(ticket.session_id)))
+        account = await self._authenticator.account(
+            UserToken(user_id, no_team, SessionId.parse(ticket.session_id))
+        )
 
         async def link(tx: Transaction) -> None:
+            await hold_account(tx, account)
             if not await user_store.link(
                 tx, user_id, provider=provider, provider_id=identity.provider_id, email=identity.email
             ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wrenn.base.errors import InvalidRequest, NotFound, Unauthorized
+from wrenn.base.errors import Conflict, InvalidRequest, NotFound, Unauthorized
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import AccountMails, Purpose
 from wrenn.control.audit import record
@@ -120,16 +120,20 @@ class Profiles:
         """Delete the account: its sessions, memberships, and the teams that have no other member, with everything in them.
 
         Raises:
-            InvalidRequest: not confirmed. OwnsTeamWithMembers, LastAdmin: others depend on it.
+            InvalidRequest: not confirmed. OwnsTeamWithMembers, LastAdmin: others depend on it. Conflict: the user joined a team meanwhile.
         """
         if confirmation != account.email:
             raise InvalidRequest("confirmation: must be the e-mail address of your account.")
 
         async def delete(tx: Transaction) -> None:
             await user_store.lock_admins(tx)
+            # Before the user, in the order of all who change a membership: so nobody transfers a team to this user meanwhile.
+            locked = await user_store.lock_teams(tx, account.user_id)
             user = await user_store.lock(tx, account.user_id)
             if user is None or user.status != "active":
                 raise Unauthorized("The account is gone.")
+            if not set(await user_store.teams_of(tx, account.user_id)) <= set(locked):
+                raise Conflict("You joined another team in this moment: try again.")
             if await user_store.is_last_admin(tx, account.user_id):
                 raise LastAdmin("You are the only admin of the platform: grant that to another user first.")
             for team_id, has_others in await user_store.owned_teams(tx, account.user_id):

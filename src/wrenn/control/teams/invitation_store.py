@@ -102,6 +102,12 @@ async def remove(tx: Transaction, team_id: TeamId, invitation_id: InvitationId) 
     return gone.scalar_one_or_none()
 
 
+async def remove_all_by(tx: Transaction, user_id: UserId) -> int:
+    """Delete the invitations that this user made into any team, and return how many there were."""
+    gone = await tx.execute(delete(invitations).where(_c.invited_by == user_id.value).returning(_c.id))
+    return len(gone.all())
+
+
 async def forget_old(database: Database, *, older_s: float) -> None:
     """Delete invitations that expired more than `older_s` ago."""
     await database.execute(delete(invitations).where(_c.expires_at < func.now() - span_s(older_s)))

@@ -16,7 +16,7 @@ from wrenn.base.ids import InvitationId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.account_mail import AccountMails
 from wrenn.control.audit import record
-from wrenn.control.auth import Account, Member
+from wrenn.control.auth import Account, Member, hold_account
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import Role, audit_actions
 from wrenn.control.teams import invitation_store, team_store
@@ -134,6 +134,7 @@ class Invitations:
             if user.email != shown.email:
                 raise Forbidden("This invitation is for another e-mail address: log in with that one.")
             team = await team_store.lock(tx, shown.team_id)
+            await hold_account(tx, account)
             # Again under the lock: it may have been used or revoked, or the inviter removed, since the first query.
             if await invitation_store.find(tx, token_hash) is None:
                 raise NotFound(_GONE)

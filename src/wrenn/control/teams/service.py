@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
 from wrenn.base.ids import TeamId, UserId
 from wrenn.control.audit import Actor, AuditAction, record
-from wrenn.control.auth import Account, Member
+from wrenn.control.auth import Account, Member, hold_account
 from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import Role, audit_actions, insert_team
 from wrenn.control.quotas import QuotaExceeded
@@ -57,6 +57,7 @@ class Teams:
         """
 
         async def create(tx: Transaction) -> Team:
+            await hold_account(tx, account)
             await self._require_capacity(tx, account.user_id)
             current = await user_store.current_team_of(tx, account.user_id)
             team_id = await insert_team(tx, account.user_id, name=name, is_default=current is None)

@@ -129,10 +129,19 @@ async def members(database: Database, team_id: TeamId) -> list[Membership]:
 
 
 async def set_role(tx: Transaction, team_id: TeamId, user_id: UserId, role: Role) -> None:
-    """Change the role of a member."""
-    await tx.execute(
-        update(users_teams).where(_m.team_id == team_id.value, _m.user_id == user_id.value).values(role=role)
+    """Change the role of a member.
+
+    Raises:
+        NotFound: no such member.
+    """
+    changed = await tx.execute(
+        update(users_teams)
+        .where(_m.team_id == team_id.value, _m.user_id == user_id.value)
+        .values(role=role)
+        .returning(_m.user_id)
     )
+    if changed.one_or_none() is None:
+        raise NotFound(f"The team has no member {user_id}.")
 
 
 async def remove_member(tx: Transaction, team_id: TeamId, user_id: UserId) -> None:

@@ -286,8 +286,29 @@ async def count_owned(tx: Transaction, user_id: UserId) -> int:
     return int(found.scalar_one())
 
 
+async def lock_teams(tx: Transaction, user_id: UserId) -> Sequence[TeamId]:
+    """Lock and return the teams that the user belongs to. Call it before the user is locked, as others lock the team first."""
+    found = await tx.execute(
+        _select_teams(user_id).order_by(teams.c.id).with_for_update(of=teams, key_share=True)
+    )
+    return [TeamId(row.id) for row in found]
+
+
+async def teams_of(tx: Transaction, user_id: UserId) -> Sequence[TeamId]:
+    """Return the teams that the user belongs to."""
+    return [TeamId(row.id) for row in await tx.execute(_select_teams(user_id))]
+
+
+def _select_teams(user_id: UserId) -> Any:
+    return (
+        select(teams.c.id)
+        .join(users_teams, users_teams.c.team_id == teams.c.id)
+        .where(users_teams.c.user_id == user_id.value, teams.c.deleted_at.is_(None))
+    )
+
+
 async def owned_teams(tx: Transaction, user_id: UserId) -> Sequence[tuple[TeamId, bool]]:
-    """Lock and return the teams that the user owns, and whether each has other members."""
+    """Return the teams that the user owns, and whether each has other members. The caller holds `lock_teams`."""
     found = await tx.execute(
         select(teams.c.id)
         .join(users_teams, users_teams.c.team_id == teams.c.id)
@@ -297,7 +318,6 @@ async def owned_teams(tx: Transaction, user_id: UserId) -> Sequence[tuple[TeamId
             teams.c.deleted_at.is_(None),
         )
         .order_by(teams.c.id)
-        .with_for_update(of=teams, key_share=True)
     )
     owned = [TeamId(row.id) for row in found]
     result: list[tuple[TeamId, bool]] = []
