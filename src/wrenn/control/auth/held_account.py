@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from sqlalchemy import bindparam, select
-
 from wrenn.base.errors import Unauthorized
 from wrenn.control.auth.caller import SESSION_OVER, Account
-from wrenn.control.auth.store import SESSION_LASTS
+from wrenn.control.auth.store import hold_session
 from wrenn.control.db import Transaction
-from wrenn.control.identity import sessions, users
-
-_HOLD: Final = (
-    select(users.c.status).where(users.c.id == bindparam("user_id")).with_for_update(key_share=True)
-)
-_SESSION: Final = select(sessions.c.id).where(
-    sessions.c.id == bindparam("session_id"), sessions.c.user_id == bindparam("user_id"), SESSION_LASTS
-)
 
 
 async def hold_account(tx: Transaction, account: Account) -> None:
@@ -29,9 +17,5 @@ async def hold_account(tx: Transaction, account: Account) -> None:
     Raises:
         Unauthorized: the session has ended since the request came in.
     """
-    values = {"user_id": account.user_id.value, "session_id": account.session_id.value}
-    status = (await tx.execute(_HOLD, {"user_id": values["user_id"]})).scalar_one_or_none()
-    # A statement of its own: one that waits for a row does not see what was committed meanwhile in other tables.
-    found = await tx.execute(_SESSION, values)
-    if status != "active" or found.one_or_none() is None:
+    if not await hold_session(tx, account.user_id, account.session_id):
         raise Unauthorized(SESSION_OVER)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from wrenn.base.ids import KeyId, SessionId, TeamId, UserId
 from wrenn.control.auth.credential import ApiKey, Credential, UserToken
-from wrenn.control.db import Database, RowQuery
+from wrenn.control.db import Database, RowQuery, Transaction
 from wrenn.control.identity import sessions, teams, users, users_teams
 from wrenn.control.identity import team_api_keys as keys
 
@@ -78,7 +78,7 @@ _user_columns: Final = (
     users_teams.c.role.label("caller_role"),
     users_teams.c.team_id.label("caller_team_id"),
 )
-SESSION_LASTS: Final = and_(sessions.c.ended_at.is_(None), sessions.c.expires_at > func.now())
+_session_lasts: Final = and_(sessions.c.ended_at.is_(None), sessions.c.expires_at > func.now())
 
 
 def _with_membership(source: FromClause, team_id: ColumnElement[Any]) -> FromClause:
@@ -96,7 +96,7 @@ USER_CALLER: Final = CallerQuery(
     is_valid=and_(
         sessions.c.id == bindparam("caller_session_id"),
         sessions.c.user_id == bindparam("caller_user_id"),
-        SESSION_LASTS,
+        _session_lasts,
     ),
     team_id=users_teams.c.team_id,
 )
@@ -127,7 +127,7 @@ _ALL_USERS: Final = (
             _shown.c.team_id,
         )
     )
-    .where(SESSION_LASTS)
+    .where(_session_lasts)
 )
 
 
@@ -178,3 +178,17 @@ async def set_last_used(database: Database, key_ids: Collection[KeyId]) -> None:
     """Store that these keys were used now."""
     ids = [key_id.value for key_id in key_ids]
     await database.execute(update(keys).where(keys.c.id.in_(ids)).values(last_used=func.now()))
+
+
+async def hold_session(tx: Transaction, user_id: UserId, session_id: SessionId) -> bool:
+    """Lock the user until the transaction ends; whether user and session are valid then."""
+    held = await tx.execute(
+        select(users.c.status).where(users.c.id == user_id.value).with_for_update(key_share=True)
+    )
+    # A statement of its own: one that has waited for a row does not see what was committed meanwhile in other tables.
+    found = await tx.execute(
+        select(sessions.c.id).where(
+            sessions.c.id == session_id.value, sessions.c.user_id == user_id.value, _session_lasts
+        )
+    )
+    return held.scalar_one_or_none() == "active" and found.one_or_none() is not None
