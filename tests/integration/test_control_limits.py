@@ -208,6 +208,30 @@ async def test_an_endless_request_line_and_endless_trailers_are_cut(platform: Pl
     assert b"201" not in answer.split(b"\r\n")[0]
 
 
+async def echo_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the headers of the request, read when all of it has arrived."""
+    while (await receive()).get("more_body"):
+        pass
+    shown = b"".join(b"%s=%s;" % header for header in scope["headers"])
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": shown})
+
+
+async def test_trailers_are_no_headers():
+    """A proxy appends its header about the client, and forwards the client's trailers: these must not come after it."""
+    config = uvicorn.Config(
+        echo_headers, host="127.0.0.1", port=0, http=BoundedHttp, lifespan="off", log_config=None
+    )
+    async with served(config) as port:
+        answer = await raw(
+            f"http://127.0.0.1:{port}",
+            b"POST / HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 198.51.100.7\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"2\r\n{}\r\n0\r\nX-Forwarded-For: 203.0.113.99\r\n\r\n",
+        )
+    assert b"x-forwarded-for=198.51.100.7;" in answer
+    assert b"203.0.113.99" not in answer
+
+
 class Impatient(BoundedHttp):
     """Waits for a head no longer than a test can."""
 

@@ -48,6 +48,10 @@ class _HeadTooLarge(Exception):
     """The head is above its limits. The parser reports it as an error of its own."""
 
 
+class _RequestTooEarly(Exception):
+    """A request came before the response to the one before was complete. The parser reports it as an error of its own."""
+
+
 WRITE_AHEAD_B: Final = 1024 * 1024
 """Bytes that may wait to be sent on one connection. With uvicorn's 64 KiB, each chunk of a download waits
 until the one before is nearly sent."""
@@ -58,7 +62,11 @@ _PONG_TIMEOUT_S: Final = 300.0
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """HTTP/1.1 with the limits above. The parser itself has none: it would buffer a head or trailer of any size."""
+    """HTTP/1.1 with the limits above. The parser itself has none: it would buffer a head or trailer of any size.
+
+    A client that sends a request before it has the whole response to the one before (pipelining) is disconnected. No
+    browser does, and uvicorn would stop reading then, so that nobody would notice when such a client goes away.
+    """
 
     head_timeout_s: ClassVar[float] = HEAD_TIMEOUT_S
     body_silence_s: ClassVar[float] = BODY_SILENCE_S
@@ -66,6 +74,9 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_b = 0
+        self._header_count = 0
+        self._is_head_complete = False
+        self._is_too_early = False
         # Bytes received since the parser last delivered a head or a part of a body.
         self._unparsed_b = 0
         self._is_head_too_large = False
@@ -115,7 +126,8 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a head."""
         super().on_message_begin()
-        self._head_b = 0
+        self._head_b = self._header_count = 0
+        self._is_head_complete = False
         self.scope["extensions"] = {_ABORT: self.transport.abort}  # type: ignore[typeddict-item]
 
     def on_url(self, url: bytes) -> None:
@@ -124,14 +136,23 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a complete header or trailer."""
+        """Count a complete header or trailer, and drop a trailer: uvicorn would add it to the headers.
+
+        What a trusted proxy says of its client is believed, and a proxy forwards the client's own trailers too.
+        """
         self._count(len(name) + len(value))
-        if len(self.headers) >= HEADER_LIMIT:
+        self._header_count += 1
+        if self._header_count > HEADER_LIMIT:
             self._count(HEAD_LIMIT_B)
-        super().on_header(name, value)
+        if not self._is_head_complete:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Handle the end of the head."""
+        if not self._is_idle():
+            self._is_too_early = True
+            raise _RequestTooEarly
+        self._is_head_complete = True
         self._unparsed_b = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -140,7 +161,9 @@ class BoundedHttp(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Reject what the parser rejected, because of the limits or because it is not HTTP."""
-        if self._is_head_too_large:
+        if self._is_too_early:
+            self.transport.abort()
+        elif self._is_head_too_large:
             self._refuse()
         elif not self.transport.is_closing():
             super().send_400_response(msg)
