@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -252,6 +253,33 @@ async def test_a_visitor_who_leaves_before_the_answer_is_noticed(platform: Platf
         await asked.wait()
         visit.cancel()
         await ended.wait()
+
+
+@pytest.mark.parametrize(
+    "more", ["", "Connection: Upgrade\r\nUpgrade: websocket\r\n"], ids=["http", "socket"]
+)
+async def test_a_visitor_who_sends_another_request_meanwhile_is_disconnected(
+    platform: Platform, path: str, more: str
+):
+    """Otherwise the first visit would not notice that its client has gone, and would hold its connections."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        asked.set()
+        await reader.read()
+        ended.set()
+
+    async with program(silent) as port, asyncio.timeout(DEADLINE_S):
+        reader, writer = await open_raw(platform)
+        head = f"GET / HTTP/1.1\r\nHost: {host_of(path, port)}\r\nX-API-Key: {platform.key.reveal()}\r\n"
+        writer.write(f"{head}\r\n".encode())
+        await asked.wait()
+        writer.write(f"{head}{more}\r\n".encode())
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+        await ended.wait()
+        writer.close()
 
 
 def socket(platform: Platform, path: str, port: int, **options: object) -> connect:
