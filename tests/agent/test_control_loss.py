@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.agent.kit import assert_nothing_left, created, output, until
+from tests.held_points import held_points
 from tests.unit.test_agent_running import StoppedClock
 from wrenn.agent.control_loss import ControlLoss
 from wrenn.agent.sandboxes import State
@@ -85,20 +87,23 @@ async def test_all_are_paused_except_one_that_cannot_be_and_is_tried_again(
     await assert_nothing_left(agent)
 
 
-async def test_contact_that_returns_spares_those_that_are_not_paused_yet(agent: Agent) -> None:
+async def test_contact_that_returns_spares_those_that_are_not_paused_yet(
+    agent: Agent, tmp_path: Path
+) -> None:
     clock = StoppedClock()
     for _ in range(6):
         await created(agent.sandboxes)
-    arm_faults("agent.pause.after_hold=sleep:0.3")
-    async with watching(agent, clock) as loss:
-        fail_beats(loss, clock, 4)
-        await until(lambda: states(agent).count(State.PAUSING) == 4)
-        loss.contact()
-        fail_beats(loss, clock, 1)  # another outage, which has just begun
-        await until(lambda: State.PAUSING not in states(agent))
-        await asyncio.sleep(0.2)
-        assert states(agent) == [State.PAUSED] * 4 + [State.RUNNING] * 2
-        assert (loss.outage.waited_s, loss.outage.paused) == (HEARTBEAT_S, 0)
+    with held_points(tmp_path, "agent.pause.after_hold") as held:
+        async with watching(agent, clock) as loss:
+            fail_beats(loss, clock, 4)
+            await until(lambda: states(agent).count(State.PAUSING) == 4)
+            loss.contact()
+            held.release()
+            fail_beats(loss, clock, 1)  # another outage, which has just begun
+            await until(lambda: State.PAUSING not in states(agent))
+            await asyncio.sleep(0.2)
+            assert states(agent) == [State.PAUSED] * 4 + [State.RUNNING] * 2
+            assert (loss.outage.waited_s, loss.outage.paused) == (HEARTBEAT_S, 0)
 
 
 async def test_the_next_agent_neither_forgets_the_outage_nor_pauses_before_a_heartbeat_failed(

@@ -15,6 +15,7 @@ import pytest
 from connectrpc.errors import ConnectError
 
 from tests.agent.kit import assert_nothing_left, client_of, created, new_spec, output, until
+from tests.held_points import held_points
 from wrenn.agent.layout import Layout
 from wrenn.agent.recovery.check_paused import WENT_BACK
 from wrenn.agent.sandboxes import RunningSandbox, SandboxSpec, State
@@ -106,13 +107,14 @@ async def test_a_pause_fails_if_the_disk_did_not_take_the_one_before(agent: Agen
     await until(lambda: is_flushed(agent, spec.sandbox_id))
 
 
-async def test_a_pause_over_a_damaged_one_keeps_the_one_before_that(agent: Agent) -> None:
+async def test_a_pause_over_a_damaged_one_keeps_the_one_before_that(agent: Agent, tmp_path: Path) -> None:
     spec, _ = await created(agent.sandboxes)
     durable = await paused_durably(agent, spec.sandbox_id)
-    with faults("agent.flush.before_files=sleep:0.5"):
+    with held_points(tmp_path, "agent.flush.before_files") as held:
         await agent.sandboxes.pause(spec.sandbox_id)
         await agent.sandboxes.resume(spec.sandbox_id)
         (agent.layout.snapshots / last_pause(agent, spec.sandbox_id) / "manifest.json").write_text("")
+        held.release()
         record = await agent.sandboxes.pause(spec.sandbox_id)
     assert record.former_snapshot == durable
 

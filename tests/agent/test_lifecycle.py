@@ -7,10 +7,12 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.agent.kit import DEADLINE_S, assert_nothing_left, created, new_spec, output, until
+from tests.held_points import held_points
 from wrenn.agent.sandboxes import NetworkSettings, State
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
@@ -57,10 +59,9 @@ async def test_a_paused_sandbox_comes_back_with_its_files_and_without_its_progra
     await assert_nothing_left(agent)
 
 
-async def test_a_sandbox_runs_on_while_as_many_as_may_are_being_saved(agent: Agent) -> None:
+async def test_a_sandbox_runs_on_while_as_many_as_may_are_being_saved(agent: Agent, tmp_path: Path) -> None:
     sandboxes = [await created(agent.sandboxes) for _ in range(SAVES_AT_ONCE + 1)]
-    arm_faults("agent.pause.after_freeze=sleep:3")
-    try:
+    with held_points(tmp_path, "agent.pause.after_freeze") as held:
         pauses = [asyncio.create_task(agent.sandboxes.pause(spec.sandbox_id)) for spec, _ in sandboxes]
         await until(
             lambda: (
@@ -69,9 +70,8 @@ async def test_a_sandbox_runs_on_while_as_many_as_may_are_being_saved(agent: Age
         )
         (last,) = [record for record, _ in agent.sandboxes.list() if record.state is State.RUNNING]
         assert await output(agent.sandboxes.get(last.spec.sandbox_id), "echo it runs") == "it runs\n"
+        held.release()
         await asyncio.gather(*pauses)
-    finally:
-        arm_faults("")
     assert {record.state for record, _ in agent.sandboxes.list()} == {State.PAUSED}
 
 

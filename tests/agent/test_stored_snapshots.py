@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.kit import assert_nothing_left, created, new_spec, output
+from tests.agent.kit import assert_nothing_left, created, new_spec, output, until
 from tests.agent.memory_store import MemoryStore, assert_done, connected
 from wrenn.agent.sandboxes import State
 from wrenn.agent.settings import Settings
@@ -143,8 +143,7 @@ async def test_a_removal_ends_a_create_that_waits_for_a_fetch(source: Agent, tar
     spec = new_spec(snapshot_id=str(snapshot_id))
     arm_faults("agent.adopt.after_fetch=sleep:30")
     create = asyncio.create_task(target.sandboxes.ensure(spec, snapshot_image=image_id))
-    await asyncio.sleep(0.5)
-    assert target.sandboxes.inspect(spec.sandbox_id)[0].state is State.STARTING
+    await until(lambda: [record.state for record, _ in target.sandboxes.list()] == [State.STARTING])
     await asyncio.wait_for(target.sandboxes.remove(spec.sandbox_id), 10)
     with pytest.raises(WrennError):
         await create

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import httpx2
@@ -300,6 +300,11 @@ def platform(own_platform: Platform) -> Platform:
     return own_platform
 
 
+_SHARED_LEASE_S: Final = 15.0
+"""Of platforms that a module shares, whose replicas are not killed: a shorter lease runs out on a busy machine, and the other replica
+makes the same calls again."""
+
+
 @asynccontextmanager
 async def platform_on_a_database_of_its_own(
     data_dir: Path, pki: Path, template_url: str, agent_dir: Path, *, host_interval_s: float | None = None
@@ -308,7 +313,7 @@ async def platform_on_a_database_of_its_own(
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(own_database(template_url))
         host = await stack.enter_async_context(agent_host(agent_dir))
-        settings = Settings.from_environment(environment_of(data_dir, url))
+        settings = replace(Settings.from_environment(environment_of(data_dir, url)), lease_s=_SHARED_LEASE_S)
         if host_interval_s is not None:
             settings = replace(settings, host_interval_s=host_interval_s)
         key = await make_team(url, "ada")

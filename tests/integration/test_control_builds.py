@@ -7,11 +7,12 @@ import io
 import json
 import os
 import tarfile
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
-from wrenn.base.faults import arm_faults
+from tests.held_points import held_points
 from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.base.units import MIB
 from wrenn.control.audit import SYSTEM
@@ -343,25 +344,23 @@ async def test_a_working_directory_is_not_made_where_something_else_is(platform:
     assert "step 2 failed: It could not create /plain/below" in str(made["error"])
 
 
-async def test_a_build_that_ends_while_its_team_is_deleted_leaves_nothing(platform: Platform):
+async def test_a_build_that_ends_while_its_team_is_deleted_leaves_nothing(platform: Platform, tmp_path: Path):
     """The deletion waits for the transaction that inserts the template, and removes it too."""
     database = platform.control.database
     person = await sign_up(platform.url, None, "Short")
     team_id = (await person.post("/v1/teams", {"name": "short"})).json()["id"]
     team = await person.at(team_id)
-    arm_faults("control.build.finished=sleep:2")
-    try:
+    with held_points(tmp_path, "control.build.finished") as held:
         answer = await team.post(
             "/v1/builds", {"name": "left", "recipe": ["RUN true"], "skip_pre_post": True}
         )
         assert answer.status_code == 201, answer.text
-        async with asyncio.timeout(DEADLINE_S):
-            while not await uploaded(database, team_id):
-                await asyncio.sleep(0.05)
+        await held.wait_reached()
+        assert await uploaded(database, team_id)
+        deleting = asyncio.create_task(team.delete(f"/v1/teams/{team_id}"))
         await asyncio.sleep(0.5)
-        assert (await team.delete(f"/v1/teams/{team_id}")).status_code in (200, 204)
-    finally:
-        arm_faults("")
+        held.release()
+        assert (await deleting).status_code in (200, 204)
     found = await database.execute(
         select(templates.c.status).where(templates.c.team_id == TeamId.parse(team_id).value)
     )

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import select, update
 
 from tests.agent.kit import assert_nothing_left
+from tests.held_points import held_points
 from wrenn.agent.enrolment import CredentialsFile
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import InternalError, NoCapacity, Unavailable, WrennError
@@ -299,16 +300,12 @@ async def test_a_second_move_that_waited_for_the_first_goes_on_from_its_target(f
     source = fleet.place_of(sandbox_id)
     target = fleet.other_than(source)
     # The first one holds the placement lock while the second one begins.
-    arm_faults("control.move.before_commit=sleep:2")
-    first = asyncio.create_task(fleet.move(sandbox_id))
-    await target.wait_call("adopt_sandbox")
-    while sandbox_id not in target.sandbox_ids:
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(0.5)
-    second = asyncio.create_task(fleet.move(sandbox_id))
-    await asyncio.sleep(0.5)
-    arm_faults("")
-    assert not second.done()
+    with held_points(fleet.tmp_path, "control.move.before_commit") as held:
+        first = asyncio.create_task(fleet.move(sandbox_id))
+        await held.wait_reached()
+        second = asyncio.create_task(fleet.move(sandbox_id))
+        await asyncio.sleep(0.5)
+        assert not second.done()
     for moving in (first, second):
         answer = await moving
         assert answer.status_code == 200, answer.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -12,9 +13,10 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import text
 
+from tests.held_points import held_points
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, InternalError, StorageFull, WrennError
-from wrenn.base.faults import FaultInjected, arm_faults
+from wrenn.base.faults import FaultInjected
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import MIB
 from wrenn.control.sandboxes import pause_all
@@ -205,20 +207,24 @@ async def test_a_refused_pause_leaves_it_running_and_a_refused_resume_paused(pla
     assert (await platform.api.post(f"{path}/exec", json={"cmd": "true"})).json()["exit_code"] == 0
 
 
-@pytest.mark.parametrize("verb", ["pause", "resume"])
-async def test_a_lost_answer_changes_no_outcome(platform: Platform, verb: str):
-    path = await platform.create()
-    if verb == "resume":
-        await platform.api.post(f"{path}/pause")
-    platform.host.switches.lose_answer = {f"{verb}_sandbox"}
-    change = asyncio.create_task(platform.api.post(f"{path}/{verb}"))
-    await platform.host.wait_call(f"{verb}_sandbox", count=2)
-    platform.host.switches.lose_answer.clear()
-    answer = await change
-    assert (answer.status_code, answer.json()["status"]) == (
-        200,
-        {"pause": "paused", "resume": "running"}[verb],
-    )
+@pytest.mark.asyncio(loop_scope="function")
+@pytest.mark.parametrize(("verb", "status"), [("pause", "paused"), ("resume", "running")])
+async def test_a_lost_answer_changes_no_outcome(
+    settings: Settings, host: AgentHost, database_url: str, verb: str, status: str
+):
+    key = await make_team(database_url, "ada")
+    # Calls are repeated for longer than any machine takes for two of them.
+    async with running_platform(replace(settings, start_retry_s=60.0), host, key) as platform:
+        path = await platform.create()
+        if verb == "resume":
+            await platform.api.post(f"{path}/pause")
+        host.switches.lose_answer = {f"{verb}_sandbox"}
+        change = asyncio.create_task(platform.api.post(f"{path}/{verb}"))
+        await host.wait_call(f"{verb}_sandbox", count=2)
+        host.switches.lose_answer.clear()
+        answer = await change
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["status"] == status
 
 
 @pytest.mark.asyncio(loop_scope="function")
@@ -327,24 +333,23 @@ async def test_what_changes_while_a_host_is_compared_is_not_undone(quiet: Platfo
     assert (quiet.host.calls["pause_sandbox"], quiet.host.calls["remove_sandbox"]) == (2, 0)
 
 
-async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str):
+async def test_a_host_in_the_middle_of_it_is_left_alone(platform: Platform, paused: str, tmp_path: Path):
     running = await platform.create()
     # Both stand still on their way, and fail there in the end.
-    arm_faults(
-        "agent.pause.after_freeze=sleep:0.5,agent.pause.after_memory=error,"
-        "agent.resume.after_slot=sleep:0.5,agent.resume.after_disk=error"
-    )
+    fail = "agent.pause.after_memory=error,agent.resume.after_disk=error"
     sandboxes = platform.host.agent.sandboxes
-    on_the_way = [
-        asyncio.create_task(sandboxes.pause(SandboxId.parse(id_of(running)))),
-        asyncio.create_task(sandboxes.resume(SandboxId.parse(id_of(paused)))),
-    ]
-    await until(lambda: platform.host.state(id_of(running)) is State.PAUSING)
-    await until(lambda: platform.host.state(id_of(paused)) is State.RESUMING)
-    await platform.control.comparison.compare_once()
-    assert (await platform.api.get(running)).json()["status"] == "running"
-    assert (await platform.api.get(paused)).json()["status"] == "paused"
-    failed = await asyncio.gather(*on_the_way, return_exceptions=True)
+    with held_points(tmp_path, "agent.pause.after_freeze", "agent.resume.after_slot", then=fail) as held:
+        on_the_way = [
+            asyncio.create_task(sandboxes.pause(SandboxId.parse(id_of(running)))),
+            asyncio.create_task(sandboxes.resume(SandboxId.parse(id_of(paused)))),
+        ]
+        await until(lambda: platform.host.state(id_of(running)) is State.PAUSING)
+        await until(lambda: platform.host.state(id_of(paused)) is State.RESUMING)
+        await platform.control.comparison.compare_once()
+        assert (await platform.api.get(running)).json()["status"] == "running"
+        assert (await platform.api.get(paused)).json()["status"] == "paused"
+        held.release()
+        failed = await asyncio.gather(*on_the_way, return_exceptions=True)
     assert [type(error) for error in failed] == [FaultInjected, FaultInjected]
     await platform.control.comparison.compare_once()
     states = [platform.host.state(id_of(path)) for path in (running, paused)]

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from tests.agent.kit import assert_nothing_left
+from tests.held_points import held_points
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import InternalError
 from wrenn.base.faults import arm_faults
@@ -242,8 +243,7 @@ async def test_a_host_whose_uploads_never_end_holds_up_no_other(fleet: Fleet):
         if other in second.sandbox_ids:
             break
     await fleet.post(other, "pause")
-    async with asyncio.timeout(5):
-        await stored_at(fleet, other)
+    await stored_at(fleet, other)
     assert first.calls["store_sandbox"] == 2
     gate.set()
     for sandbox_id in stuck:
@@ -286,18 +286,18 @@ async def test_an_upload_that_ends_during_a_recovery_does_not_change_what_is_rec
     saved = await stored_at(fleet, sandbox_id)
     await fleet.post(sandbox_id, "resume")
     await fleet.post(sandbox_id, "exec", cmd="sh", args=["-c", "echo later >/root/held"])
-    arm_faults("control.move.after_upload=sleep:8")
-    await fleet.post(sandbox_id, "pause")
-    await source.wait_call("store_sandbox", count=2)
-    target.switches.hold["adopt_sandbox"] = gate = asyncio.Event()
-    await lose(fleet, source)
-    recovering = asyncio.create_task(recover(fleet, sandbox_id))
-    await target.wait_call("adopt_sandbox")
-    # Until the upload has ended.
-    await asyncio.sleep(8)
+    with held_points(fleet.tmp_path, "control.move.after_upload") as held:
+        await fleet.post(sandbox_id, "pause")
+        await held.wait_reached()
+        target.switches.hold["adopt_sandbox"] = gate = asyncio.Event()
+        await lose(fleet, source)
+        recovering = asyncio.create_task(recover(fleet, sandbox_id))
+        await target.wait_call("adopt_sandbox")
+        held.release()
+        # Until the upload has ended.
+        await asyncio.sleep(1)
     gate.set()
     answer = await recovering
-    arm_faults("")
     assert answer.status_code == 200, answer.text
     assert answer.json()["saved_at"] == saved
     assert answer.json()["sandbox"]["stored_at"] == saved

@@ -298,7 +298,7 @@ async def test_an_upload_outlives_the_create_that_needs_it_which_holds_no_place_
         free = select(sandboxes.c.id).where(
             sandboxes.c.status == "starting", sandboxes.c.lease_owner.is_(None)
         )
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(DEADLINE_S):
             while not (await fleet.plane.control.database.execute(free)).all():
                 await asyncio.sleep(0.02)
         refused(await creating, 504, "deadline_exceeded")

@@ -101,8 +101,9 @@ async def test_an_idle_sandbox_is_paused_on_time_and_the_row_says_so_at_once(qui
     await until(lambda: quiet.host.state(id_of(path)) == State.PAUSED)
     on_host = time.monotonic()
     found = await quiet.wait_status(path, "paused")
-    assert time.monotonic() - on_host < 1.0
-    assert 1.0 <= on_host - begun < 2.5
+    # Not by the comparison with the host, for which nobody waits here.
+    assert time.monotonic() - on_host < DEADLINE_S
+    assert 1.0 <= on_host - begun < DEADLINE_S
     assert found["timeout_sec"] == 1
     assert "is paused" in refused(
         await quiet.api.post(f"{path}/exec", json={"cmd": "true"}), 409, "invalid_state"

@@ -321,15 +321,17 @@ async def test_a_process_is_cut_off_when_its_sandbox_is_killed(platform: Platfor
         assert refused(await http.get("/health"), 502) == _MISSING
 
 
-async def test_a_pause_does_not_wait_for_a_process_that_is_followed(platform: Platform, path: str):
+async def test_a_pause_does_not_wait_for_a_process_that_is_followed(
+    platform: Platform, path: str, monkeypatch: pytest.MonkeyPatch
+):
+    # What a finite answer is waited for.
+    monkeypatch.setattr("wrenn.agent.sandboxes.pause.GRACE_S", 2 * DEADLINE_S)
     async with guest(platform, path) as http, asyncio.timeout(DEADLINE_S):
         start = frame({"process": {"cmd": "/bin/sh", "args": ["-c", "echo begun; sleep 60"]}})
         async with http.stream("POST", "/process.Process/Start", content=start, headers=_CONNECT) as answer:
             await anext(answer.aiter_raw())
-            began = time.monotonic()
             assert (await platform.api.post(f"{path}/pause")).status_code in (200, 202)
             await platform.wait_status(path, "paused")
-            assert time.monotonic() - began < 1.9  # a finite answer would have had 2 s
 
 
 async def test_a_token_holds_over_a_pause_and_a_request_with_it_resumes(platform: Platform):

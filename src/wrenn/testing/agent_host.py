@@ -46,7 +46,7 @@ from wrenn.vm.driver import Shape
 from wrenn.vm.simulated import TEMPLATES
 
 _SERVICE: Final = "/wrenn.host.v1.HostAgent/"
-_WAIT_S: Final = 10.0
+_WAIT_S: Final = 30.0
 _GRACE_S: Final = 1
 
 
