@@ -402,6 +402,17 @@ def test_bombs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         ContextArchive.open(archive_of(("a", b"0", "", bytes(400_000)), *links))
 
 
+def test_long_paths_take_little_memory() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for number in range(5000):
+            member = tarfile.TarInfo("/".join([*(["d" * 250] * 15), str(number)]))
+            archive.addfile(member)
+    out.seek(0)
+    with pytest.raises(InvalidRequest, match="more than 16 MiB of paths"):
+        ContextArchive.open(out)
+
+
 def test_work_is_bounded_over_all_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wrenn.recipe.archive._MAX_WORK", 100)
     with (

@@ -49,6 +49,8 @@ MAX_CONTEXT_B: Final = 2048 * MIB
 """Bytes of the files of a build context, and of what one COPY or ADD writes."""
 MAX_ENTRIES: Final = 100_000
 """Files, directories and links of a build context, and of what one COPY or ADD writes."""
+MAX_NAMES_B: Final = 16 * MIB
+"""Characters of all paths in a build context and of what its links point to: they are in memory as long as the build runs."""
 
 
 def refused(line: int, message: str) -> InvalidRequest:

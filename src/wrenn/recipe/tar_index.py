@@ -11,7 +11,7 @@ from enum import Enum
 from typing import BinaryIO, Final
 
 from wrenn.base.errors import InvalidRequest
-from wrenn.recipe.limits import MAX_CONTEXT_B, MAX_ENTRIES, MAX_PATH_B, shown
+from wrenn.recipe.limits import MAX_CONTEXT_B, MAX_ENTRIES, MAX_NAMES_B, MAX_PATH_B, shown
 
 BLOCK_B: Final = 512
 _MAX_METADATA_B: Final = 64 * 1024
@@ -65,6 +65,7 @@ class _Reader:
         self._length = archive.seek(0, 2)
         self._entries: dict[str, Entry] = {}
         self._bytes = 0
+        self._names = 0
         self._count = 0
 
     def read(self) -> dict[str, Entry]:
@@ -162,8 +163,13 @@ class _Reader:
             raise _refused(path, "is a directory and something else")
         self._entries[path] = entry
         self._bytes += entry.size
+        self._names += len(path) + len(entry.target)
         if len(self._entries) > MAX_ENTRIES:
             raise _too_many()
+        if self._names > MAX_NAMES_B:
+            raise InvalidRequest(
+                f"The archive has more than {MAX_NAMES_B >> 20} MiB of paths: use shorter ones, or leave files out."
+            )
         if self._bytes > MAX_CONTEXT_B:
             raise InvalidRequest(f"The archive has more than {MAX_CONTEXT_B >> 20} MiB of files.")
 
