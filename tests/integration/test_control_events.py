@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from wrenn.base.errors import RateLimited
 from wrenn.base.ids import TeamId
 from wrenn.control.audit import SYSTEM, AuditAction, Resource, record
 from wrenn.control.audit.entries import Scope
@@ -23,6 +24,7 @@ from wrenn.control.events.feed import Feed
 from wrenn.control.events.records import Audience, Event, Position
 from wrenn.control.events.retention import Retention
 from wrenn.control.events.subscription import QUEUE_LIMIT, Ended, Subscription
+from wrenn.control.identity.store import ensure_user, insert_team
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused
 from .event_reader import EVENTS, Reader, reading
@@ -345,3 +347,28 @@ async def test_many_readers_share_one_read(database: Database):
     assert feed.subscriptions() == []
     task.cancel()
     await asyncio.wait({task})
+
+
+async def test_the_teams_of_one_owner_leave_streams_for_others(database: Database):
+    feed = Feed(database)
+
+    async def make(tx: Transaction) -> list[TeamId]:
+        ada = await ensure_user(tx, email="ada@example.com", name="ada", is_admin=False)
+        eve = await ensure_user(tx, email="eve@example.com", name="eve", is_admin=False)
+        owners = [ada, ada, ada, eve]
+        return [await insert_team(tx, owner, name="team", is_default=False) for owner in owners]
+
+    *of_ada, of_eve = await database.transaction(make)
+    async with AsyncExitStack() as stack:
+
+        async def subscribe(team_id: TeamId) -> None:
+            await stack.enter_async_context(feed.subscribe(Audience(team_id, frozenset({Scope.TEAM}))))
+
+        for team_id in of_ada[:2]:
+            for _ in range(100):
+                await subscribe(team_id)
+        with pytest.raises(RateLimited, match="this team's owner together have 200 event streams"):
+            await subscribe(of_ada[2])
+        await subscribe(of_eve)
+    async with feed.subscribe(Audience(of_ada[2], frozenset({Scope.TEAM}))):
+        assert len(feed.subscriptions()) == 1

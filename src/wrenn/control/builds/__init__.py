@@ -11,7 +11,7 @@ from wrenn.control.builds.scratch import ScratchSpace
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.store import is_running
 from wrenn.control.builds.types import CreateBuild
-from wrenn.control.builds.uploads import ArchiveUploads
+from wrenn.control.builds.uploads import ArchiveUploads, receive_archive
 from wrenn.control.builds.worker import BuildWorker
 
 routers = (routes.router,)
@@ -34,5 +34,6 @@ __all__ = [
     "ScratchSpace",
     "admin_routers",
     "is_running",
+    "receive_archive",
     "routers",
 ]

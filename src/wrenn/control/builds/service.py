@@ -27,7 +27,7 @@ from wrenn.control.builds.types import CreateBuild, StepsJson
 from wrenn.control.builds.uploads import ArchiveUploads
 from wrenn.control.db import Database, Transaction
 from wrenn.control.http import StreamedBody
-from wrenn.control.identity import Role, ensure_platform_team, lock_active_team
+from wrenn.control.identity import OwnerShare, Role, ensure_platform_team, lock_active_team
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.control.registries import ImageLogin, RegistryCredentials
@@ -49,6 +49,10 @@ _STREAMS_OF_TEAM: Final = 20
 _READS_LIMIT: Final = 32
 """Logs that this replica sends as a whole at once; each has a step's output in memory."""
 _READS_OF_TEAM: Final = 8
+_UPLOADS_OF_OWNER: Final = 4
+"""Of all teams of one owner, as of the following."""
+_READS_OF_OWNER: Final = 12
+_STREAMS_OF_OWNER: Final = 60
 _READ_TIMEOUT_S: Final = 120.0
 
 
@@ -106,6 +110,9 @@ class Builds:
         self._uploads = uploads
         self._streams: dict[LogSubscription, TeamId] = {}
         self._reading: Counter[TeamId] = Counter()
+        self._reads_of_owners = OwnerShare(database, limit=_READS_OF_OWNER, what="logs that are read")
+        self._streams_of_owners = OwnerShare(database, limit=_STREAMS_OF_OWNER, what="logs that are followed")
+        self._uploads_of_owners = OwnerShare(database, limit=_UPLOADS_OF_OWNER, what="uploads of archives")
         self._checking: Counter[TeamId] = Counter()
         self._check_slots = asyncio.Semaphore(1)
 
@@ -158,7 +165,8 @@ class Builds:
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
-            await self._uploads.store(caller.team_id, key, archive)
+            async with self._uploads_of_owners.taken(caller.team_id):
+                await self._uploads.store(caller.team_id, key, archive)
         if tags is None:
             tags = [LATEST, *([body.tag] if body.tag else [])]
         values = {
@@ -252,7 +260,7 @@ class Builds:
             raise RateLimited("Too many logs are read at this moment. Try again.")
         self._reading[caller.team_id] += 1
         try:
-            async with asyncio.timeout(_READ_TIMEOUT_S):
+            async with self._reads_of_owners.taken(caller.team_id), asyncio.timeout(_READ_TIMEOUT_S):
                 yield StreamedBody(self._steps(build))
         except TimeoutError as error:
             raise DeadlineExceeded("The log was not read in time.") from error
@@ -291,7 +299,8 @@ class Builds:
         subscription = LogSubscription()
         self._streams[subscription] = caller.team_id
         try:
-            yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
+            async with self._streams_of_owners.taken(caller.team_id):
+                yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
         finally:
             del self._streams[subscription]
 

@@ -49,7 +49,7 @@ class ArchiveUploads:
         try:
             received = await asyncio.to_thread(self._scratch.new)
             try:
-                await self._receive(archive, received)
+                await receive_archive(archive, received)
                 async with self._storing:
                     received.seek(0)
                     await self._objects.put(key, await asyncio.to_thread(received.read))
@@ -58,19 +58,27 @@ class ArchiveUploads:
         finally:
             self._uploading.discard(team_id)
 
-    async def _receive(self, archive: AsyncIterator[bytes], received: BinaryIO) -> None:
-        loop, size_b = asyncio.get_running_loop(), 0
-        begun = loop.time()
-        try:
-            async with asyncio.timeout(_LEAST_S) as limit:
-                async for piece in archive:
-                    size_b += len(piece)
-                    if size_b > ARCHIVE_LIMIT_B:
-                        raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
-                    await asyncio.to_thread(received.write, piece)
-                    limit.reschedule(begun + min(_LEAST_S + size_b / _LEAST_RATE_B, _UPLOAD_TIMEOUT_S))
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"The archive was received too slowly: at least {_LEAST_RATE_B // KIB} KiB/s are needed, "
-                f"and all of it within {_UPLOAD_TIMEOUT_S:.0f} s."
-            ) from error
+
+async def receive_archive(
+    archive: AsyncIterator[bytes], file: BinaryIO, *, timeout_s: float = _UPLOAD_TIMEOUT_S
+) -> None:
+    """Write an archive that a client sends to a file.
+
+    Raises:
+        TooLarge. DeadlineExceeded: it came too slowly, or took longer than `timeout_s`.
+    """
+    loop, size_b = asyncio.get_running_loop(), 0
+    begun = loop.time()
+    try:
+        async with asyncio.timeout(_LEAST_S) as limit:
+            async for piece in archive:
+                size_b += len(piece)
+                if size_b > ARCHIVE_LIMIT_B:
+                    raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
+                await asyncio.to_thread(file.write, piece)
+                limit.reschedule(begun + min(_LEAST_S + size_b / _LEAST_RATE_B, timeout_s))
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"The archive was received too slowly: at least {_LEAST_RATE_B // KIB} KiB/s are needed, "
+            f"and all of it within {timeout_s:.0f} s."
+        ) from error

@@ -17,10 +17,11 @@ from wrenn.base.loops import Loop
 from wrenn.base.secrets import Secret
 from wrenn.base.units import GIB, MIB
 from wrenn.control.audit import Actor
-from wrenn.control.builds import ScratchSpace
+from wrenn.control.builds import ScratchSpace, receive_archive
 from wrenn.control.db import Database, Transaction
 from wrenn.control.e2b import announced_store, file_store
 from wrenn.control.e2b.upload_links import UploadLink, UploadLinks
+from wrenn.control.identity import OwnerShare
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
@@ -33,6 +34,8 @@ _UPLOAD_TIMEOUT_S: Final = 1800.0
 _PACKING_TIMEOUT_S: Final = 600.0
 _RECEIVED_AT_ONCE: Final = 32
 """Archives that this replica receives, into temporary files."""
+_OF_OWNER: Final = 4
+"""Of these, of all teams of one owner."""
 _STORED_AT_ONCE: Final = 2
 """Archives that this replica holds in memory, while they go to the store."""
 _PACKED_AT_ONCE: Final = 2
@@ -56,6 +59,7 @@ class BuilderFiles:
         self._in_memory = asyncio.Semaphore(_STORED_AT_ONCE)
         self._packing = asyncio.Semaphore(_PACKED_AT_ONCE)
         self._uploading: set[TeamId] = set()
+        self._owners = OwnerShare(database, limit=_OF_OWNER, what="uploads of files")
         self._packing_for: set[TeamId] = set()
 
     async def is_present(self, team_id: TeamId, files_hash: str) -> bool:
@@ -87,9 +91,9 @@ class BuilderFiles:
             raise RateLimited("Too many files are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:
-            async with self._temporary_file() as received:
+            async with self._owners.taken(team_id), self._temporary_file() as received:
                 async with asyncio.timeout(_UPLOAD_TIMEOUT_S):
-                    await _receive(content, received)
+                    await receive_archive(content, received, timeout_s=_UPLOAD_TIMEOUT_S)
                     async with self._in_memory:
                         await self._store(link, received)
         except TimeoutError as error:
@@ -166,15 +170,6 @@ class BuilderFiles:
         finally:
             packing.close()
         packed.seek(0)
-
-
-async def _receive(content: AsyncIterator[bytes], received: BinaryIO) -> None:
-    size = 0
-    async for piece in content:
-        size += len(piece)
-        if size > ARCHIVE_LIMIT_B:
-            raise TooLarge(f"The archive has more than {ARCHIVE_LIMIT_B // MIB} MiB.")
-        await asyncio.to_thread(received.write, piece)
 
 
 async def _pieces(packed: BinaryIO) -> AsyncIterator[bytes]:

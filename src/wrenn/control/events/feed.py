@@ -18,6 +18,7 @@ from wrenn.control.db import Database
 from wrenn.control.events import store
 from wrenn.control.events.records import Audience, Event, Position
 from wrenn.control.events.subscription import Ended, Subscription
+from wrenn.control.identity import OwnerShare
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ _IN_REPLICA: Final = 1000
 """Streams that one replica serves: each holds a connection, a task, and at most its queue."""
 _OF_TEAM: Final = 100
 """Of these, of one team."""
+_OF_OWNER: Final = 200
+"""Of these, of all teams of one owner."""
 
 
 class Feed:
@@ -39,6 +42,7 @@ class Feed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._owners = OwnerShare(database, limit=_OF_OWNER, what="event streams")
         self._position = Position(0, 0)
         self._readers: dict[TeamId, set[Subscription]] = {}
         self._count = 0
@@ -66,20 +70,21 @@ class Feed:
         """Subscribe to events after a position, which is returned with the subscription.
 
         Raises:
-            RateLimited: the team, or the replica, has too many. Unavailable: the replica is shutting down.
+            RateLimited: the team, its owner's teams together, or the replica, has too many. Unavailable: the replica is shutting down.
         """
-        async with self._reading:
-            self._require_capacity(audience.team_id)
-            if self._count == 0:
-                self._position = await store.now(self._database)
-            subscription, position = Subscription(audience), self._position
-            self._readers.setdefault(audience.team_id, set()).add(subscription)
-            self._count += 1
-            self._anybody.set()
-        try:
-            yield subscription, position
-        finally:
-            self._remove(subscription)
+        async with self._owners.taken(audience.team_id):
+            async with self._reading:
+                self._require_capacity(audience.team_id)
+                if self._count == 0:
+                    self._position = await store.now(self._database)
+                subscription, position = Subscription(audience), self._position
+                self._readers.setdefault(audience.team_id, set()).add(subscription)
+                self._count += 1
+                self._anybody.set()
+            try:
+                yield subscription, position
+            finally:
+                self._remove(subscription)
 
     def _require_capacity(self, team_id: TeamId) -> None:
         if self._closed:

@@ -4,6 +4,7 @@ Authentication reads them; the features `users`, `teams`, `keys` and `sessions` 
 """
 
 from wrenn.control.identity.key_formats import KeyFormat
+from wrenn.control.identity.owner_share import OwnerShare
 from wrenn.control.identity.roles import Role
 from wrenn.control.identity.store import (
     ensure_platform_team,
@@ -17,6 +18,7 @@ from wrenn.control.identity.tables import sessions, team_api_keys, teams, users,
 
 __all__ = [
     "KeyFormat",
+    "OwnerShare",
     "Role",
     "ensure_platform_team",
     "insert_key",

@@ -18,6 +18,8 @@ from wrenn.base.ids import SandboxId, TeamId
 from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.auth import Authenticator, Caller, Credential, OpenCalls
+from wrenn.control.db import Database
+from wrenn.control.identity import OwnerShare
 from wrenn.control.metrics.sandbox_metrics import SANDBOXES_LIMIT, NewestSample, SandboxMetrics
 from wrenn.control.metrics.types import newest_point_json
 
@@ -29,6 +31,8 @@ _IN_REPLICA: Final = 500
 """Streams that one replica serves."""
 _OF_TEAM: Final = 20
 """Of these, of one team."""
+_OF_OWNER: Final = 50
+"""Of these, of all teams of one owner."""
 
 
 class _Subscription:
@@ -79,10 +83,12 @@ class LiveMetrics:
     def __init__(
         self,
         *,
+        database: Database,
         metrics: SandboxMetrics,
         authenticator: Authenticator,
         open_calls: OpenCalls,
     ) -> None:
+        self._owners = OwnerShare(database, limit=_OF_OWNER, what="streams of metrics")
         self._metrics = metrics
         self._authenticator = authenticator
         self._open_calls = open_calls
@@ -115,21 +121,22 @@ class LiveMetrics:
             raise InvalidRequest(f"ids: at most {SANDBOXES_LIMIT}.")
         ids = None if text_ids is None else frozenset(SandboxId.parse(text_id) for text_id in text_ids)
         team_id = caller.team_id
-        self._require_capacity(team_id, ids)
         subscription = _Subscription(ids)
-        if team_id not in self._streams:
-            self._streams[team_id] = set()
-            self._tasks.start(f"newest samples of {team_id}", self._read(team_id))
-        self._streams[team_id].add(subscription)
 
         def may_see(now: Caller) -> bool:
             return now.team_id == team_id
 
-        try:
-            with self._open_calls.watched(credential, may_see, lambda _: subscription.end()):
-                yield LiveStream(subscription.frames(), subscription)
-        finally:
-            self._streams[team_id].discard(subscription)
+        async with self._owners.taken(team_id):
+            self._require_capacity(team_id, ids)
+            if team_id not in self._streams:
+                self._streams[team_id] = set()
+                self._tasks.start(f"newest samples of {team_id}", self._read(team_id))
+            self._streams[team_id].add(subscription)
+            try:
+                with self._open_calls.watched(credential, may_see, lambda _: subscription.end()):
+                    yield LiveStream(subscription.frames(), subscription)
+            finally:
+                self._streams[team_id].discard(subscription)
 
     def _require_capacity(self, team_id: TeamId, ids: frozenset[SandboxId] | None) -> None:
         if self._closed:

@@ -72,7 +72,10 @@ def build_services(base: Base, parts: Parts) -> Services:
         sandbox_metrics=sandbox_metrics,
         platform_usage=PlatformUsage(database=base.database, clients=base.clients),
         live_metrics=LiveMetrics(
-            metrics=sandbox_metrics, authenticator=auth.authenticator, open_calls=auth.open_calls
+            database=base.database,
+            metrics=sandbox_metrics,
+            authenticator=auth.authenticator,
+            open_calls=auth.open_calls,
         ),
         team_metrics=TeamMetrics(database=base.database, clock=base.clock),
         received_samples=ReceivedSamples(database=base.database, tokens=auth.tokens, clock=base.clock),

@@ -1,0 +1,56 @@
+"""What all teams of one owner may take together of something that all teams of a replica share.
+
+A user may own many teams: a limit of each team alone would let one user take what there is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from sqlalchemy import select
+
+from wrenn.base.errors import RateLimited
+from wrenn.base.ids import TeamId
+from wrenn.control.db import Database
+from wrenn.control.identity.tables import users_teams
+
+
+class OwnerShare:
+    """Counts what each owner's teams have at this replica. `what`: for messages, in the plural."""
+
+    def __init__(self, database: Database, *, limit: int, what: str) -> None:
+        self._database = database
+        self._limit = limit
+        self._what = what
+        self._taken: Counter[UUID] = Counter()
+
+    @asynccontextmanager
+    async def taken(self, team_id: TeamId) -> AsyncGenerator[None]:
+        """Take one for a team as long as the context lasts.
+
+        Raises:
+            RateLimited: all teams of its owner together have as many as they may.
+        """
+        owner = await self._owner_of(team_id)
+        if self._taken[owner] >= self._limit:
+            raise RateLimited(
+                f"All teams of this team's owner together have {self._limit} {self._what} here. Try again later."
+            )
+        self._taken[owner] += 1
+        try:
+            yield
+        finally:
+            self._taken[owner] -= 1
+            # Owners who have none any more.
+            self._taken += Counter()
+
+    async def _owner_of(self, team_id: TeamId) -> UUID:
+        """Return the id of the user who owns the team, or that of a team that nobody owns."""
+        owner = select(users_teams.c.user_id).where(
+            users_teams.c.team_id == team_id.value, users_teams.c.role == "owner"
+        )
+        found = await self._database.execute(owner, repeatable=True)
+        return found.scalar_one_or_none() or team_id.value
