@@ -18,7 +18,7 @@ from wrenn.control.metrics.sandbox_metrics import NewestSample
 from wrenn.control.metrics.types import newest_point_json
 from wrenn.testing.agent_host import AgentHost, agent_host
 
-from .conftest import Platform, client, refused, run_sql
+from .conftest import DEADLINE_S, Platform, client, refused, run_sql
 from .event_reader import Reader
 
 STREAM = "/v1/sandboxes/metrics/stream"
