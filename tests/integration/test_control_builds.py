@@ -8,12 +8,14 @@ import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from tests.held_points import held_points
 from wrenn.base.ids import BuildId, SandboxId, TeamId
+from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.audit import SYSTEM
 from wrenn.control.db import Database, Hints
@@ -22,7 +24,7 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.templates import templates
 
-from .conftest import DEADLINE_S, Platform, refused
+from .conftest import DEADLINE_S, Platform, client, refused
 from .event_reader import reading
 from .people import sign_up
 
@@ -138,6 +140,33 @@ async def test_a_running_step_is_cancelled(platform: Platform):
     assert (await platform.api.post(f"/v1/builds/{build_id}/cancel")).status_code == 204
     made = await ended(platform, build_id)
     assert (made["status"], "error" in made) == ("cancelled", False)
+
+
+async def test_builds_end_when_who_asked_for_them_loses_access(platform: Platform):
+    ada, bob = await sign_up(platform.url), await sign_up(platform.url)
+    there = await ada.add(bob)
+    key = await ada.make_key(scope="sandboxes")
+    long = {"name": "long", "recipe": ["RUN --timeout=1h sleep 3000"], "skip_pre_post": True}
+    async with client(platform.url, Secret(key["key"])) as api:
+        running = [(await api.post("/v1/builds", json=long)).json()["id"]]
+        running.append((await there.post("/v1/builds", long)).json()["id"])
+        # The third waits, as two of a team run at once.
+        waiting = (await api.post("/v1/builds", json={**long, "recipe": ["RUN true"]})).json()["id"]
+
+    async def wait_for(build_id: str, name: str, value: object) -> dict[str, Any]:
+        async with asyncio.timeout(DEADLINE_S):
+            while (found := (await ada.get(f"/v1/builds/{build_id}")).json()).get(name) != value:
+                await asyncio.sleep(0.1)
+        return found
+
+    for build_id in running:
+        await wait_for(build_id, "current_step", 1)
+    assert (await ada.delete(f"/v1/api-keys/{key['id']}")).status_code == 204
+    assert (await ada.delete(f"/v1/teams/{ada.team_id}/members/{bob.user_id}")).status_code == 204
+    for build_id in (*running, waiting):
+        ended = await wait_for(build_id, "status", "cancelled")
+        assert "no access" in ended["error"]
+    refused(await ada.get("/v1/templates/long"), 404, "not_found")
 
 
 async def test_nobody_else_uses_or_changes_the_sandbox_of_a_build(

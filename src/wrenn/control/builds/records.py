@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from wrenn.base.ids import BuildId, SandboxId, TeamId
-from wrenn.control.audit import PLATFORM_TEAM
+from wrenn.base.errors import AccessLost
+from wrenn.base.ids import BuildId, KeyId, SandboxId, TeamId, UserId
+from wrenn.control.audit import PLATFORM_TEAM, ActorKind
 
 
 class BuildStatus(enum.StrEnum):
@@ -104,9 +105,22 @@ class Build:
     completed_at: datetime | None
 
     @property
+    def holder(self) -> KeyId | UserId | None:
+        """The API key or user who asked for it, and whose access it needs until its end; None: the platform itself."""
+        by = self.created_by
+        if by is None:
+            return None
+        return KeyId.parse(by["id"]) if by["type"] == ActorKind.API_KEY else UserId.parse(by["id"])
+
+    @property
     def owner(self) -> TeamId | None:
         """The owner of what it makes: its team; None: the platform, whose team builds for all."""
         return owner_of(self.team_id)
+
+
+def access_lost() -> AccessLost:
+    """Build the error for a build whose holder lost the access that it needs."""
+    return AccessLost("Who asked for the build has no access to the team any more.")
 
 
 def owner_of(team_id: TeamId) -> TeamId | None:

@@ -18,11 +18,11 @@ from wrenn.control.builds.layer_store import LAYER_AGE_S
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.make_image import make_image
 from wrenn.control.builds.recipes import BuildPlan
-from wrenn.control.builds.records import Build, BuildStatus
+from wrenn.control.builds.records import Build, BuildStatus, access_lost
 from wrenn.control.builds.steps import BuildSandbox
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import HostImage
-from wrenn.control.identity import lock_active_team
+from wrenn.control.identity import lock_active_team, may_write
 from wrenn.control.images import Images
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import InternalSandboxes, snapshot_source_of
@@ -230,6 +230,9 @@ class BuildResults:
             await self.snapshots.drop(SnapshotId(old))
 
     async def _finish(self, tx: Transaction, build: Build, template_id: UUID, by: Actor) -> None:
+        # The worker sees it too, but up to a second later.
+        if build.holder is not None and not await may_write(tx, build.team_id, build.holder):
+            raise access_lost()
         if not await store.finish(
             tx, build, BuildStatus.SUCCESS, owner=self.owner, by=by, template_id=template_id
         ):

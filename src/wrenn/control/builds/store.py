@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,7 +34,7 @@ from wrenn.control.audit import Actor, AuditAction, Resource, Status, actor_json
 from wrenn.control.builds.records import Build, BuildRequest, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.tables import build_logs, builds
 from wrenn.control.db import RELEASED, Database, Leases, Transaction, span_s
-from wrenn.control.identity import users_teams
+from wrenn.control.identity import users_teams, writer
 
 QUEUE_LOCK: Final = 0x6275696C6473
 """Advisory lock of whoever takes builds from the queue: "builds"."""
@@ -264,13 +265,23 @@ def is_held_by(build: Build, owner: str) -> ColumnElement[bool]:
     return and_(LEASES.is_held(build.build_id.value, owner), _c.attempts == build.attempts)
 
 
-async def watch(database: Database, build: Build, *, owner: str) -> bool | None:
-    """Return whether the build is to be cancelled; None: this attempt has lost the lease."""
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Whether a running build is to be cancelled, and whether who asked for it still has the access that it needs."""
+
+    is_cancel_requested: bool
+    is_allowed: bool
+
+
+async def watch(database: Database, build: Build, *, owner: str) -> Wishes | None:
+    """Return what has become of the wish for this build; None: this attempt has lost the lease."""
+    is_allowed = true() if build.holder is None else writer(build.team_id, build.holder).exists()
     found = await database.execute(
-        select(_c.is_cancel_requested).where(is_held_by(build, owner)), repeatable=True
+        select(_c.is_cancel_requested, is_allowed.label("is_allowed")).where(is_held_by(build, owner)),
+        repeatable=True,
     )
     row = found.one_or_none()
-    return None if row is None else row.is_cancel_requested
+    return None if row is None else Wishes(row.is_cancel_requested, row.is_allowed)
 
 
 async def set_sandbox(database: Database, build: Build, sandbox_id: SandboxId, *, owner: str) -> bool:

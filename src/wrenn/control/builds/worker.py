@@ -26,7 +26,7 @@ from wrenn.control.audit import SYSTEM
 from wrenn.control.builds import store
 from wrenn.control.builds.abandoned_archives import AbandonedArchives
 from wrenn.control.builds.log_writer import LogWriter
-from wrenn.control.builds.records import Build, BuildStatus
+from wrenn.control.builds.records import Build, BuildStatus, access_lost
 from wrenn.control.builds.runner import CAUSE, LIFETIME_S, BuildRunner
 from wrenn.control.builds.steps import StepFailed
 from wrenn.control.db import Database, HeldLeases
@@ -140,6 +140,12 @@ class BuildWorker:
             gave_up = InternalError(f"The build was tried {_ATTEMPTS} times.")
             await self._finish(build, BuildStatus.FAILED, gave_up)
             return
+        wishes = await store.watch(self._database, build, owner=self.leases.owner)
+        if wishes is None:
+            return
+        if not wishes.is_allowed:
+            await self._finish(build, BuildStatus.CANCELLED, access_lost())
+            return
         log = LogWriter(self._database, build.build_id, build.attempts)
         writing = asyncio.create_task(log.run())
         running = asyncio.create_task(self._bounded(build, log))
@@ -188,14 +194,18 @@ class BuildWorker:
         while not running.done():
             await asyncio.wait({running}, timeout=_WATCH_S)
             try:
-                is_cancelled = await store.watch(self._database, build, owner=self.leases.owner)
+                wishes = await store.watch(self._database, build, owner=self.leases.owner)
             except Unavailable:
                 # Whatever the build writes is guarded by its lease.
                 continue
-            if is_cancelled is None and not running.done():
-                return None, None
-            if is_cancelled and (not running.done() or running.exception() is not None):
-                return BuildStatus.CANCELLED, None
+            if wishes is None:
+                if not running.done():
+                    return None, None
+            elif not running.done() or running.exception() is not None:
+                if wishes.is_cancel_requested:
+                    return BuildStatus.CANCELLED, None
+                if not wishes.is_allowed:
+                    return BuildStatus.CANCELLED, access_lost()
         try:
             running.result()
         except WrennError as error:

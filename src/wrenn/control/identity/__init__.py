@@ -13,6 +13,7 @@ from wrenn.control.identity.store import (
     lock_active_team,
     may_write,
     replace_key,
+    writer,
 )
 from wrenn.control.identity.tables import sessions, team_api_keys, teams, users, users_teams
 
@@ -31,4 +32,5 @@ __all__ = [
     "teams",
     "users",
     "users_teams",
+    "writer",
 ]

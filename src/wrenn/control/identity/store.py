@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, exists, func, insert, or_, select
+from sqlalchemy import Select, delete, exists, func, insert, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from wrenn.base.errors import Unauthorized
@@ -82,6 +83,11 @@ async def lock_active_team(tx: Transaction, team_id: TeamId) -> None:
 
 async def may_write(tx: Transaction, team_id: TeamId, holder: KeyId | UserId) -> bool:
     """Return whether an API key or a user has access to the team, which is not deleted, and not only to read."""
+    return (await tx.execute(writer(team_id, holder))).one_or_none() is not None
+
+
+def writer(team_id: TeamId, holder: KeyId | UserId) -> Select[Any]:
+    """SQL: one row if the API key or user has access to the team as in `may_write`. To the platform's own team admins of the platform have it."""
     if isinstance(holder, KeyId):
         query = (
             select(keys.c.id)
@@ -93,6 +99,8 @@ async def may_write(tx: Transaction, team_id: TeamId, holder: KeyId | UserId) ->
                 or_(keys.c.expires_at.is_(None), keys.c.expires_at > func.now()),
             )
         )
+    elif team_id == PLATFORM_TEAM:
+        query = select(users.c.id).where(users.c.id == holder.value, users.c.is_admin)
     else:
         query = (
             select(users.c.id)
@@ -100,8 +108,7 @@ async def may_write(tx: Transaction, team_id: TeamId, holder: KeyId | UserId) ->
             .where(users.c.id == holder.value, users_teams.c.team_id == team_id.value)
         )
     is_active = exists().where(teams.c.id == team_id.value, teams.c.deleted_at.is_(None))
-    found = await tx.execute(query.where(users.c.status != "disabled", is_active))
-    return found.one_or_none() is not None
+    return query.where(users.c.status != "disabled", is_active)
 
 
 async def insert_key(
