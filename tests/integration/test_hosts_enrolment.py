@@ -144,6 +144,32 @@ async def test_of_two_machines_with_one_token_one_registers(people: People, root
     assert host["id"] == won[0].host_id
 
 
+async def test_a_token_is_good_as_long_as_its_maker_administers_the_host(people: People, root: Person):
+    second, ada, bob = await people.sign_up(), await people.sign_up(), await people.sign_up()
+    for admin in (second, bob):
+        await root.put(f"/v1/admin/users/{admin.user_id}/admin", {"admin": True})
+    assert (await root.put(f"/v1/admin/teams/{ada.team_id}/byoc", {"enabled": True})).status_code == 204
+    members: dict[str, Person] = {}
+    for role in ("admin", "demoted", "removed"):
+        members[role] = await ada.add(await people.sign_up(), "admin")
+    tokens = [(await create_host(maker))[1] for maker in (second, bob)]
+    own = {"type": "byoc", "team_id": ada.team_id}
+    tokens += [(await create_host(maker, **own))[1] for maker in (ada, *members.values())]
+    # The right of the second admin of the platform, of one who is deactivated, and of two admins of the team ends.
+    await root.put(f"/v1/admin/users/{second.user_id}/admin", {"admin": False})
+    await root.put(f"/v1/admin/users/{bob.user_id}/active", {"active": False})
+    path = f"/v1/teams/{ada.team_id}/members"
+    await ada.patch(f"{path}/{members['demoted'].user_id}", {"role": "member"})
+    await ada.delete(f"{path}/{members['removed'].user_id}")
+    statuses: list[int] = []
+    for number, token in enumerate(tokens):
+        player = AgentPlayer(people.url)
+        if number >= 2:
+            player.address = elsewhere()
+        statuses.append((await player.register(token)).status_code)
+    assert statuses == [401, 401, 201, 201, 401, 401]
+
+
 async def test_a_token_is_good_for_an_hour(people: People, root: Person):
     host, token = await create_host(root)
     row = f"host_id = '{HostId.parse(host['id']).value}'"

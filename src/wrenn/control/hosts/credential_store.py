@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any, Final
 
-from sqlalchemy import case, delete, exists, func, insert, select, update
+from sqlalchemy import case, delete, exists, func, insert, or_, select, update
 
 from wrenn.base.errors import NotFound, Unauthorized
 from wrenn.base.ids import HostId, TeamId, UserId, random_hex
@@ -30,6 +30,7 @@ from wrenn.control.hosts.records import (
 )
 from wrenn.control.hosts.tables import host_refresh_tokens, host_registration_tokens, hosts
 from wrenn.control.hosts.types import HostStatus
+from wrenn.control.identity import Role, users, users_teams
 
 _registration = host_registration_tokens.c
 _refresh = host_refresh_tokens.c
@@ -38,6 +39,24 @@ _UNUSED_LIMIT: Final = 8
 """Refresh tokens of a host that were issued and never used, as answers were lost."""
 _TOKENS_LIMIT: Final = 16
 """Refresh tokens of a host in all, of which those that are revoked only tell a former agent what became of its host."""
+
+
+_administers_team: Final = exists().where(
+    users_teams.c.team_id == hosts.c.team_id,
+    users_teams.c.user_id == users.c.id,
+    users_teams.c.role.in_((Role.OWNER, Role.ADMIN)),
+)
+_MAKER_ADMINISTERS: Final = (
+    exists()
+    .where(
+        users.c.id == _registration.created_by,
+        users.c.status == "active",
+        hosts.c.id == _registration.host_id,
+        or_(users.c.is_admin, _administers_team),
+    )
+    .correlate(host_registration_tokens)
+)
+"""SQL: who made a registration token may still do so. It lets a machine in that gets the sandboxes of others."""
 
 
 async def issue_registration_token(tx: Transaction, host_id: HostId, *, by: UserId | None) -> Secret:
@@ -74,7 +93,11 @@ async def consume_registration_token(tx: Transaction, token: str) -> bool:
 
 
 def _usable(token: str) -> tuple[Any, ...]:
-    return _registration.token_hash == Secret(token).sha256_hex(), _registration.expires_at > func.now()
+    return (
+        _registration.token_hash == Secret(token).sha256_hex(),
+        _registration.expires_at > func.now(),
+        or_(_registration.created_by.is_(None), _MAKER_ADMINISTERS),
+    )
 
 
 async def record_registration(
