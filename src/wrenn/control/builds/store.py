@@ -266,22 +266,22 @@ def is_held_by(build: Build, owner: str) -> ColumnElement[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Watched:
     """Whether a running build is to be cancelled, and whether who asked for it still has the access that it needs."""
 
     is_cancel_requested: bool
     is_allowed: bool
 
 
-async def watch(database: Database, build: Build, *, owner: str) -> Wishes | None:
-    """Return what has become of the wish for this build; None: this attempt has lost the lease."""
+async def watch(database: Database, build: Build, *, owner: str) -> Watched | None:
+    """Return whether the build may go on; None: this attempt has lost the lease."""
     is_allowed = true() if build.holder is None else writer(build.team_id, build.holder).exists()
     found = await database.execute(
         select(_c.is_cancel_requested, is_allowed.label("is_allowed")).where(is_held_by(build, owner)),
         repeatable=True,
     )
     row = found.one_or_none()
-    return None if row is None else Wishes(row.is_cancel_requested, row.is_allowed)
+    return None if row is None else Watched(row.is_cancel_requested, row.is_allowed)
 
 
 async def set_sandbox(database: Database, build: Build, sandbox_id: SandboxId, *, owner: str) -> bool:

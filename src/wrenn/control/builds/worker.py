@@ -140,10 +140,10 @@ class BuildWorker:
             gave_up = InternalError(f"The build was tried {_ATTEMPTS} times.")
             await self._finish(build, BuildStatus.FAILED, gave_up)
             return
-        wishes = await store.watch(self._database, build, owner=self.leases.owner)
-        if wishes is None:
+        watched = await store.watch(self._database, build, owner=self.leases.owner)
+        if watched is None:
             return
-        if not wishes.is_allowed:
+        if not watched.is_allowed:
             await self._finish(build, BuildStatus.CANCELLED, access_lost())
             return
         log = LogWriter(self._database, build.build_id, build.attempts)
@@ -194,17 +194,17 @@ class BuildWorker:
         while not running.done():
             await asyncio.wait({running}, timeout=_WATCH_S)
             try:
-                wishes = await store.watch(self._database, build, owner=self.leases.owner)
+                watched = await store.watch(self._database, build, owner=self.leases.owner)
             except Unavailable:
                 # Whatever the build writes is guarded by its lease.
                 continue
-            if wishes is None:
+            if watched is None:
                 if not running.done():
                     return None, None
             elif not running.done() or running.exception() is not None:
-                if wishes.is_cancel_requested:
+                if watched.is_cancel_requested:
                     return BuildStatus.CANCELLED, None
-                if not wishes.is_allowed:
+                if not watched.is_allowed:
                     return BuildStatus.CANCELLED, access_lost()
         try:
             running.result()
