@@ -10,12 +10,10 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-from sqlalchemy import select
-
 from wrenn.base.errors import RateLimited
 from wrenn.base.ids import TeamId
 from wrenn.control.db import Database
-from wrenn.control.identity.tables import users_teams
+from wrenn.control.identity.store import owner_of
 
 
 class OwnerShare:
@@ -34,7 +32,7 @@ class OwnerShare:
         Raises:
             RateLimited: all teams of its owner together have as many as they may.
         """
-        owner = await self._owner_of(team_id)
+        owner = await owner_of(self._database, team_id)
         if self._taken[owner] >= self._limit:
             raise RateLimited(
                 f"All teams of this team's owner together have {self._limit} {self._what} here. Try again later."
@@ -46,11 +44,3 @@ class OwnerShare:
             self._taken[owner] -= 1
             # Owners who have none any more.
             self._taken += Counter()
-
-    async def _owner_of(self, team_id: TeamId) -> UUID:
-        """Return the id of the user who owns the team, or that of a team that nobody owns."""
-        owner = select(users_teams.c.user_id).where(
-            users_teams.c.team_id == team_id.value, users_teams.c.role == "owner"
-        )
-        found = await self._database.execute(owner, repeatable=True)
-        return found.scalar_one_or_none() or team_id.value

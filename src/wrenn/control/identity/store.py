@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Select, delete, exists, func, insert, or_, select
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -12,7 +13,7 @@ from wrenn.base.errors import Unauthorized
 from wrenn.base.ids import KeyId, TeamId, UserId, random_hex
 from wrenn.base.secrets import Secret
 from wrenn.control.audit import PLATFORM_TEAM
-from wrenn.control.db import Transaction
+from wrenn.control.db import Database, Transaction
 from wrenn.control.identity.key_formats import KeyFormat
 from wrenn.control.identity.tables import team_api_keys as keys
 from wrenn.control.identity.tables import teams, users, users_teams
@@ -55,6 +56,15 @@ async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_defaul
         )
     )
     return team_id
+
+
+async def owner_of(database: Database, team_id: TeamId) -> UUID:
+    """Return the id of the user who owns the team, or that of a team that nobody owns."""
+    owner = select(users_teams.c.user_id).where(
+        users_teams.c.team_id == team_id.value, users_teams.c.role == "owner"
+    )
+    found = await database.execute(owner, repeatable=True)
+    return found.scalar_one_or_none() or team_id.value
 
 
 async def ensure_platform_team(tx: Transaction) -> None:
