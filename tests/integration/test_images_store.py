@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -594,15 +595,8 @@ async def test_a_teams_own_host_writes_through_the_control_plane_and_not_without
     world: World, rootfs: Path, tmp_path: Path
 ):
     """By a URL of S3 it could put objects of any size; a host of the platform gets such URLs."""
-    team_id = world.team(world.ada)
+    team_id, asked = world.team(world.ada), partial(upload_urls, world)
     image_id = await world.begin(world.of_ada, team_id)
-
-    async def asked(player: AgentPlayer, image: ImageId, chunks: int) -> Any:
-        path = f"/v1/hosts/{player.host_id}/images/{image}/upload-urls"
-        digests = [digest_of(os.urandom(8)) for _ in range(chunks)]
-        async with client(world.url, None) as api:
-            return await api.post(path, json={"digests": digests}, headers={"X-Host-Token": player.token})
-
     (url,) = (await asked(world.of_ada, image_id, 1)).json()["urls"].values()
     assert url.startswith("/v1/store/")
     async with client(world.url, None) as api:
@@ -629,6 +623,34 @@ async def test_a_teams_own_host_writes_through_the_control_plane_and_not_without
     assert (await world.row(image_id)).stored_bytes == sent_b
     await world.transfer(world.of_ada).fetch(image_id, tmp_path / "copy", quiet)
     assert sha(tmp_path / "copy") == sha(rootfs)
+
+
+async def test_a_teams_own_hosts_write_for_several_images_what_its_quota_has_room_for(world: World):
+    team_id, asked = world.team(world.ada), partial(upload_urls, world, world.of_ada)
+    database = world.plane.control.database
+    await database.execute(
+        text("INSERT INTO team_limits (team_id, snapshot_mb) VALUES (:team, 40)"), {"team": team_id.value}
+    )
+    first, second = [await world.begin(world.of_ada, team_id) for _ in range(2)]
+    assert (await asked(first, 30)).status_code == 200
+    assert (await asked(second, 5)).status_code == 200
+    refused(await asked(second, 6), 429, "rate_limited")
+    assert (await asked(second, 5)).status_code == 200
+    # One image can always be uploaded: how much of it is left when it is compressed is not known before.
+    assert (await asked(first, 30)).status_code == 200
+    refused(await asked(second, 1), 429, "rate_limited")
+    await world.plane.control.images.give_up(first)
+    assert (await asked(second, 60)).status_code == 200
+    await world.plane.control.images.give_up(second)
+    await database.execute(text("DELETE FROM team_limits WHERE team_id = :team"), {"team": team_id.value})
+
+
+async def upload_urls(world: World, player: AgentPlayer, image_id: ImageId, chunks: int) -> Any:
+    """Ask for URLs of so many chunks that the store lacks."""
+    path = f"/v1/hosts/{player.host_id}/images/{image_id}/upload-urls"
+    digests = [digest_of(os.urandom(8)) for _ in range(chunks)]
+    async with client(world.url, None) as api:
+        return await api.post(path, json={"digests": digests}, headers={"X-Host-Token": player.token})
 
 
 async def test_an_image_that_is_not_uploaded_holds_up_no_collection(world: World, rootfs: Path):

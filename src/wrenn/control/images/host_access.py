@@ -11,7 +11,7 @@ import logging
 import math
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Final
@@ -83,7 +83,11 @@ class CallingHost:
 
 
 class HostImages:
-    """Serves the hosts' calls about images. `granted_limit_b`: how much a team's own host may write for one image."""
+    """Serves the hosts' calls about images.
+
+    `granted_limit_b`: how much a team's own host may write for one image. `room_mb`: what a team has left of its quota of
+    storage (None: no limit), which all its own hosts together may write for more than one.
+    """
 
     def __init__(
         self,
@@ -93,8 +97,10 @@ class HostImages:
         tokens: Tokens,
         clock: Clock,
         granted_limit_b: int,
+        room_mb: Callable[[TeamId], Awaitable[int | None]],
     ) -> None:
         self._granted_limit_b = granted_limit_b
+        self._room_mb = room_mb
         self._database = database
         self._objects = objects
         self._tokens = tokens
@@ -179,6 +185,7 @@ class HostImages:
             NotFound: the image is not pending on this host. StoreKeyMissing.
             InvalidRequest: the host is of a release that cannot encrypt them.
             TooLarge: a team's own host has got URLs for more than an image can have.
+            RateLimited: the team's own hosts have got URLs for more than its quota of storage has room for, for several images.
         """
         image = await self._uploadable(host, text_id)
         key = self._key_for(host, image)
@@ -194,14 +201,23 @@ class HostImages:
 
     async def _grant(self, host: CallingHost, image: StoredImage, chunks: int) -> None:
         """Count what a host is about to write. A chunk that it asks for again counts again."""
-        if not await store.add_granted(
+        room_mb = None if image.team_id is None else await self._room_mb(image.team_id)
+        more_b = chunks * CHUNK_B
+        if await store.add_granted(
             self._database,
             image.image_id,
             host.host_id,
-            granted_b=chunks * CHUNK_B,
+            granted_b=more_b,
             limit_b=self._granted_limit_b,
+            together_b=None if room_mb is None else room_mb * MIB,
         ):
+            return
+        if await store.granted_b(self._database, image.image_id) + more_b > self._granted_limit_b:
             raise TooLarge(f"No image has more than {self._granted_limit_b // MIB} MiB.")
+        # One at a time is never held up: chunks count as they are before compression, and a host must be able to be emptied.
+        raise RateLimited(
+            "The team's own hosts upload another image, and both may have more than the team's storage has room for. Try again."
+        )
 
     async def put_manifest(self, host: CallingHost, text_id: str, pieces: AsyncIterator[bytes]) -> int:
         """Write the manifest of an image whose chunks are all in the store; returns their size there. May be repeated.

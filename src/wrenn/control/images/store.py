@@ -15,11 +15,13 @@ from sqlalchemy import (
     Row,
     Text,
     Uuid,
+    and_,
     column,
     delete,
     exists,
     func,
     insert,
+    not_,
     or_,
     select,
     table,
@@ -126,21 +128,58 @@ async def begin_upload(tx: Transaction, image_id: ImageId, host_id: HostId, *, o
 
 
 async def add_granted(
-    database: Database, image_id: ImageId, host_id: HostId, *, granted_b: int, limit_b: int
+    database: Database,
+    image_id: ImageId,
+    host_id: HostId,
+    *,
+    granted_b: int,
+    limit_b: int,
+    together_b: int | None,
 ) -> bool:
-    """Count bytes that the host may write for a pending image, until its manifest says what it has; False: that exceeds the limit."""
+    """Count bytes that the host may write for a pending image, until its manifest says what it has.
+
+    False: the image would have more than `limit_b`, or all pending images of its team more than `together_b` (None: any
+    number), and it is not the oldest of those.
+    """
+    permitted = _c.stored_bytes + granted_b <= limit_b
+    if together_b is not None:
+        other = images.alias("other")
+        is_one = and_(
+            other.c.team_id == _c.team_id,
+            other.c.id != _c.id,
+            other.c.status == ImageStatus.PENDING,
+            other.c.stored_bytes > 0,
+        )
+        is_older = or_(
+            other.c.created_at < _c.created_at,
+            and_(other.c.created_at == _c.created_at, other.c.id < _c.id),
+        )
+        others_b = select(func.coalesce(func.sum(other.c.stored_bytes), 0)).where(is_one).scalar_subquery()
+        permitted = and_(
+            permitted,
+            or_(
+                others_b + _c.stored_bytes + granted_b <= together_b,
+                not_(exists(select(other.c.id).where(is_one, is_older))),
+            ),
+        )
     found = await database.execute(
         update(images)
         .where(
             _c.id == image_id.value,
             _c.host_id == host_id.value,
             _c.status == ImageStatus.PENDING,
-            _c.stored_bytes + granted_b <= limit_b,
+            permitted,
         )
         .values(stored_bytes=_c.stored_bytes + granted_b)
         .returning(_c.id)
     )
     return found.one_or_none() is not None
+
+
+async def granted_b(database: Database, image_id: ImageId) -> int:
+    """Return what `add_granted` has counted for an image."""
+    found = await database.execute(select(_c.stored_bytes).where(_c.id == image_id.value))
+    return found.scalar_one_or_none() or 0
 
 
 async def record_manifest(

@@ -291,6 +291,17 @@ async def require_any_space(
     (await quota_status(tx, team_id, defaults)).require_within_quota(wanted)
 
 
+async def snapshot_room_mb(tx: Transaction, team_id: TeamId, defaults: Limits) -> int | None:
+    """Return how much template storage the team has left, of its own limit and its owner's; None: neither is limited."""
+    status = await quota_status(tx, team_id, defaults)
+    left = [
+        max(0, each.limits.snapshot_mb - each.usage.snapshot_mb)
+        for each in (status, status.owner)
+        if each is not None and each.limits.snapshot_mb is not None
+    ]
+    return min(left, default=None)
+
+
 async def require_space(
     tx: Transaction, team_id: TeamId, size_b: int, defaults: Limits, *, new_templates: int = 0
 ) -> None:
