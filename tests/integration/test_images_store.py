@@ -625,7 +625,7 @@ async def test_a_teams_own_host_writes_through_the_control_plane_and_not_without
     assert sha(tmp_path / "copy") == sha(rootfs)
 
 
-async def test_a_teams_own_hosts_write_for_several_images_what_its_quota_has_room_for(world: World):
+async def test_a_teams_own_hosts_write_for_several_images_what_its_quota_permits(world: World):
     team_id, asked = world.team(world.ada), partial(upload_urls, world, world.of_ada)
     database = world.plane.control.database
     await database.execute(

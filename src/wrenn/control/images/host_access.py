@@ -85,7 +85,7 @@ class CallingHost:
 class HostImages:
     """Serves the hosts' calls about images.
 
-    `granted_limit_b`: how much a team's own host may write for one image. `room_mb`: what a team has left of its quota of
+    `granted_limit_b`: how much a team's own host may write for one image. `left_mb`: what a team has left of its quota of
     storage (None: no limit), which all its own hosts together may write for more than one.
     """
 
@@ -97,10 +97,10 @@ class HostImages:
         tokens: Tokens,
         clock: Clock,
         granted_limit_b: int,
-        room_mb: Callable[[TeamId], Awaitable[int | None]],
+        left_mb: Callable[[TeamId], Awaitable[int | None]],
     ) -> None:
         self._granted_limit_b = granted_limit_b
-        self._room_mb = room_mb
+        self._left_mb = left_mb
         self._database = database
         self._objects = objects
         self._tokens = tokens
@@ -201,7 +201,7 @@ class HostImages:
 
     async def _grant(self, host: CallingHost, image: StoredImage, chunks: int) -> None:
         """Count what a host is about to write. A chunk that it asks for again counts again."""
-        room_mb = None if image.team_id is None else await self._room_mb(image.team_id)
+        left_mb = None if image.team_id is None else await self._left_mb(image.team_id)
         more_b = chunks * CHUNK_B
         if await store.add_granted(
             self._database,
@@ -209,7 +209,7 @@ class HostImages:
             host.host_id,
             granted_b=more_b,
             limit_b=self._granted_limit_b,
-            together_b=None if room_mb is None else room_mb * MIB,
+            together_b=None if left_mb is None else left_mb * MIB,
         ):
             return
         if await store.granted_b(self._database, image.image_id) + more_b > self._granted_limit_b:

@@ -291,7 +291,7 @@ async def require_any_space(
     (await quota_status(tx, team_id, defaults)).require_within_quota(wanted)
 
 
-async def snapshot_room_mb(tx: Transaction, team_id: TeamId, defaults: Limits) -> int | None:
+async def snapshot_mb_left(tx: Transaction, team_id: TeamId, defaults: Limits) -> int | None:
     """Return how much template storage the team has left, of its own limit and its owner's; None: neither is limited."""
     status = await quota_status(tx, team_id, defaults)
     left = [

@@ -10,7 +10,7 @@ from wrenn.control.images import HostImages, Images, ImageSweep
 from wrenn.control.objects import ObjectStore, UrlSigner
 from wrenn.control.sandboxes import images_in_use as sandboxes_of_images
 from wrenn.control.templates import images_in_use as templates_of_images
-from wrenn.control.templates import snapshot_room_mb
+from wrenn.control.templates import snapshot_mb_left
 
 from .auth import AuthParts
 from .base import Base
@@ -50,8 +50,8 @@ def build_images(base: Base, auth: AuthParts) -> ImageParts:
             clock=base.clock,
             # A saved state has layers, the memory and the base; a chunk that is sent again counts twice.
             granted_limit_b=_LARGEST_FACTOR * (settings.max_disk_mb + settings.max_memory_mb) * MIB,
-            room_mb=lambda team_id: database.transaction(
-                lambda tx: snapshot_room_mb(tx, team_id, settings.quotas)
+            left_mb=lambda team_id: database.transaction(
+                lambda tx: snapshot_mb_left(tx, team_id, settings.quotas)
             ),
         ),
         sweep=ImageSweep(
