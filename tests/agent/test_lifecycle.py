@@ -14,6 +14,7 @@ import pytest
 from tests.agent.kit import DEADLINE_S, assert_nothing_left, created, new_spec, output, until
 from tests.held_points import held_points
 from wrenn.agent.sandboxes import NetworkSettings, State
+from wrenn.agent.sandboxes.remove_everything import remove_everything
 from wrenn.agent.settings import Settings
 from wrenn.agent.wiring import Agent, running_agent
 from wrenn.base.errors import Conflict, InvalidState, NotFound
@@ -101,6 +102,20 @@ async def test_a_snapshot_of_a_paused_sandbox_can_be_taken(agent: Agent) -> None
     await agent.sandboxes.remove(spec.sandbox_id)
     _, copy = await created(agent.sandboxes, snapshot_id=str(snapshot_id))
     assert await output(copy, "cat /root/file") == "one\n"
+
+
+async def test_what_a_deleted_host_has_is_removed_though_a_removal_fails(agent: Agent) -> None:
+    made = [(await created(agent.sandboxes))[0] for _ in range(2)]
+    await agent.sandboxes.ensure_snapshot(made[0].sandbox_id, SnapshotId.new())
+    arm_faults(
+        "agent.delete.after_kill#1=error,agent.delete.after_kill#2=error,agent.delete.after_network#1=enospc"
+    )
+    removed: list[None] = []
+    await remove_everything(agent.sandboxes, removed=lambda: removed.append(None))
+    assert len(removed) == 3
+    assert not agent.sandboxes.list()
+    assert not agent.sandboxes.list_snapshot_ids()
+    await assert_nothing_left(agent)
 
 
 async def test_sandboxes_outlive_their_agent(settings: Settings) -> None:

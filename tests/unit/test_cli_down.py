@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from wrenn.agent.data_folder import data_folder_held
 from wrenn.base.errors import InvalidState
 from wrenn.cli.up.daemons import record, running
 from wrenn.cli.up.layout import Layout
@@ -129,6 +130,17 @@ async def test_a_folder_with_data_of_others_is_not_purged(tmp_path: Path) -> Non
     with pytest.raises(InvalidState, match="not made by wrenn"):
         await take_down(layout, Progress(), purge=True)
     assert (tmp_path / "mysql").is_dir()
+
+
+async def test_the_data_of_an_agent_that_a_service_manager_runs_is_not_purged(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "data")
+    layout.make()
+    with data_folder_held(layout.data_dir):
+        with pytest.raises(InvalidState, match="systemctl disable --now wrenn-agent"):
+            await take_down(layout, Progress(), purge=True)
+        assert layout.marker.exists()
+    await take_down(layout, Progress(), purge=True)
+    assert not layout.data_dir.exists()
 
 
 @pytest.mark.parametrize("former", [(), ("kernels", "templates"), ("run/up.lock", "pki")])

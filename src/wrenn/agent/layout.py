@@ -71,11 +71,6 @@ class Layout:
         return self.data_dir / "agent.key"
 
     @property
-    def lock(self) -> Path:
-        """Lock file that permits one agent per installation."""
-        return self.data_dir / "agent.lock"
-
-    @property
     def outage(self) -> Path:
         """Record of an outage of the control plane, while there is one."""
         return self.data_dir / "control-outage.json"

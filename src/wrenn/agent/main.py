@@ -7,18 +7,27 @@ import socket
 import ssl
 import sys
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import uvicorn
 import uvloop
 
-from wrenn.agent.enrolment import ControlLink, CredentialsFile, NotRegistered, ServerTls, enrolled
+from wrenn.agent.data_folder import data_folder_held
+from wrenn.agent.enrolment import (
+    ControlLink,
+    Credentials,
+    CredentialsFile,
+    NotRegistered,
+    ServerTls,
+    enrolled,
+)
 from wrenn.agent.host_metrics import HostMetrics
 from wrenn.agent.local_api import serving_locally
 from wrenn.agent.parts import Host
 from wrenn.agent.rpc.app import App
 from wrenn.agent.sandboxes.remove_everything import remove_everything
 from wrenn.agent.settings import Settings
-from wrenn.agent.wiring import control_link, running_agent
+from wrenn.agent.wiring import agent_in_held_folder, control_link
 from wrenn.base.clock import SystemClock
 from wrenn.base.descriptors import raise_descriptor_limit
 from wrenn.base.errors import WrennError
@@ -38,6 +47,8 @@ _LAST_SAMPLES_S = 3.0
 """How long the control plane may take for the last samples; what it has not taken then is sent by the next agent."""
 _END_LIMIT_S = 30
 """How long the clean-up may take after that."""
+_REMOVAL_LIMIT_S = 300
+"""How long a deleted host may take for each of the things that it removes: nobody else would ever remove them."""
 
 
 def server_config(app: App | RequestMetrics, tls: ssl.SSLContext, settings: Settings) -> uvicorn.Config:
@@ -63,9 +74,14 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
     When the control plane says that this host was deleted, everything that runs here is removed first.
     """
     dump_stacks_on_signal()
-    credentials = await enrolled(settings)
+    # Before the registration, which replaces the credentials of an agent that runs.
+    with data_folder_held(settings.data_dir):
+        await _serve(await enrolled(settings), settings, host)
+
+
+async def _serve(credentials: Credentials, settings: Settings, host: Host | None) -> None:
     metrics = Metrics()
-    async with running_agent(settings, host) as agent, serving_metrics(metrics, settings.metrics):
+    async with agent_in_held_folder(settings, host) as agent, serving_metrics(metrics, settings.metrics):
         HostMetrics(metrics, data_dir=settings.data_dir, sandboxes=agent.sandboxes)
         app = RequestMetrics(agent.app, metrics, "wrenn_agent", agent.app.route_of)
         tls = ServerTls(credentials)
@@ -82,14 +98,16 @@ async def serve(settings: Settings, host: Host | None = None) -> None:
         try:
             await server.serve()
         finally:
-            limit_end(_END_LIMIT_S)
+            limit_end(_REMOVAL_LIMIT_S if link.deleted.is_set() else _END_LIMIT_S)
             await tasks.close()
             await agent.sampler.close()
             await sender.finish(timeout_s=_LAST_SAMPLES_S)
         if link.deleted.is_set():
-            await remove_everything(agent.sandboxes)
+            still_working = partial(limit_end, _REMOVAL_LIMIT_S)
+            await remove_everything(agent.sandboxes, removed=still_working)
             for image_id in agent.images.ids():
                 await agent.images.remove(ImageId.parse(image_id))
+                still_working()
             CredentialsFile(settings.data_dir).remove(link.credentials.host_id)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from importlib.metadata import version
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.control_loss import ControlLoss
+from wrenn.agent.data_folder import data_folder_held
 from wrenn.agent.enrolment import ControlLink, Credentials, ServerTls
 from wrenn.agent.guest_tokens import Tokens
 from wrenn.agent.host_facts import HostFacts
@@ -43,7 +42,6 @@ from wrenn.agent.settings import Settings
 from wrenn.agent.vm_platform import platform_of
 from wrenn.agent.warm_up import WarmUp
 from wrenn.base.clock import Clock
-from wrenn.base.errors import Conflict
 from wrenn.base.ids import ImageId
 from wrenn.storage.images import ImageFolder
 
@@ -67,31 +65,30 @@ class Agent:
 
 @asynccontextmanager
 async def running_agent(settings: Settings, host: Host | None = None) -> AsyncGenerator[Agent]:
+    """`data_folder_held` and `agent_in_held_folder`, for a host that is registered or needs no control plane."""
+    with data_folder_held(settings.data_dir):
+        async with agent_in_held_folder(settings, host) as agent:
+            yield agent
+
+
+@asynccontextmanager
+async def agent_in_held_folder(settings: Settings, host: Host | None = None) -> AsyncGenerator[Agent]:
     """Build the agent, recover sandboxes of a former one, and close everything at the end; VMs keep running.
 
-    Tests may give it another `host` than this machine.
+    The caller holds the data folder. Tests may give it another `host` than this machine.
 
     Raises:
-        Conflict: another agent runs on this data folder.
         InvalidState: the machine cannot limit what a VMM takes.
         NotFound: kernel or template are not built; the message says how.
     """
     host = host or VmHost()
     layout = host.layout(settings)
-    lock = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise Conflict(f"Another agent already runs on {settings.data_dir}.") from error
-        tokens = Tokens.load(layout.secret)
-        async with (
-            host.parts(settings, layout, tokens) as parts,
-            _built(settings, layout, tokens, parts) as agent,
-        ):
-            yield agent
-    finally:
-        os.close(lock)
+    tokens = Tokens.load(layout.secret)
+    async with (
+        host.parts(settings, layout, tokens) as parts,
+        _built(settings, layout, tokens, parts) as agent,
+    ):
+        yield agent
 
 
 def control_link(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from dataclasses import dataclass
 from typing import Final
 
+from wrenn.agent.data_folder import is_held
 from wrenn.agent.doctor.check_result import Check
 from wrenn.agent.doctor.stored_files import find_stored_files
 from wrenn.agent.layout import Layout
@@ -39,7 +38,7 @@ class Owners:
 
 async def find_owners(layout: Layout) -> Owners:
     """Ask the running agent which resources it owns; if none runs, read the journals."""
-    runs = _agent_runs(layout)
+    runs = is_held(layout.data_dir)
     try:
         return await _from_agent(layout) if runs else _from_journals(layout)
     except (Unavailable, DeadlineExceeded, AgentFailure) as error:
@@ -48,21 +47,6 @@ async def find_owners(layout: Layout) -> Owners:
         detail, hint = error.message, "Repair the file, or remove its folder and with it the sandbox."
     check = Check("agent", ok=False, detail=detail, hint=hint)
     return Owners(frozenset(), frozenset(), Referenced(), agent_runs=runs, complete=False, check=check)
-
-
-def _agent_runs(layout: Layout) -> bool:
-    try:
-        lock = os.open(layout.lock, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(lock)
 
 
 async def _from_agent(layout: Layout) -> Owners:

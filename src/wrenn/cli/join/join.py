@@ -124,6 +124,8 @@ class Joining:
         from wrenn.storage.images import ensure_images
 
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before anything of this host is in it, so that it is known to be ours as a whole.
+        Layout(self._data_dir).make()
         with progress.step("Guest kernel and template"):
             await ensure_images(images_dir(self._data_dir), envd=find_envd(), progress=progress.note)
 

@@ -42,7 +42,7 @@ class AgentService:
         return "" if self._has_systemd else end_of_log(self._layout.log(AGENT))
 
     async def start(self) -> None:
-        """Start the agent, or restart it with these settings. VMs keep running. It is started again after a reboot by systemd only."""
+        """Start the agent in its data folder, which exists, or restart it with these settings. VMs keep running. It is started again after a reboot by systemd only."""
         if self._has_systemd:
             await self._start_unit()
         else:
@@ -59,7 +59,6 @@ class AgentService:
         await run(["systemctl", "restart", _UNIT], timeout_s=_TIMEOUT_S)
 
     async def _start_process(self) -> None:
-        self._layout.make()
         daemon = Daemon(AGENT, ("agent",), self.environment)
         former = running(self._layout, AGENT)
         if former is not None:

@@ -26,6 +26,13 @@ async def fix_leftovers(data_dir: Path) -> Report:
     return await doctor.fix(_settings(data_dir))
 
 
+def agent_runs(data_dir: Path) -> bool:
+    """Whether an agent uses this data folder, whoever started it."""
+    from wrenn.agent.data_folder import is_held
+
+    return is_held(data_dir)
+
+
 def disk_use(data_dir: Path) -> StorageReport:
     """Report the disk usage. Changes nothing, and needs no running platform."""
     from wrenn.agent.storage_report import measure_storage

@@ -13,7 +13,7 @@ from wrenn.base.errors import InvalidState
 from wrenn.base.errors import WrennError as PlatformError
 from wrenn.cli.settings import read_env
 from wrenn.cli.up import database
-from wrenn.cli.up.agent_doctor import fix_leftovers
+from wrenn.cli.up.agent_doctor import agent_runs, fix_leftovers
 from wrenn.cli.up.daemons import running, stop
 from wrenn.cli.up.layout import Layout
 from wrenn.cli.up.options import parse_listen
@@ -41,7 +41,8 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> Taken
     Sandboxes that cannot be paused keep running; the programs are stopped nevertheless.
 
     Raises:
-        InvalidState: the folder has more than the data of wrenn, so it is not purged; nothing was done.
+        InvalidState: the folder has more than the data of wrenn, or an agent that something else started uses it, so it is not
+            purged; nothing was done.
     """
     if purge and layout.data_dir.is_dir() and not layout.marker.exists():
         raise InvalidState(
@@ -49,6 +50,11 @@ async def take_down(layout: Layout, progress: Progress, *, purge: bool) -> Taken
             " Run `wrenn down` without --purge, and remove what is yours by hand."
         )
     lost = [name for name in (SUPERVISOR, CONTROL, AGENT) if running(layout, name) is not None]
+    if purge and AGENT not in lost and agent_runs(layout.data_dir):
+        raise InvalidState(
+            f"An agent that a service manager started uses {layout.data_dir}: stop it with"
+            " `systemctl disable --now wrenn-agent`, then run this again."
+        )
     if lost:
         layout.make()
     if not layout.run.is_dir():

@@ -244,7 +244,7 @@ class SimulatedHost(SimulatedAgent):
             self._is_leaving = True
             _vanish(self._fleet, self._run)
             await self.end_calls(_GRACE_S)
-            await remove_everything(agent.sandboxes)
+            await remove_everything(agent.sandboxes, removed=lambda: None)
             file.remove(self.host_id)
             self.was_deleted = True
             self._fleet.note(f"{self.name} was deleted")
