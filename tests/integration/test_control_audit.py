@@ -119,14 +119,14 @@ async def test_a_silent_host_is_in_the_log_of_its_sandboxes(platform: Platform):
 async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database, database_url: str):
     host_id, _ = await issue_local_token(database_url, name="one")
     await database.execute(text("UPDATE hosts SET address = 'https://127.0.0.1:1'"))
-    host = HostEndpoint(host_id, "https://127.0.0.1:1")
+    host = HostEndpoint(host_id, "https://127.0.0.1:1", 0)
     for _ in range(2):
         await record_seen(database, host, HostReport())
     for _ in range(2):
         await asyncio.gather(*(record_silent(database, host, heartbeat_s=90) for _ in range(3)))
         await asyncio.gather(*(record_seen(database, host, HostReport()) for _ in range(3)))
     # An answer of a machine that is not the host any more, or none from where it was, changes nothing.
-    former = HostEndpoint(host_id, "https://127.0.0.1:2")
+    former = HostEndpoint(host_id, "https://127.0.0.1:2", 0)
     await record_silent(database, former, heartbeat_s=90)
     assert (await database.execute(text("SELECT is_reachable FROM hosts"))).scalar_one()
     await record_silent(database, host, heartbeat_s=90)

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from wrenn.agent.enrolment import CredentialsFile, PendingRegistration
+from wrenn.agent.enrolment import CredentialsFile, PendingRegistration, register
+from wrenn.agent.settings import Settings as AgentSettings
+from wrenn.base.faults import arm_faults
 from wrenn.base.ids import HostId
 from wrenn.control.db import Database
 from wrenn.control.fleet import issue_local_token
@@ -160,6 +162,31 @@ async def test_killed_after_the_answer_to_its_registration_it_registers_with_a_n
     assert enrolled.content["host_id"] == str(host_id)
 
 
+async def test_credentials_that_cannot_be_stored_cost_a_running_agent_nothing(enrolled: Enrolled) -> None:
+    """Those of a registration that is repeated while it runs: the disk is full, or `wrenn agent join` is killed."""
+    await enrolled.leave_token()
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    former = enrolled.content
+    _, token = await issue_local_token(str(enrolled.control.settings.database_url), name="one")
+    arm_faults("agent.register.after_answer=enospc")
+    with pytest.raises(OSError, match="No space"):
+        await register(
+            enrolled.control.url,
+            token.reveal(),
+            AgentSettings.from_environment(enrolled.process.environment()),
+        )
+    await enrolled.wait_heard()
+    assert enrolled.content == former
+    enrolled.expire_soon()
+
+    async def renewed() -> object:
+        return enrolled.content["cert_pem"] != former["cert_pem"]
+
+    await enrolled.wait(renewed)
+    await enrolled.wait_heard()
+
+
 @pytest.mark.parametrize("point", ["after_answer", "after_save"])
 async def test_killed_during_a_renewal_it_goes_on_with_what_it_has(enrolled: Enrolled, point: str) -> None:
     host_id = await enrolled.leave_token()
@@ -291,4 +318,20 @@ async def test_a_second_agent_on_the_data_folder_ends(enrolled: Enrolled) -> Non
     second.begin()
     assert await second.wait_ended() == 1
     assert "Another agent already runs" in enrolled.process.log.read_text()
+    await enrolled.wait_heard()
+
+
+async def test_a_second_agent_on_the_data_folder_does_not_register(enrolled: Enrolled) -> None:
+    """It would replace the credentials of the first, and name an address at which nobody listens then."""
+    await enrolled.leave_token()
+    await enrolled.process.start()
+    await enrolled.wait_heard()
+    before = enrolled.content
+    await enrolled.leave_token()
+    second = AgentProcess(enrolled.process.data_dir)
+    second.begin()
+    assert await second.wait_ended() == 1
+    assert enrolled.content == before
+    assert (await enrolled.row()).address == enrolled.process.url
+    assert PendingRegistration.load(enrolled.process.data_dir) is not None, "the token was not used"
     await enrolled.wait_heard()

@@ -272,7 +272,7 @@ async def _hosts(database: Database, folder: Path, agent_port: int) -> list[Simp
                 str(host_id),
                 tokens.issue_host(host_id, refresh_id),
                 pair.key_pem,
-                authority.sign_agent(pair.csr_pem, host_id, "127.0.0.1").pem,
+                authority.sign_agent(pair.csr_pem, host_id, "127.0.0.1", cert_epoch=0).pem,
                 sandboxes,
             )
         )

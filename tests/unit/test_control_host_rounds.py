@@ -27,6 +27,7 @@ def host(name: str) -> Host:
         sandbox_limit=0,
         templates=frozenset(),
         silent_s=0.0,
+        cert_epoch=0,
         is_reachable=True,
     )
 

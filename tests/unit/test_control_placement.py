@@ -48,6 +48,7 @@ def host(
         sandbox_limit=slots,
         templates=templates,
         silent_s=silent_s,
+        cert_epoch=0,
         is_reachable=status is HostStatus.ONLINE,
         team_id=team_id,
         tags=tags,

@@ -22,7 +22,7 @@ from wrenn.control.sandboxes.state import Desired, State
 
 
 def endpoint() -> HostEndpoint:
-    return HostEndpoint(HostId.new(), "127.0.0.1:1")
+    return HostEndpoint(HostId.new(), "127.0.0.1:1", 0)
 
 
 def call(

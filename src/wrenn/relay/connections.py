@@ -331,6 +331,14 @@ class PacedConnector(aiohttp.TCPConnector):
         """Number of connections made by this connector that are still referenced."""
         return len(self._made)
 
+    def cut_to(self, server_name: str) -> None:
+        """Break the connections whose servers had to have a certificate for this name; who waits for an answer gets an error."""
+        for connection in list(self._made):
+            transport = connection.transport
+            tls = None if transport is None else transport.get_extra_info("ssl_object")
+            if transport is not None and tls is not None and tls.server_hostname == server_name:
+                transport.abort()
+
     def cut(self) -> None:
         """Abort all connections, including those with an exchange in progress."""
         for connection in list(self._made):

@@ -15,7 +15,7 @@ _NOWHERE = "http://127.0.0.1:9"
 """Nothing listens there: heartbeats fail, which disturbs nothing."""
 
 
-def issue_credentials(data_dir: Path, pki: Path, address: str) -> HostEndpoint:
+def issue_credentials(data_dir: Path, pki: Path, address: str, *, cert_epoch: int = 0) -> HostEndpoint:
     """Write credentials that the CA in `pki` has signed, as if the agent at `address` had registered.
 
     Returns where a control plane with that CA reaches it.
@@ -23,7 +23,7 @@ def issue_credentials(data_dir: Path, pki: Path, address: str) -> HostEndpoint:
     authority = ensure_pki(pki)
     pair, host_id, place = new_key_pair(), HostId.new(), host_and_port(address)
     assert place is not None, "an address is HOST:PORT"
-    cert_pem = authority.sign_agent(pair.csr_pem, host_id, place[0]).pem
+    cert_pem = authority.sign_agent(pair.csr_pem, host_id, place[0], cert_epoch=cert_epoch).pem
     issued_at_unix, expires_at_unix = validity_of(cert_pem)
     CredentialsFile(data_dir).save(
         Credentials(
@@ -39,4 +39,4 @@ def issue_credentials(data_dir: Path, pki: Path, address: str) -> HostEndpoint:
             expires_at_unix=expires_at_unix,
         )
     )
-    return HostEndpoint(host_id, f"https://{address}")
+    return HostEndpoint(host_id, f"https://{address}", cert_epoch)

@@ -46,7 +46,6 @@ async def enrolled(settings: Settings) -> Credentials:
         NotRegistered: it has none.
         WrennError: the control plane refused the registration.
     """
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = CredentialsFile(settings.data_dir)
     pending = PendingRegistration.load(settings.data_dir)
     if pending is not None:
@@ -86,7 +85,7 @@ async def register(control_url: str, token: str, settings: Settings) -> Credenti
 
     Raises:
         Unauthorized: the token is wrong, used or expired. Unavailable, DeadlineExceeded: the control plane does not
-        answer. StorageFull: the credentials cannot be stored; a new token is needed. InvalidState: the data folder has sandboxes,
+        answer. StorageFull: the credentials cannot be stored; a new token is needed, and those that the host has stay valid. InvalidState: the data folder has sandboxes,
         and no file says of which host. Conflict: they are another host's than the token is for, or that host has sandboxes and
         this machine has none of their files.
     """

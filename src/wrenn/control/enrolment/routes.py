@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from wrenn.base.errors import InvalidRequest, TooLarge
+from wrenn.base.errors import TooLarge
 from wrenn.control.auth import HostTokenOf
 from wrenn.control.enrolment.service import Credentials, Enrolment
 from wrenn.control.enrolment.types import (
@@ -35,7 +34,8 @@ async def register_host(
 ) -> Response:
     """Register the agent of a host with its one-time token; returns its credentials.
 
-    A host that had registered before keeps its id and its sandboxes; its former credentials stop working.
+    A host that had registered before keeps its id and its sandboxes; its former credentials stop working when the new
+    ones are used.
     """
     return _answer(await enrolment.register(body, browsers.address_of(request)), 201)
 
@@ -66,22 +66,13 @@ async def host_heartbeat(
     return Response(status_code=204, headers={HOST_RENEWAL_HEADER: "1"} if is_renewal_due else None)
 
 
-async def _read_body(request: Request) -> dict[str, Any]:
-    """Read the body of a heartbeat: empty or a JSON object."""
+async def _read_body(request: Request) -> bytes:
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > HEARTBEAT_LIMIT_B:
             raise TooLarge(f"The body has more than {HEARTBEAT_LIMIT_B // 1024} KiB.")
-    if not body:
-        return {}
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest("The body is not valid JSON.") from error
-    if not isinstance(found, dict):
-        raise InvalidRequest("The body must be empty or a JSON object.")
-    return cast("dict[str, Any]", found)
+    return bytes(body)
 
 
 def _answer(credentials: Credentials, status: int) -> Response:

@@ -10,7 +10,8 @@ from wrenn.control.hosts import ADDRESS_LIMIT, CSR_LIMIT_B, HostView
 from wrenn.control.http import RequestBody
 from wrenn.protocol.api import HOST_RENEWAL_HEADER
 
-HEARTBEAT_LIMIT_B: Final = 256 * 1024
+HEARTBEAT_LIMIT_B: Final = 128 * 1024
+"""A host with as many sandboxes, templates and network slots as are possible sends less than 80 KiB."""
 _TOKEN_LIMIT: Final = 256
 _ID_LIMIT: Final = 64
 
@@ -75,7 +76,7 @@ class HostCredentials(BaseModel):
 
 HEARTBEAT_BODY: Final[dict[str, Any]] = {
     "requestBody": {
-        "description": "Nothing, or a JSON object of at most 256 KiB; fields that are not known are ignored",
+        "description": "Nothing, or a JSON object of at most 128 KiB; fields that are not known are ignored",
         "content": {
             "application/json": {
                 "schema": {

@@ -22,6 +22,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.ids import HostId
 from wrenn.control.hosts.addresses import check_no_host_id
+from wrenn.control.hosts.types import certified_name
 
 CSR_LIMIT_B: Final = 16 * 1024
 AGENT_LIFE: Final = timedelta(days=7)
@@ -119,14 +120,19 @@ class Authority:
             raise InvalidRequest(f"{_CERT_SETTING}: the certificate {subject}, whose key signs, has expired.")
         return authority
 
-    def sign_agent(self, csr_pem: str, host_id: HostId, address: str) -> SignedCertificate:
+    def sign_agent(
+        self, csr_pem: str, host_id: HostId, address: str, *, cert_epoch: int
+    ) -> SignedCertificate:
         """Sign the server certificate of a host's agent, for the key of its request, its id and its IP address or name.
+
+        `cert_epoch`: as of `HostEndpoint`. The bare id is always in it, as replicas of the release before ask for that.
 
         Raises:
             InvalidRequest: no request in PEM with a valid signature by an ECDSA P-256 key, or a larger one than `CSR_LIMIT_B`; the
                 name could be another host's id.
         """
-        names: list[x509.GeneralName] = [x509.DNSName(str(host_id))]
+        certified = dict.fromkeys([str(host_id), certified_name(host_id, cert_epoch)])
+        names: list[x509.GeneralName] = [x509.DNSName(name) for name in certified]
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(address)))
         except ValueError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -472,20 +472,34 @@ class HostClients:
         self._absent: set[HostId] = set()
 
     def at(self, endpoint: HostEndpoint) -> HostClient:
-        """Return the client for this host. Opens no connection yet."""
+        """Return the client for this host. Opens no connection yet.
+
+        What goes on over connections to a host whose certificates were withdrawn ends when it is seen here first.
+        """
         client = self._clients.get(endpoint.host_id)
         if client is None or client.endpoint != endpoint:
             if client is not None:
+                if endpoint.cert_epoch < client.endpoint.cert_epoch:
+                    # Read before they were withdrawn: nothing is sent there.
+                    withdrawn = replace(endpoint, address="")
+                    return HostClient(self._transport.connection_to(withdrawn), self._tasks)
+                if endpoint.cert_epoch > client.endpoint.cert_epoch:
+                    self._transport.cut(client.endpoint)
                 self._tasks.start("close spare connection", client.streams.close())
             client = HostClient(self._transport.connection_to(endpoint), self._tasks)
             self._clients[endpoint.host_id] = client
         return client
 
     def keep_hosts(self, host_ids: Collection[HostId]) -> None:
-        """Forget the clients of hosts that were not among these at two calls in a row: a new host may not be among them yet."""
+        """Forget the clients of hosts that were not among these at two calls in a row: a new host may not be among them yet.
+
+        What goes on over connections to them ends.
+        """
         absent = self._clients.keys() - set(host_ids)
         for host_id in absent & self._absent:
-            self._tasks.start("close spare connection", self._clients.pop(host_id).streams.close())
+            client = self._clients.pop(host_id)
+            self._transport.cut(client.endpoint)
+            self._tasks.start("close spare connection", client.streams.close())
         self._absent = absent & self._clients.keys()
 
     def reload_tls(self) -> None:

@@ -111,6 +111,8 @@ async def record_registration(
 ) -> RefreshToken:
     """Store what registered a locked host, in place of what had registered it before. Returns its refresh token.
 
+    As after a refresh, former ones stay valid until the new one is used: an agent that cannot store what it got goes on with what it has.
+
     `cas`: which CA signed, and which the agent is told to trust.
     """
     await tx.execute(
@@ -125,7 +127,6 @@ async def record_registration(
             **_certificate(certificate),
         )
     )
-    await _revoke_refresh_tokens(tx, [host_id])
     return await _issue_refresh_token(tx, host_id, cas)
 
 
@@ -185,13 +186,14 @@ async def revoke_all(tx: Transaction, host_ids: Collection[HostId]) -> None:
 
 
 async def withdraw_certificate(tx: Transaction, host_id: HostId) -> None:
-    """Have nobody call a locked host until it registers again: its certificate stays valid until it expires, whoever has its key.
+    """Have nobody call a locked host until it registers again, and nobody accept the certificates that it has, whoever has their keys.
 
     It is forgotten where the host is called, and an online host becomes unreachable at once.
     """
     values = {
         "address": "",
         "cert_fingerprint": "",
+        "cert_epoch": hosts.c.cert_epoch + 1,
         "is_reachable": False,
         "silent_since": case((hosts.c.is_reachable, func.now()), else_=hosts.c.silent_since),
         "status": case(

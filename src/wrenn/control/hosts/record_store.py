@@ -49,6 +49,7 @@ def _record(row: Any) -> HostRecord:
         memory_b=row.memory_b,
         disk_b=row.disk_b,
         address=row.address,
+        cert_epoch=row.cert_epoch,
         status=HostStatus(row.status),
         agent_version=row.agent_version,
         accelerator=row.accelerator,

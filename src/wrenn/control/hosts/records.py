@@ -70,6 +70,7 @@ class HostRecord:
     Attributes:
         team_id, team_name: whose it is; None: the platform's.
         address: `https://HOST:PORT`; empty: it has not registered.
+        cert_epoch: how often its certificates were withdrawn.
         created_by: None: the operator.
         drain: None: it is not drained.
     """
@@ -86,6 +87,7 @@ class HostRecord:
     memory_b: int
     disk_b: int
     address: str
+    cert_epoch: int
     status: HostStatus
     agent_version: str
     accelerator: str

@@ -48,6 +48,7 @@ _COLUMNS: Final = [
     for name in (
         "id", "name", "address", "status", "cpu_cores", "memory_b", "disk_b", "disk_available_b", "sandbox_disk_b",
         "sandbox_limit", "templates", "is_reachable", "team_id", "drain_policy", "inventory", "last_heartbeat_at", "platform",
+        "cert_epoch",
     )
 ]  # fmt: skip
 
@@ -109,6 +110,7 @@ def host_of(row: Row[Any]) -> Host:
         sandbox_limit=row.sandbox_limit,
         templates=frozenset(row.templates),
         silent_s=_silent_s(row),
+        cert_epoch=row.cert_epoch,
         is_reachable=row.is_reachable,
         inventory=row.inventory,
         last_heartbeat_at=row.last_heartbeat_at,

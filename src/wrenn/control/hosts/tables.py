@@ -63,6 +63,8 @@ hosts = Table(
     Column("created_by", Uuid, ForeignKey("users.id")),
     Column("cert_fingerprint", Text, nullable=False, server_default=""),
     Column("cert_expires_at", TIMESTAMP(timezone=True)),
+    # How often its certificates were withdrawn: those of before are not accepted.
+    Column("cert_epoch", Integer, nullable=False, server_default=text("0")),
     Column("last_heartbeat_at", TIMESTAMP(timezone=True)),
     # What a drain does with the sandboxes, NULL: it is not drained; when it began, and when no sandbox was in memory any more.
     Column("drain_policy", Text),

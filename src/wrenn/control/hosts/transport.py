@@ -46,7 +46,7 @@ class HostTransport:
     def __init__(self, pki: Path) -> None:
         self._pki = pki
         self._tls = _tls_context(pki)
-        connector = PacedConnector(
+        self._connector = PacedConnector(
             UNPACED,
             limit=0,
             keepalive_timeout=_POOL_IDLE_S,
@@ -54,7 +54,7 @@ class HostTransport:
             resolver=RemoteResolver(),
             socket_factory=_socket,
         )
-        self._session = new_session(connector)
+        self._session = new_session(self._connector)
 
     def reload_tls(self) -> None:
         """Read the CA and the control plane's certificate again. From now on every request uses a connection made with them.
@@ -70,6 +70,10 @@ class HostTransport:
     def connection_to(self, endpoint: HostEndpoint) -> HostConnection:
         """Return what is needed to call this host. Opens no connection yet."""
         return HostConnection(endpoint, self._session, lambda: self._tls)
+
+    def cut(self, endpoint: HostEndpoint) -> None:
+        """Abort all connections that were made to a host with certificates of this epoch, also those with an exchange in progress."""
+        self._connector.cut_to(endpoint.certified_name)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -93,7 +97,7 @@ class HostConnection:
         """Calls until now that the agent did not answer, or could not carry out: a change is a reason to look at the host."""
         self._session = session
         self._current_tls = current_tls
-        self._server_name = str(endpoint.host_id)
+        self._server_name = endpoint.certified_name
 
     def not_answering(self, cause: BaseException) -> Unavailable:
         """Count a call that failed, and build its error. The cause is for the log only, since it names addresses."""

@@ -49,10 +49,26 @@ class HostStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HostEndpoint:
-    """Where a host is reached, and whose certificate it must show there. `address`: `https://HOST:PORT`."""
+    """Where a host is reached, and which certificate it must show there.
+
+    Attributes:
+        address: `https://HOST:PORT`; empty: it has to register again.
+        cert_epoch: how often its certificates were withdrawn. One of before is not accepted.
+    """
 
     host_id: HostId
     address: str
+    cert_epoch: int
+
+    @property
+    def certified_name(self) -> str:
+        """The DNS name that is in its certificates since they were withdrawn last."""
+        return certified_name(self.host_id, self.cert_epoch)
+
+
+def certified_name(host_id: HostId, cert_epoch: int) -> str:
+    """Return the name of a host in its certificates. It begins with the id, as no name that an agent may register does."""
+    return str(host_id) if cert_epoch == 0 else f"{host_id}.e{cert_epoch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +89,8 @@ class Host:
     templates: frozenset[str]
     silent_s: float
     """Seconds since it was found not to answer; 0: it answered the last call of the monitor; infinite: it never answered one."""
+    cert_epoch: int
+    """As of `HostEndpoint`."""
     is_reachable: bool
     """Whether it answered the last call of the monitor. A host may send heartbeats and yet not be reached."""
     inventory: str = ""
@@ -91,7 +109,7 @@ class Host:
     @property
     def endpoint(self) -> HostEndpoint:
         """Where it is reached."""
-        return HostEndpoint(self.host_id, self.address)
+        return HostEndpoint(self.host_id, self.address, self.cert_epoch)
 
 
 @dataclass(frozen=True, slots=True)

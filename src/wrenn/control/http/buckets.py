@@ -29,13 +29,14 @@ class Buckets:
     def __contains__(self, key: bytes) -> bool:
         return key in self._buckets
 
-    def take(self, key: bytes) -> float:
-        """Take one token; returns 0, or in how many seconds a token will be available."""
+    def take(self, key: bytes, count: float = 1) -> float:
+        """Take so many tokens, at most as many as a burst; returns 0, or in how many seconds they will be available."""
+        assert count <= self._rate.burst, "it would never be possible"
         now = self._clock.monotonic()
         left, at = self._buckets.pop(key, (self._rate.burst, now))
         left = min(self._rate.burst, left + (now - at) * self._rate.per_s)
-        wait_s = 0.0 if left >= 1 else (1 - left) / self._rate.per_s
-        self._buckets[key] = (left if wait_s else left - 1, now)
+        wait_s = 0.0 if left >= count else (count - left) / self._rate.per_s
+        self._buckets[key] = (left if wait_s else left - count, now)
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
         return wait_s

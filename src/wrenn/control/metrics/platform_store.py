@@ -50,7 +50,7 @@ class CreatesBucket:
 
 _HOSTS: Final = text(
     """
-    SELECT h.id, h.name, h.address, h.status, h.is_reachable, h.last_heartbeat_at, h.cpu_cores, h.memory_b,
+    SELECT h.id, h.name, h.address, h.cert_epoch, h.status, h.is_reachable, h.last_heartbeat_at, h.cpu_cores, h.memory_b,
         h.memory_available_b, h.disk_b, h.disk_available_b, h.sandbox_limit,
         coalesce(s.running, 0) AS running, coalesce(s.paused, 0) AS paused, coalesce(s.vcpus, 0) AS vcpus,
         coalesce(s.memory_mb, 0) AS memory_mb, coalesce(s.disk_mb, 0) AS disk_mb
@@ -100,7 +100,7 @@ async def hosts(database: Database) -> list[HostLoad]:
     found = await database.execute(_HOSTS, repeatable=True)
     return [
         HostLoad(
-            endpoint=HostEndpoint(HostId(row.id), row.address),
+            endpoint=HostEndpoint(HostId(row.id), row.address, row.cert_epoch),
             name=row.name,
             status=row.status,
             is_reachable=row.is_reachable,

@@ -172,7 +172,7 @@ def due_when_paused(
 
 def _location(caller: CallerQuery) -> RowQuery:
     return RowQuery(
-        select(*caller.columns, *_COLUMNS, hosts.c.address)
+        select(*caller.columns, *_COLUMNS, hosts.c.address, hosts.c.cert_epoch)
         .select_from(
             caller.source.outerjoin(
                 sandboxes,
@@ -203,11 +203,11 @@ async def locate(
 
 def _located(row: Any) -> tuple[Sandbox, HostEndpoint]:
     sandbox = sandbox_of(row)
-    return sandbox, HostEndpoint(sandbox.host_id, row.address)
+    return sandbox, HostEndpoint(sandbox.host_id, row.address, row.cert_epoch)
 
 
 _PLACE: Final = RowQuery(
-    select(*_COLUMNS, hosts.c.address)
+    select(*_COLUMNS, hosts.c.address, hosts.c.cert_epoch)
     .select_from(sandboxes.join(hosts, hosts.c.id == sandboxes.c.host_id))
     .where(sandboxes.c.id == bindparam("sandbox_id"))
 )
@@ -305,14 +305,16 @@ async def running_of_team(
     if ids is not None:
         conditions.append(c.id.in_([sandbox_id.value for sandbox_id in ids]))
     found = await database.execute(
-        select(c.id, c.host_id, hosts.c.address)
+        select(c.id, c.host_id, hosts.c.address, hosts.c.cert_epoch)
         .select_from(sandboxes.join(hosts, hosts.c.id == c.host_id))
         .where(*conditions)
         .order_by(c.created_at.desc(), c.id)
         .limit(most),
         repeatable=True,
     )
-    return [(SandboxId(row.id), HostEndpoint(HostId(row.host_id), row.address)) for row in found]
+    return [
+        (SandboxId(row.id), HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch)) for row in found
+    ]
 
 
 async def newest_running(database: Database, *, most: int) -> list[SandboxId]:

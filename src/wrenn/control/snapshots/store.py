@@ -336,6 +336,7 @@ async def _copies_where(database: Database, *conditions: Any) -> list[StoredSnap
             _c.layers,
             _copies.used_at,
             hosts.c.address,
+            hosts.c.cert_epoch,
             func.extract("epoch", func.now() - _copies.used_at).label("idle_s"),
             _is_unused().label("is_unused"),
         )
@@ -347,7 +348,7 @@ async def _copies_where(database: Database, *conditions: Any) -> list[StoredSnap
     return [
         StoredSnapshot(
             SnapshotId(row.id),
-            HostEndpoint(HostId(row.host_id), row.address),
+            HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch),
             TemplateStatus(row.status),
             is_copy=True,
             used_at=row.used_at,
@@ -379,14 +380,16 @@ async def load(database: Database, snapshot_id: SnapshotId) -> list[StoredSnapsh
 
 async def _stored(database: Database, *conditions: Any) -> list[StoredSnapshot]:
     found = await database.execute(
-        select(_c.id, _c.host_id, _c.status, hosts.c.address)
+        select(_c.id, _c.host_id, _c.status, hosts.c.address, hosts.c.cert_epoch)
         .join_from(templates, hosts, hosts.c.id == _c.host_id)
         .where(*conditions),
         repeatable=True,
     )
     return [
         StoredSnapshot(
-            SnapshotId(row.id), HostEndpoint(HostId(row.host_id), row.address), TemplateStatus(row.status)
+            SnapshotId(row.id),
+            HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch),
+            TemplateStatus(row.status),
         )
         for row in found
     ]
@@ -462,7 +465,7 @@ async def not_stored(
 async def _files(database: Database, *conditions: Any, limit: int | None = None) -> list[SnapshotFiles]:
     turn = func.row_number().over(partition_by=_c.host_id, order_by=_c.created_at)
     found = await database.execute(
-        select(_c.id, _c.team_id, _c.host_id, _c.stored_image_id, hosts.c.address)
+        select(_c.id, _c.team_id, _c.host_id, _c.stored_image_id, hosts.c.address, hosts.c.cert_epoch)
         .join_from(templates, hosts, hosts.c.id == _c.host_id)
         .where(*conditions)
         .order_by(turn, _c.created_at)
@@ -473,7 +476,7 @@ async def _files(database: Database, *conditions: Any, limit: int | None = None)
         SnapshotFiles(
             SnapshotId(row.id),
             None if row.team_id is None else TeamId(row.team_id),
-            HostEndpoint(HostId(row.host_id), row.address),
+            HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch),
             None if row.stored_image_id is None else ImageId(row.stored_image_id),
         )
         for row in found

@@ -70,7 +70,9 @@ async def due(
     is_drained = hosts.c.drain_policy.is_not(None) if only_drained else true()
     turn = func.row_number().over(partition_by=_c.host_id, order_by=_c.paused_at)
     found = await database.execute(
-        select(_c.id, _c.team_id, _c.host_id, _c.generation, _c.paused_at, hosts.c.address)
+        select(
+            _c.id, _c.team_id, _c.host_id, _c.generation, _c.paused_at, hosts.c.address, hosts.c.cert_epoch
+        )
         .join_from(sandboxes, hosts, hosts.c.id == _c.host_id)
         .outerjoin(sandbox_uploads, sandbox_uploads.c.id == _c.id)
         .where(
@@ -91,7 +93,7 @@ async def due(
         PausedState(
             SandboxId(row.id),
             TeamId(row.team_id),
-            HostEndpoint(HostId(row.host_id), row.address),
+            HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch),
             row.generation,
             row.paused_at,
         )

@@ -128,7 +128,10 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
         .prefix_with("MATERIALIZED")
     )
     target = hosts.alias("target")
-    target_address = select(target.c.address).where(target.c.id == _c.move_host_id).scalar_subquery()
+    target_address, target_epoch = (
+        select(column).where(target.c.id == _c.move_host_id).scalar_subquery()
+        for column in (target.c.address, target.c.cert_epoch)
+    )
     starts = and_(_c.status == State.PENDING, _c.desired == Desired.RUNNING)
     return (
         update(sandboxes)
@@ -152,7 +155,9 @@ def _take_due() -> ReturningUpdate[*tuple[Any, ...]]:
             case((_c.recovery_at == _c.desired_at, _c.stored_image_id), else_=null()).label("recover_from"),
             _c.host_id,
             hosts.c.address,
+            hosts.c.cert_epoch,
             target_address.label("target_address"),
+            target_epoch.label("target_epoch"),
             func.extract("epoch", func.now() - func.coalesce(_c.desired_at, _c.created_at)).label("age_s"),
         )
     )  # fmt: skip
@@ -176,7 +181,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
         Work(
             sandbox_id=SandboxId(row.id),
             team_id=TeamId(row.team_id),
-            host=HostEndpoint(HostId(row.host_id), row.address),
+            host=HostEndpoint(HostId(row.host_id), row.address, row.cert_epoch),
             status=State(row.status),
             desired=Desired(row.desired),
             spec=Spec(
@@ -203,7 +208,7 @@ async def take_due(database: Database, *, owner: str, lease_s: float, slots: Wor
             move_to=(
                 None
                 if row.move_host_id is None
-                else HostEndpoint(HostId(row.move_host_id), row.target_address)
+                else HostEndpoint(HostId(row.move_host_id), row.target_address, row.target_epoch)
             ),
             move_resumes=row.move_resumes,
             recover_from=None if row.recover_from is None else ImageId(row.recover_from),
