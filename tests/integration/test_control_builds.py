@@ -219,7 +219,11 @@ async def test_a_build_whose_sandbox_is_paused_begins_again(platform: Platform):
     """As by the drain of its host."""
     answer = await platform.api.post(
         "/v1/builds",
-        json={"name": "own", "recipe": ["RUN sleep 3; true"], "skip_pre_post": True},
+        json={
+            "name": "own",
+            "recipe": ["RUN until [ -e /go-on ]; do sleep 0.05; done"],
+            "skip_pre_post": True,
+        },
     )
     path = f"/v1/builds/{answer.json()['id']}"
     async with asyncio.timeout(DEADLINE_S):
@@ -229,9 +233,15 @@ async def test_a_build_whose_sandbox_is_paused_begins_again(platform: Platform):
     assert await desired_state_store.set_desired_paused(
         platform.control.database, Hints(sender="test"), first, by=SYSTEM
     )
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while (second := (await platform.api.get(path)).json()["sandbox_id"]) in (None, str(first)):
+            await asyncio.sleep(0.1)
+        while second not in platform.host.sandbox_ids:
+            await asyncio.sleep(0.02)
+    (platform.host.root_of(second) / "go-on").touch()
     made = await ended(platform, answer.json()["id"])
     assert made["status"] == "success", made["error"]
-    assert made["sandbox_id"] != str(first)
+    assert made["sandbox_id"] == second
     async with asyncio.timeout(DEADLINE_S):
         while (await platform.api.get(f"/v1/sandboxes/{first}")).json()["status"] != "stopped":
             await asyncio.sleep(0.1)

@@ -131,11 +131,24 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet(data_dir: Path, pki: Path, database_url: str, tmp_path: Path) -> AsyncIterator[Fleet]:
+def start_retry_s(request: pytest.FixtureRequest) -> str:
+    """How long a host that does not answer is asked again."""
+    return getattr(request, "param", "3")
+
+
+gives_up_soon = pytest.mark.parametrize("start_retry_s", ["0.5"], indirect=True)
+"""For tests in which a host stays silent."""
+
+
+@pytest.fixture
+async def fleet(
+    data_dir: Path, pki: Path, database_url: str, tmp_path: Path, start_retry_s: str
+) -> AsyncIterator[Fleet]:
     environment = {
         **environment_of(data_dir, database_url),
         "WRENN_STORE": (tmp_path / "store").as_uri(),
         "WRENN_LEASE_S": "5",
+        "WRENN_START_RETRY_S": start_retry_s,
     }
     key = await make_team(database_url, "ada")
     async with (
@@ -219,6 +232,7 @@ async def test_what_cannot_be_moved_is_refused_before_anything_is_sent(fleet: Fl
     await fleet.assert_usable(sandbox_id)
 
 
+@gives_up_soon
 @pytest.mark.parametrize("call", ["store_sandbox", "adopt_sandbox"])
 @pytest.mark.parametrize("error", [NoCapacity("full"), InternalError("secret"), Unavailable("silent")])
 async def test_a_move_that_a_host_refuses_is_taken_back(fleet: Fleet, call: str, error: WrennError):
@@ -241,6 +255,7 @@ async def test_a_move_that_a_host_refuses_is_taken_back(fleet: Fleet, call: str,
     await fleet.assert_removed(sandbox_id)
 
 
+@gives_up_soon
 async def test_a_target_that_fails_after_it_got_the_sandbox_gives_it_up(fleet: Fleet):
     sandbox_id = await fleet.paused()
     source = fleet.place_of(sandbox_id)
@@ -396,12 +411,12 @@ async def test_an_agent_that_is_replaced_during_a_transfer_goes_on(fleet: Fleet,
     target = fleet.other_than(source)
     host = source if call == "store_sandbox" else target
     point = "agent.store_state.after_table" if call == "store_sandbox" else "agent.adopt.after_table"
-    arm_faults(f"{point}=sleep:60")
-    moving = asyncio.create_task(fleet.move(sandbox_id))
-    await host.wait_call(call)
-    await asyncio.sleep(0.5)
-    arm_faults("")
-    await host.restart()
+    with held_points(fleet.tmp_path, point) as held:
+        moving = asyncio.create_task(fleet.move(sandbox_id))
+        await held.wait_reached()
+        # The next agent is not held.
+        arm_faults("")
+        await host.restart()
     answer = await moving
     assert answer.status_code == 200, answer.text
     assert await fleet.settled(sandbox_id) is target

@@ -22,6 +22,7 @@ from wrenn.control.images import images
 from wrenn.control.images.tables import image_collections
 from wrenn.control.quotas import Limits
 from wrenn.control.sandboxes import PauseUploads
+from wrenn.control.sandboxes.tables import sandbox_uploads
 from wrenn.control.settings import Settings
 from wrenn.testing.agent_host import AgentHost, agent_host
 
@@ -36,6 +37,8 @@ DEADLINE_S = 30.0
 def settings(data_dir: Path, pki: Path, database_url: str, tmp_path: Path) -> Settings:
     environment = {**environment_of(data_dir, database_url), "WRENN_STORE": (tmp_path / "store").as_uri()}
     environment |= {"WRENN_LEASE_S": "5", "WRENN_HOST_INTERVAL_S": "0.3", "WRENN_MISSING_AFTER_S": "2"}
+    # Hosts that are lost stay silent.
+    environment["WRENN_START_RETRY_S"] = "1"
     return Settings.from_environment({**environment, "WRENN_UPLOAD_PAUSED": "always"})
 
 
@@ -294,8 +297,10 @@ async def test_an_upload_that_ends_during_a_recovery_does_not_change_what_is_rec
         recovering = asyncio.create_task(recover(fleet, sandbox_id))
         await target.wait_call("adopt_sandbox")
         held.release()
-        # Until the upload has ended.
-        await asyncio.sleep(1)
+        uploads = select(func.count()).select_from(sandbox_uploads)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await fleet.plane.control.database.execute(uploads)).scalar_one():
+                await asyncio.sleep(0.02)
     gate.set()
     answer = await recovering
     assert answer.status_code == 200, answer.text

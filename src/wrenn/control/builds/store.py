@@ -228,6 +228,11 @@ async def take(
     return await database.transaction(lease)
 
 
+async def release(database: Database, build: Build, *, owner: str) -> None:
+    """Give the lease of this attempt back, so that another one begins at once."""
+    await database.execute(update(builds).where(is_held_by(build, owner)).values(RELEASED))
+
+
 async def cancel(database: Database, team_id: TeamId, build_id: BuildId, *, by: Actor) -> BuildStatus | None:
     """Ask for the end of a build; one that no worker has ends at once. Returns its status before; None: there is none."""
 

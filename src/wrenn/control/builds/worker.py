@@ -36,9 +36,10 @@ from wrenn.control.sandboxes import InternalSandboxes
 _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 5.0
-"""The replica that takes a request for a build, and one where a build has ended, look at once."""
+"""Or the time of a lease, if that is shorter. The replica that takes a request for a build, and one where a build has ended, look at once."""
 _WATCH_S: Final = 1.0
-_REMOVALS_S: Final = 10.0
+_REMOVAL_ROUNDS: Final = 2
+"""Looks for builds in whose time sandboxes that builds left are removed once."""
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 32
 """Builds that this replica runs at once. They wait for their hosts nearly all the time."""
@@ -72,6 +73,7 @@ class BuildWorker:
         self._removed_at = -math.inf
         self._runner = runner
         self._abandoned = abandoned
+        self._poll_s = min(_POLL_S, lease_s)
         self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
         self.loop = Loop("run builds")
         self._tasks = OwnedTasks()
@@ -80,7 +82,7 @@ class BuildWorker:
     async def run(self) -> None:
         """Look for builds at an interval, until cancelled."""
         try:
-            await self.loop.run(self._round, every_s=_POLL_S)
+            await self.loop.run(self._round, every_s=self._poll_s)
         finally:
             await self._tasks.close()
 
@@ -90,7 +92,7 @@ class BuildWorker:
             await self._delete_archives()
         await self._abandoned.delete_due()
         now = asyncio.get_running_loop().time()
-        if now - self._removed_at >= _REMOVALS_S:
+        if now - self._removed_at >= _REMOVAL_ROUNDS * self._poll_s:
             self._removed_at = now
             await self._remove_sandboxes()
 
@@ -126,11 +128,14 @@ class BuildWorker:
                 await fault_point("control.build.after_lease")
                 await self._run_leased(build)
         except WrennError as error:
-            # The lease runs out, and another attempt begins.
             _log.warning(
                 "build left to another attempt",
                 extra={"build_id": str(build.build_id), "cause": error.message},
             )
+            # The next attempt begins when the lease has run out, which gives a host time to answer again; or at once
+            # when only the sandbox is lost.
+            if isinstance(error, InvalidState):
+                await store.release(self._database, build, owner=self.leases.owner)
         finally:
             self._running.discard(build.build_id)
             self.loop.wake()
