@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -15,14 +16,17 @@ from wrenn.base.ids import SandboxId
 from wrenn.control.fleet import issue_local_token
 from wrenn.control.http.buckets import Rate
 from wrenn.control.http.rate_limits import RateSettings
+from wrenn.control.proxy.open_visits import OpenVisits, VisitLimits
 from wrenn.control.settings import Settings
+from wrenn.control.wiring import application
 from wrenn.relay import HEADER_LIMIT, BoundedHttp
 from wrenn.testing.agent_host import AgentHost
 from wrenn.testing.server import served
 
 from .conftest import DEADLINE_S, Platform, client, make_team, refused, running_platform
-from .guest_programs import OK, answering, program
+from .guest_programs import OK, answering, program, read_head
 from .host_agents import AgentPlayer
+from .test_ports import host_of, never_ending, open_raw
 
 ALL = "/v1/sandboxes"
 WRONG = "wrn_" + "0" * 31
@@ -230,6 +234,39 @@ async def test_trailers_are_no_headers():
         )
     assert b"x-forwarded-for=198.51.100.7;" in answer
     assert b"203.0.113.99" not in answer
+
+
+async def test_strangers_do_not_use_up_the_visits_of_a_sandbox(
+    settings: Settings, host: AgentHost, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    limits = VisitLimits(of_strangers_to_sandbox=2, of_address=3, of_sandbox=4)
+    monkeypatch.setattr(application, "OpenVisits", lambda: OpenVisits(limits))
+    key = await make_team(database_url, "ada")
+    async with (
+        running_platform(settings, host, key) as platform,
+        program(never_ending) as port,
+        AsyncExitStack() as stack,
+    ):
+        first, second = [await platform.create(public_ports=[port]) for _ in range(2)]
+
+        async def visit(path: str, *, by_owner: bool = False) -> bytes:
+            """Begin a visit that stays open; return the status line."""
+            reader, writer = await open_raw(platform)
+            # It keeps the writer: asyncio ends a connection that nobody refers to.
+            stack.callback(abort, writer)
+            shown = f"X-API-Key: {key.reveal()}\r\n" if by_owner else ""
+            writer.write(f"GET / HTTP/1.1\r\nHost: {host_of(path, port)}\r\n{shown}\r\n".encode())
+            async with asyncio.timeout(DEADLINE_S):
+                return (await read_head(reader))[0].partition(b" ")[2][:3]
+
+        assert [await visit(first) for _ in range(3)] == [b"200", b"200", b"429"]
+        assert [await visit(second) for _ in range(2)] == [b"200", b"429"], "three from this address"
+        assert [await visit(first, by_owner=True) for _ in range(3)] == [b"200", b"200", b"429"]
+        assert await visit(second, by_owner=True) == b"200"
+
+
+def abort(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
 
 
 class Impatient(BoundedHttp):

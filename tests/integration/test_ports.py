@@ -13,6 +13,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
+from wrenn.guest import ports as guest_ports
 
 from .conftest import DEADLINE_S, Platform, client, refused, run_sql, running_platform
 from .event_reader import reading
@@ -280,6 +281,25 @@ async def test_a_visitor_who_sends_another_request_meanwhile_is_disconnected(
             assert await reader.read() == b""
         await ended.wait()
         writer.close()
+
+
+async def never_ending(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answers with a head, and never ends the body."""
+    await read_head(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+    await reader.read()
+
+
+async def test_a_visit_waits_for_a_connection_to_its_guest_for_a_limited_time(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(guest_ports, "CONNECTIONS", 1)
+    monkeypatch.setattr(guest_ports, "_WAIT_S", 0.2)
+    path = await platform.create()
+    async with program(never_ending) as port, asyncio.timeout(DEADLINE_S):
+        async with platform.api.stream("GET", "/", headers=headers_of(path, port)) as first:
+            assert first.status_code == 200
+            refused(await platform.api.get("/", headers=headers_of(path, port)), 503, "host_unavailable")
 
 
 def socket(platform: Platform, path: str, port: int, **options: object) -> connect:

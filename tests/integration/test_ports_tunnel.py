@@ -15,12 +15,14 @@ import websockets
 from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
+from wrenn.guest import ports as guest_ports
 from wrenn.sdk import AsyncSandbox
 from wrenn.sdk.errors import (
     AuthenticationError,
     ConnectionFailedError,
     InvalidRequestError,
     PortClosedError,
+    RateLimitError,
     WrennError,
 )
 from wrenn.sdk.port_forward import forwarded_port
@@ -119,6 +121,27 @@ async def test_a_connection_that_fails_is_reported_and_closed(platform: Platform
             assert await reader.read() == b""
             writer.close()
         assert isinstance(errors[0], kind), errors
+
+
+async def test_a_sandbox_has_a_limited_number_of_tunnels(
+    platform: Platform, sandbox_id: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(guest_ports, "TUNNELS", 1)
+    errors: list[WrennError] = []
+    async with (
+        asyncio.timeout(DEADLINE_S),
+        program(echo) as port,
+        forwarded_port(settings_of(platform), sandbox_id, port, on_error=errors.append) as local,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", local)
+        assert await reader.readline() == b"hello\n"
+        refused, other = await asyncio.open_connection("127.0.0.1", local)
+        assert await refused.read() == b""
+        other.close()
+        assert isinstance(errors[0], RateLimitError), errors
+        writer.write_eof()
+        assert await reader.read() == b"bye\n"
+        writer.close()
 
 
 async def test_a_pause_and_an_end_cut_it(platform: Platform, sandbox_id: str):

@@ -16,7 +16,15 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from wrenn.base.errors import AgentFailure, Forbidden, NotFound, PortClosed, Unavailable, WrennError
+from wrenn.base.errors import (
+    AgentFailure,
+    Forbidden,
+    NotFound,
+    PortClosed,
+    RateLimited,
+    Unavailable,
+    WrennError,
+)
 from wrenn.base.on_failure import on_failure
 from wrenn.base.units import KIB
 from wrenn.guest.connect import ENVD_PORT, unreachable
@@ -25,11 +33,13 @@ from wrenn.relay import Headers, Pace, PacedConnector, new_session
 
 CONNECTIONS: Final = 1024
 """Concurrent connections to the ports of one guest; further ones wait."""
+TUNNELS: Final = 256
+"""Tunnels to the ports of one guest at once, beside these connections; further ones are refused."""
 AGENT_CONNECTIONS: Final = 160
 """Of the 512 that the guest agent accepts. The host's own calls have 320."""
 _AGENT_IDLE_S: Final = 60.0
-_AGENT_WAIT_S: Final = 30.0
-"""How long a visitor's call may wait for one of these connections."""
+_WAIT_S: Final = 30.0
+"""How long a visitor may wait for one of the connections to the ports, or to the guest agent."""
 _TOKEN: Final = ACCESS_HEADER.lower().encode()
 _IDLE_S: Final = 3.0
 """How long an idle connection stays open. Common servers close theirs after 5 s, and a request must not race
@@ -50,13 +60,14 @@ class GuestPorts:
         self._agent_session: aiohttp.ClientSession | None = None
         self._agent_connector: PacedConnector | None = None
         self._streams: set[asyncio.StreamWriter] = set()
+        self._dialing = 0
 
     @property
     def session(self) -> aiohttp.ClientSession:
         """The HTTP client for this guest. It is created on first use: most guests serve nothing."""
         if self._session is None:
             self._connector = _Dialer(self)
-            self._session = new_session(self._connector)
+            self._session = new_session(self._connector, connect_timeout_s=_WAIT_S)
         return self._session
 
     @property
@@ -66,7 +77,7 @@ class GuestPorts:
             self._agent_connector = PacedConnector(
                 self.pace, limit=AGENT_CONNECTIONS, keepalive_timeout=_AGENT_IDLE_S, use_dns_cache=False
             )
-            self._agent_session = new_session(self._agent_connector, connect_timeout_s=_AGENT_WAIT_S)
+            self._agent_session = new_session(self._agent_connector, connect_timeout_s=_WAIT_S)
         return self._agent_session
 
     def agent_url(self, target: str) -> URL:
@@ -110,9 +121,19 @@ class GuestPorts:
 
         Raises:
             PortClosed: no program listens on the port.
+            RateLimited: there are too many streams.
             Unavailable: no response.
         """
         check_port(port)
+        if len(self._streams) + self._dialing >= TUNNELS:
+            raise RateLimited(f"More than {TUNNELS} tunnels to this sandbox are open at once.")
+        self._dialing += 1
+        try:
+            return await self._dial(port)
+        finally:
+            self._dialing -= 1
+
+    async def _dial(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(limit=64 * KIB, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
@@ -175,7 +196,7 @@ def dial_error(error: Exception, port: int) -> WrennError:
     """Translate an error of the HTTP client that occurred before there was a response."""
     if isinstance(error, WrennError):
         return error
-    if port == ENVD_PORT or isinstance(error, aiohttp.ClientConnectorError):
+    if port == ENVD_PORT or isinstance(error, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
         return unreachable(error)
     if isinstance(error, TimeoutError | aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
         return AgentFailure(

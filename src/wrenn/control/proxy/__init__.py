@@ -11,6 +11,7 @@ from wrenn.control.proxy.app import PortProxy
 from wrenn.control.proxy.links import Links, LinkSigner
 from wrenn.control.proxy.locations import SandboxLocations
 from wrenn.control.proxy.lookup_cache import LookupCache
+from wrenn.control.proxy.open_visits import OpenVisits
 from wrenn.control.proxy.public_visits import PublicVisits
 from wrenn.control.proxy.signed_files import SignedFiles
 from wrenn.control.proxy.store import link_secret
@@ -23,6 +24,7 @@ __all__ = [
     "LinkSigner",
     "Links",
     "LookupCache",
+    "OpenVisits",
     "PortAccess",
     "PortProxy",
     "PublicVisits",

@@ -32,6 +32,7 @@ class Admission:
         is_public: everybody may visit.
         may_resume: a sandbox that is paused is resumed for the visit, if it has `auto_resume`.
         is_signed: the visit is by a signed URL of a file.
+        has_token: the visitor has a token of the sandbox, which only its owner's clients have.
         grant: the credential that admits the visitor, and its caller; None: a link, a cookie of a link or a public port does.
     """
 
@@ -41,7 +42,13 @@ class Admission:
     is_public: bool = False
     may_resume: bool = True
     is_signed: bool = False
+    has_token: bool = False
     grant: tuple[Credential, Caller] | None = None
+
+    @property
+    def is_of_stranger(self) -> bool:
+        """Whether the visitor has shown nothing that only the sandbox's team has."""
+        return self.grant is None and not self.has_token
 
 
 class PortAccess:
@@ -87,7 +94,7 @@ class PortAccess:
 
     async def _admitted(self, visit: Visit, target: PortTarget) -> Admission:
         if target.is_guest_agent and self._access_tokens.matches(visit.access_token, target.sandbox_id):
-            return Admission(await self._existing(target))
+            return Admission(await self._existing(target), has_token=True)
         if visit.key is not None:
             key = ApiKey.parse(visit.key, Operation.WRITE_SANDBOXES)
             caller = await self._callers.get(key)
@@ -108,13 +115,13 @@ class PortAccess:
             if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
                 return Admission(location, cookie_s=left_s)
             if self._may_run_code(visit, target):
-                return Admission(location)
+                return Admission(location, has_token=True)
             if location.sandbox.ingress.is_public(target.port) and not self._needs_code_token(
                 visit, target, location
             ):
                 return Admission(location, is_public=True)
             if self._traffic_tokens.matches(visit.traffic_token, target.sandbox_id):
-                return Admission(location)
+                return Admission(location, has_token=True)
             if not visit.is_foreign:
                 if self._signer.seconds_left(visit.cookie, target.sandbox_id, target.port):
                     return Admission(location)

@@ -32,12 +32,13 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB
 from wrenn.control.auth import OpenCalls
 from wrenn.control.hosts import ERROR_CODE_HEADER, ERROR_TEXT_HEADER, HostClient, PortPlace
-from wrenn.control.http import Rates
+from wrenn.control.http import Rates, address_of
 from wrenn.control.proxy.access import Admission, PortAccess
 from wrenn.control.proxy.access_tokens import AccessTokens
 from wrenn.control.proxy.broken_streams import StreamEnd
 from wrenn.control.proxy.e2b_errors import NoSuchCall
 from wrenn.control.proxy.locations import SandboxLocations
+from wrenn.control.proxy.open_visits import OpenVisits
 from wrenn.control.proxy.port_target import PortTarget
 from wrenn.control.proxy.public_visits import PublicVisits
 from wrenn.control.proxy.request_head import (
@@ -97,6 +98,7 @@ class Visits:
         rates: Rates,
         open_calls: OpenCalls,
         public_visits: PublicVisits,
+        open_visits: OpenVisits,
     ) -> None:
         self._access = access
         self._access_tokens = access_tokens
@@ -104,19 +106,27 @@ class Visits:
         self._rates = rates
         self._open_calls = open_calls
         self._public_visits = public_visits
+        self._open_visits = open_visits
         self._signed: Counter[SandboxId] = Counter()
 
     async def serve(self, target: PortTarget, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or WebSocket, to its end or until the visitor's credential is revoked, or the port is not public any more.
 
         Raises:
-            WrennError: the visitor may not visit, the sandbox does not run, or its host does not answer.
+            WrennError: the visitor may not visit, too many visits are open, the sandbox does not run, or its host does not answer.
         """
         if target.is_guest_agent:
             _check_guest_agent_path(scope)
         visit = visit_of(scope)
         admission = await self._admit(scope, visit, target)
         async with AsyncExitStack() as stack:
+            stack.enter_context(
+                self._open_visits.counted(
+                    target.sandbox_id,
+                    admission.location.sandbox.team_id,
+                    stranger_at=address_of(scope) if admission.is_of_stranger else None,
+                )
+            )
             if admission.grant is not None:
                 await stack.enter_async_context(self._open_calls.while_allowed(*admission.grant))
             if admission.is_public:

@@ -33,6 +33,7 @@ from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.images import router as image_router
 from wrenn.control.images import store_router
 from wrenn.control.proxy import (
+    OpenVisits,
     PortProxy,
     Visits,
 )
@@ -108,6 +109,7 @@ def build_application(base: Base, parts: Parts, services: Services, metrics: Met
             rates=parts.rates,
             open_calls=parts.auth.open_calls,
             public_visits=parts.ports.public_visits,
+            open_visits=OpenVisits(),
         ),
         parts.ports.signed_files,
     )
