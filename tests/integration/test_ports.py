@@ -13,6 +13,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from wrenn.base.units import MIB
+from wrenn.control.proxy import LinkSigner
 from wrenn.guest import ports as guest_ports
 
 from .conftest import DEADLINE_S, Platform, client, refused, run_sql, running_platform
@@ -439,6 +440,25 @@ async def test_a_link_opens_a_port_until_it_expires(platform: Platform, path: st
     )
     for number in ["0", "70000", "49983", "x"]:
         refused(await platform.api.post(f"{path}/ports/{number}/link", json={}), 400, "invalid_request")
+
+
+@pytest.mark.parametrize("shown", ["link", "cookie"])
+async def test_what_was_opened_by_a_link_ends_when_it_expires(
+    platform: Platform, path: str, monkeypatch: pytest.MonkeyPatch, shown: str
+):
+    monkeypatch.setattr(LinkSigner, "seconds_left", lambda *_: 1)
+    async with socket_program(echo_messages) as port, asyncio.timeout(DEADLINE_S):
+        server = httpx2.URL(platform.url)
+        url = f"ws://{host_of(path, port)}:{server.port}/" + ("?wrenn_link=x" if shown == "link" else "")
+        headers = {"Cookie": "wrenn_link=x"} if shown == "cookie" else {}
+        async with connect(
+            url, additional_headers=headers, proxy=None, host=server.host, port=server.port
+        ) as ws:
+            await ws.send("hello")
+            await ws.recv()
+            with pytest.raises(websockets.ConnectionClosed):
+                await ws.recv()
+            assert ws.close_code == 1008
 
 
 async def test_a_port_without_a_program_says_so(platform: Platform, path: str):

@@ -29,6 +29,7 @@ class Admission:
     Attributes:
         visitor: the actor in the audit log, if the visit resumes the sandbox.
         cookie_s: seconds for which the link of the visit is still valid; 0: the visit was not by a link.
+        ends_in_s: the same, also for a visit with the cookie of a link; 0: it has no end of its own.
         is_public: everybody may visit.
         may_resume: a sandbox that is paused is resumed for the visit, if it has `auto_resume`.
         is_signed: the visit is by a signed URL of a file.
@@ -39,6 +40,7 @@ class Admission:
     location: SandboxLocation
     visitor: Actor = SYSTEM
     cookie_s: int = 0
+    ends_in_s: int = 0
     is_public: bool = False
     may_resume: bool = True
     is_signed: bool = False
@@ -113,7 +115,7 @@ class PortAccess:
             raise NotFound(f"There is no sandbox {target.sandbox_id}.")
         if location is not None and not target.is_tunnel:
             if left_s := self._signer.seconds_left(visit.link, target.sandbox_id, target.port):
-                return Admission(location, cookie_s=left_s)
+                return Admission(location, cookie_s=left_s, ends_in_s=left_s)
             if self._may_run_code(visit, target):
                 return Admission(location, has_token=True)
             if location.sandbox.ingress.is_public(target.port) and not self._needs_code_token(
@@ -123,8 +125,8 @@ class PortAccess:
             if self._traffic_tokens.matches(visit.traffic_token, target.sandbox_id):
                 return Admission(location, has_token=True)
             if not visit.is_foreign:
-                if self._signer.seconds_left(visit.cookie, target.sandbox_id, target.port):
-                    return Admission(location)
+                if left_s := self._signer.seconds_left(visit.cookie, target.sandbox_id, target.port):
+                    return Admission(location, ends_in_s=left_s)
                 grant = await self._person(visit.session) if visit.session else None
                 if grant is not None and grant[1].team_id == location.sandbox.team_id:
                     return Admission(location, grant[1].actor, grant=grant)

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import aiohttp
 
 from wrenn.base.errors import (
+    AccessLost,
     DeadlineExceeded,
     InvalidState,
     NotFound,
@@ -110,7 +111,7 @@ class Visits:
         self._signed: Counter[SandboxId] = Counter()
 
     async def serve(self, target: PortTarget, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or WebSocket, to its end or until the visitor's credential is revoked, or the port is not public any more.
+        """Serve one request or WebSocket, to its end or until the visitor's credential is revoked, the link expires, or the port is not public any more.
 
         Raises:
             WrennError: the visitor may not visit, too many visits are open, the sandbox does not run, or its host does not answer.
@@ -133,6 +134,8 @@ class Visits:
                 await stack.enter_async_context(
                     self._public_visits.while_public(target.sandbox_id, target.port)
                 )
+            if admission.ends_in_s:
+                await stack.enter_async_context(_while_link_is_valid(admission.ends_in_s))
             if admission.is_signed:
                 await stack.enter_async_context(self._signed_visit(target))
             if (
@@ -234,6 +237,22 @@ class Visits:
                 f"Sandbox {location.sandbox.sandbox_id} is {location.sandbox.state_text}, not running."
             )
         return await self._locations.resume_if_needed(location, by=admission.visitor)
+
+
+@asynccontextmanager
+async def _while_link_is_valid(left_s: int) -> AsyncGenerator[None]:
+    """Run the body and cancel it once the link of the visit has expired: its owner cannot revoke it otherwise.
+
+    Raises:
+        AccessLost: it has expired. The body was cancelled.
+    """
+    try:
+        async with asyncio.timeout(left_s) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise AccessLost("The link of this visit has expired.") from error
 
 
 async def _dial(forward: Callable[[], Awaitable[None]], request: Request, target: PortTarget) -> None:
