@@ -269,6 +269,26 @@ def abort(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
+async def test_searches_for_signed_urls_are_limited_also_if_foreign_pages_cause_them(
+    settings: Settings, host: AgentHost, database_url: str
+):
+    """A page cannot have its reader's browser search without end, nor use up the guesses of its reader."""
+    key = await make_team(database_url, "ada")
+    rates = RateSettings(None, None, failures_per_address=Rate(0.01, 3))
+    async with (
+        running_platform(replace(settings, rates=rates), host, key) as platform,
+        client(platform.url, None) as http,
+    ):
+
+        async def search(number: int, headers: dict[str, str]) -> int:
+            query = {"path": "/a", "signature": f"v1_{number}"}
+            return (await http.get("/files", params=query, headers=headers)).status_code
+
+        foreign = {"Origin": "https://page.example"}
+        assert [await search(number, foreign) for number in range(4)] == [401, 401, 401, 429]
+        assert [await search(number, {}) for number in range(4, 8)] == [401, 401, 401, 429]
+
+
 class Impatient(BoundedHttp):
     """Waits for a head no longer than a test can."""
 

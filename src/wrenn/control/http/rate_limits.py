@@ -110,9 +110,18 @@ class Rates:
         self._guessed: Counter[Hashable] = Counter()
 
     def begin(
-        self, scope: Scope, credential: bytes | None, *, is_visit: bool = False, is_verified: bool = False
+        self,
+        scope: Scope,
+        credential: bytes | None,
+        *,
+        is_visit: bool = False,
+        is_verified: bool = False,
+        is_foreign: bool = False,
     ) -> Attempt:
         """Count a request or a visit, before its credential is looked up; `is_verified`: it needs no look-up and is valid.
+
+        `is_foreign`: a page of another host has a browser send it. Such guesses are counted apart, so that a hostile page
+        does not use up those that its reader is allowed.
 
         Raises:
             RateLimited: it is one too many.
@@ -124,6 +133,8 @@ class Rates:
         _raise_if((self._visits if is_visit else self._addresses).take(address))
         if credential is None:
             return Attempt(self, address, None, holds_guess=False)
+        if is_foreign:
+            address = b"foreign " + address
         if not self._guessed[address, credential]:
             _raise_if(self._failures.take(address), "Too many wrong credentials from this address")
         self._guessed[address, credential] += 1

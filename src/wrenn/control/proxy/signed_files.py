@@ -70,9 +70,8 @@ class SignedFiles:
         file = SignedFile.of(scope)
         if file is None or not file.signature:
             return None
-        # A hostile page must not use up the failed attempts that its reader is allowed.
-        shown = None if is_foreign(scope["headers"]) else digest_of(file.digest, kind=b"signed file")
-        attempt = self._rates.begin(scope, shown, is_visit=True)
+        shown = digest_of(file.digest, kind=b"signed file")
+        attempt = self._rates.begin(scope, shown, is_visit=True, is_foreign=is_foreign(scope["headers"]))
         try:
             sandbox_id = await self._found.get(_Signed(file, address_of(scope)))
             if sandbox_id is None:
