@@ -446,7 +446,10 @@ async def test_a_link_opens_a_port_until_it_expires(platform: Platform, path: st
 async def test_what_was_opened_by_a_link_ends_when_it_expires(
     platform: Platform, path: str, monkeypatch: pytest.MonkeyPatch, shown: str
 ):
-    monkeypatch.setattr(LinkSigner, "seconds_left", lambda *_: 1)
+    def one(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(LinkSigner, "seconds_left", one)
     async with socket_program(echo_messages) as port, asyncio.timeout(DEADLINE_S):
         server = httpx2.URL(platform.url)
         url = f"ws://{host_of(path, port)}:{server.port}/" + ("?wrenn_link=x" if shown == "link" else "")
