@@ -85,6 +85,26 @@ async def test_clients_that_end_no_message_find_a_bound_and_others_are_served(bu
         assert budget.held_b == 0
 
 
+async def test_who_holds_messages_back_does_not_keep_others_from_sending_theirs(
+    budget: MessageBudget,
+) -> None:
+    async with serving() as url, asyncio.timeout(30):
+        held = [await begin(url) for _ in range(3)]
+        while budget.held_b < 3 * (LONG_B - FREE_B - 100):
+            await asyncio.sleep(0.01)
+        async with connect(url, proxy=None) as other:
+            for _ in range(3):
+                await other.send(bytes(LONG_B))
+                assert await other.recv() == str(LONG_B)
+        with pytest.raises(ConnectionClosed):
+            await held[0].recv()
+        assert held[0].close_code == 1013, "the oldest"
+        for client in held[1:]:
+            client.transport.write(bytes(100))
+            assert await client.recv() == str(LONG_B), "the others have enough"
+            await client.close()
+
+
 async def test_a_message_that_is_never_whole_is_not_waited_for_for_ever(
     budget: MessageBudget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
