@@ -7,6 +7,7 @@ TLS through HAProxy, configured as in `deploy/haproxy`. The guests are simulated
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import ssl
@@ -127,6 +128,20 @@ class Host:
     @property
     def log(self) -> Path:
         return self.data_dir.with_suffix(".log")
+
+    def credentials(self) -> dict[str, Any]:
+        """What its credentials file has now."""
+        return json.loads((self.data_dir / "credentials.json").read_text())
+
+    def expire_certificate(self) -> dict[str, Any]:
+        """Make it look as if two thirds of its certificate's life had passed: the agent takes the changed file at its next heartbeat.
+
+        Returns what the file had before.
+        """
+        former, scratch = self.credentials(), self.data_dir / "credentials.test"
+        scratch.write_text(json.dumps(former | {"expires_at_unix": former["issued_at_unix"] + 1}))
+        scratch.rename(self.data_dir / "credentials.json")
+        return former
 
     def sandbox_ids(self) -> set[str]:
         """The sandboxes that the agent has journals of."""
@@ -442,9 +457,12 @@ async def _answers(fleet: Fleet) -> object:
 
 
 async def _end_all(fleet: Fleet) -> None:
-    for host in fleet.hosts:
-        await host.end()
-        await remove_everything(host.data_dir)
-    for process in fleet.replicas.values():
+    """All at once: each waits some seconds for connections that the others hold."""
+
+    async def end(process: ForkedProgram) -> None:
         process.terminate()
         await process.wait_ended()
+
+    await asyncio.gather(*(host.end() for host in fleet.hosts), *map(end, fleet.replicas.values()))
+    for host in fleet.hosts:
+        await remove_everything(host.data_dir)

@@ -141,6 +141,7 @@ async def machine(
     finally:
         for process in made.processes:
             process.terminate()
+        for process in made.processes:
             process.wait(30)
         assert holder.stdin is not None
         holder.stdin.close()

@@ -165,8 +165,6 @@ async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet:
     sandboxes = await _one_on_each_host(fleet)
     victim = fleet.hosts[0]
     sandbox_id = sandboxes[victim.number]
-    file = victim.data_dir / "credentials.json"
-    former = json.loads(file.read_text())
     statuses: list[int] = []
     renewed = asyncio.Event()
 
@@ -175,13 +173,10 @@ async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet:
             statuses.append(await fleet.exec(sandbox_id))
 
     calling = asyncio.create_task(keep_calling())
-    # As if two thirds of its life had passed: the agent takes the changed file at its next heartbeat.
-    scratch = file.with_suffix(".test")
-    scratch.write_text(json.dumps(former | {"expires_at_unix": former["issued_at_unix"] + 1}))
-    scratch.rename(file)
+    former = victim.expire_certificate()
 
     async def changed() -> object:
-        return json.loads(file.read_text())["cert_pem"] != former["cert_pem"]
+        return victim.credentials()["cert_pem"] != former["cert_pem"]
 
     await until(changed)
     await asyncio.sleep(1)
@@ -189,7 +184,7 @@ async def test_a_certificate_is_renewed_while_commands_run_and_none_fails(fleet:
     await calling
     assert set(statuses) == {200}, Counter(statuses)
     assert len(statuses) > 10
-    now = json.loads(file.read_text())
+    now = victim.credentials()
     assert now["key_pem"] != former["key_pem"]
     assert now["host_id"] == former["host_id"]
     await fleet.remove_sandboxes()

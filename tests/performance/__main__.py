@@ -31,6 +31,7 @@ from tests.performance.paused_disk import paused_disk
 from tests.performance.pauses import pauses
 from tests.performance.placement import placement
 from tests.performance.ports import ports
+from tests.performance.renewals import renewals
 from tests.performance.resumes import resumes
 from tests.performance.setup_again import setup_again
 from tests.performance.steady_load import steady_load
@@ -66,6 +67,7 @@ WITH_THEIR_OWN_PLATFORM = {
     "container_imports": container_imports,
     "placement": placement,
     "dashboard": dashboard,
+    "renewals": renewals,
     "kvm": kvm,
 }
 
