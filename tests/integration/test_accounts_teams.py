@@ -312,6 +312,16 @@ async def test_a_key_does_what_its_scope_says(people: People):
                 refused(await reader.request(method, path + rest, json=body), 403, "forbidden")
             refused(await reader.post("/v1/sandboxes", json={}), 403, "forbidden")
         assert (await worker.delete(path)).status_code == 204
+        for method, where, body in (
+            ("POST", "/v1/builds", {"name": "app", "recipe": ["RUN id"]}),
+            ("DELETE", "/v1/templates/app", {}),
+            ("POST", "/e2b/v3/templates", {"name": "app"}),
+            ("DELETE", "/e2b/templates/app", {}),
+        ):
+            answer = await worker.request(method, where, json=body)
+            assert answer.status_code == 403, (where, answer.text)
+        for where in ("/v1/templates", "/v1/builds", "/e2b/v2/templates"):
+            assert (await worker.get(where)).status_code == 200, where
 
 
 async def test_the_use_of_a_key_is_written_at_most_once_a_minute(people: People, people_database: Database):

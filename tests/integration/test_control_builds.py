@@ -145,7 +145,7 @@ async def test_a_running_step_is_cancelled(platform: Platform):
 async def test_builds_end_when_who_asked_for_them_loses_access(platform: Platform):
     ada, bob = await sign_up(platform.url), await sign_up(platform.url)
     there = await ada.add(bob)
-    key = await ada.make_key(scope="sandboxes")
+    key = await ada.make_key(scope="full")
     long = {"name": "long", "recipe": ["RUN --timeout=1h sleep 3000"], "skip_pre_post": True}
     async with client(platform.url, Secret(key["key"])) as api:
         running = [(await api.post("/v1/builds", json=long)).json()["id"]]

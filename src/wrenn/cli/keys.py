@@ -47,7 +47,7 @@ def create(
     *,
     scope: Annotated[
         Literal["full", "sandboxes", "read"],
-        typer.Option("--scope", help="Everything, only sandboxes and templates, or read-only."),
+        typer.Option("--scope", help="Everything, only sandboxes and snapshots, or read-only."),
     ] = "full",
     days: Annotated[
         int | None, typer.Option("--days", min=1, max=3650, help="Days until it expires. [default: never]")

@@ -54,6 +54,12 @@ ALLOWED: Final = {
     Scope.SANDBOXES: frozenset({Operation.READ_SANDBOXES, Operation.WRITE_SANDBOXES}),
     Scope.READ: frozenset({Operation.READ, Operation.READ_SANDBOXES}),
 }
+_BUILDING: Final = (
+    TEMPLATES_PREFIX,
+    BUILDS_PREFIX,
+    *(f"{E2B_PREFIX}{version}/templates" for version in ("", "/v2", "/v3")),
+)
+"""Below these, what all of a team's sandboxes are made from is changed: a key for sandboxes only reads there."""
 assert ALLOWED.keys() == set(Scope), "every scope says what it allows"
 
 
@@ -63,6 +69,8 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     A WebSocket begins with GET and may do anything, so it changes.
     """
     sees = is_http and method in ("GET", "HEAD")
+    if not sees and path.startswith(_BUILDING):
+        return Operation.WRITE
     if path.startswith(
         (
             SANDBOXES_PREFIX,
