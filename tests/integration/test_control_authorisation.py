@@ -195,13 +195,15 @@ TABLE: Final[dict[str, Row]] = {
     "DELETE /v1/snapshots/{name}": Row(Who.TEAM, foreign=404),
     "GET /v1/templates": Row(Who.TEAM, sees=True),
     "GET /v1/templates/{template}": Row(Who.TEAM, foreign=404, sees=True),
-    "DELETE /v1/templates/{template}": Row(Who.TEAM, foreign=404),
-    "PUT /v1/templates/{template}/tags/{tag}": Row(Who.TEAM, foreign=404),
-    "POST /v1/builds": Row(Who.TEAM, {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True}),
+    "DELETE /v1/templates/{template}": Row(Who.TEAM, foreign=404, outside=True),
+    "PUT /v1/templates/{template}/tags/{tag}": Row(Who.TEAM, foreign=404, outside=True),
+    "POST /v1/builds": Row(
+        Who.TEAM, {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True}, outside=True
+    ),
     "GET /v1/builds": Row(Who.TEAM, sees=True),
     "GET /v1/builds/{build_id}": Row(Who.TEAM, foreign=404, sees=True),
     "GET /v1/builds/{build_id}/logs": Row(Who.TEAM, foreign=404, sees=True),
-    "POST /v1/builds/{build_id}/cancel": Row(Who.TEAM, foreign=404),
+    "POST /v1/builds/{build_id}/cancel": Row(Who.TEAM, foreign=404, outside=True),
     "POST /v1/admin/builds": Row(Who.ROOT, {"name": "built", "recipe": ["RUN true"], "skip_pre_post": True}),
     "GET /v1/admin/builds": Row(Who.ROOT),
     "GET /v1/admin/builds/{build_id}": Row(Who.ROOT),
@@ -226,19 +228,23 @@ E2B: Final[dict[str, Row]] = {
     f"GET {E2B_SANDBOX}": in_sandbox(sees=True),
     f"DELETE {E2B_SANDBOX}": in_sandbox(),
     f"POST {E2B_SANDBOX}/timeout": in_sandbox({"timeout": 60}),
-    "POST /e2b/v3/templates": Row(Who.TEAM, {"name": "announced"}),
+    "POST /e2b/v3/templates": Row(Who.TEAM, {"name": "announced"}, outside=True),
     "GET /e2b/templates/{templateID}/files/{hash}": Row(Who.TEAM, sees=True, found=201),
     # The link is the permission; this one is not valid.
     "PUT /e2b/templates/uploads/{link}": Row(Who.ANYBODY),
     "POST /e2b/v2/templates/{templateID}/builds/{buildID}": Row(
-        Who.TEAM, {"fromTemplate": "minimal"}, foreign=404
+        Who.TEAM, {"fromTemplate": "minimal"}, foreign=404, outside=True
     ),
     "GET /e2b/templates/{templateID}/builds/{buildID}/status": Row(Who.TEAM, foreign=404, sees=True),
     "GET /e2b/templates/aliases/{alias}": Row(Who.TEAM, foreign=404, sees=True),
-    "POST /e2b/templates/tags": Row(Who.TEAM, {"target": "{template}", "tags": ["x"]}, foreign=404),
-    "DELETE /e2b/templates/tags": Row(Who.TEAM, {"name": "{template}", "tags": ["x"]}, foreign=404),
+    "POST /e2b/templates/tags": Row(
+        Who.TEAM, {"target": "{template}", "tags": ["x"]}, foreign=404, outside=True
+    ),
+    "DELETE /e2b/templates/tags": Row(
+        Who.TEAM, {"name": "{template}", "tags": ["x"]}, foreign=404, outside=True
+    ),
     "GET /e2b/templates/{templateID}/tags": Row(Who.TEAM, foreign=404, sees=True),
-    "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404),
+    "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404, outside=True),
     f"POST {E2B_SANDBOX}/refreshes": in_sandbox({"duration": 60}),
     f"POST {E2B_SANDBOX}/pause": in_sandbox(),
     f"POST {E2B_SANDBOX}/resume": in_sandbox({}),
@@ -265,8 +271,8 @@ E2B: Final[dict[str, Row]] = {
     "GET /e2b/templates": Row(Who.TEAM, sees=True),
     "GET /e2b/v2/templates": Row(Who.TEAM, sees=True),
     "GET /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404, sees=True, found=404),
-    "PATCH /e2b/templates/{templateID}": Row(Who.TEAM, {}, foreign=404),
-    "PATCH /e2b/v2/templates/{templateID}": Row(Who.TEAM, {}, foreign=404),
+    "PATCH /e2b/templates/{templateID}": Row(Who.TEAM, {}, foreign=404, outside=True),
+    "PATCH /e2b/v2/templates/{templateID}": Row(Who.TEAM, {}, foreign=404, outside=True),
 }
 """The operations of the e2b API, which has a description of its own."""
 
