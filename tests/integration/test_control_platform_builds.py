@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx2
@@ -17,7 +18,7 @@ from wrenn.control.db import Transaction
 from wrenn.control.snapshots import store as snapshot_store
 from wrenn.control.templates import templates
 
-from .conftest import DEADLINE_S, Platform, refused
+from .conftest import DEADLINE_S, Platform, client, refused
 from .people import make_admin, sign_up
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -43,6 +44,36 @@ async def built(admin: Any, body: dict[str, object]) -> dict[str, Any]:
             await asyncio.sleep(0.1)
     assert found["status"] == "success", found
     return found
+
+
+async def test_streams_of_logs_end_with_what_allowed_them(platform: Platform):
+    root, admin, ada = await admin_of(platform), await admin_of(platform), await sign_up(platform.url)
+    key = await ada.make_key(scope="read")
+    long = {"name": "long", "recipe": ["RUN --timeout=1h sleep 3000"], "skip_pre_post": True}
+    own = (await ada.post("/v1/builds", long)).json()["id"]
+    common = (await root.post("/v1/admin/builds", long)).json()["id"]
+    streams = (
+        (f"/v1/builds/{own}", {"X-API-Key": key["key"]}),
+        (f"/v1/admin/builds/{common}", {"Authorization": f"Bearer {admin.token}"}),
+    )
+    async with AsyncExitStack() as stack:
+        opened: list[httpx2.Response] = []
+        for path, headers in streams:
+            api = await stack.enter_async_context(client(platform.url, None))
+            api.headers.update({**headers, "Accept": "text/event-stream"})
+            answer = await stack.enter_async_context(api.stream("GET", f"{path}/logs"))
+            assert answer.status_code == 200
+            opened.append(answer)
+        assert (await ada.delete(f"/v1/api-keys/{key['id']}")).status_code == 204
+        rights = f"/v1/admin/users/{admin.user_id}/admin"
+        assert (await root.put(rights, {"admin": False})).status_code == 204
+        async with asyncio.timeout(DEADLINE_S):
+            for answer in opened:
+                # It is not whole, so its connection is closed.
+                with pytest.raises(httpx2.RemoteProtocolError):
+                    assert "event: end" not in (await answer.aread()).decode()
+    assert (await ada.post(f"/v1/builds/{own}/cancel")).status_code == 204
+    assert (await root.post(f"/v1/admin/builds/{common}/cancel")).status_code == 204
 
 
 @pytest.mark.parametrize("healthcheck", [None, "--interval=0.1s true"])

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from wrenn.base.errors import InvalidRequest
 from wrenn.base.units import MIB
-from wrenn.control.auth import AdminOf, Caller, CallerOf
+from wrenn.control.auth import AdminOf, Caller, CallerOf, Credential, CredentialOf, credential_of
 from wrenn.control.builds.records import Build
 from wrenn.control.builds.service import Builds
 from wrenn.control.builds.types import BuildStepView, BuildView, CreateBuild, build_json
@@ -105,7 +105,9 @@ async def get_build(build_id: str, caller: CallerOf, builds: Service) -> Respons
 @router.get("/{build_id}/logs", response_model=list[BuildStepView], responses=refusals(404))
 async def get_build_logs(
     build_id: str,
+    *,
     caller: CallerOf,
+    credential: CredentialOf,
     builds: Service,
     accept: Annotated[str, Header()] = "",
     last_event_id: Annotated[str | None, Header()] = None,
@@ -114,14 +116,20 @@ async def get_build_logs(
 
     With `Accept: text/event-stream` a stream of events from the beginning, or behind `Last-Event-ID`, to the end of the build.
     """
-    return await _logs(build_id, caller, builds, accept, last_event_id)
+    return await _logs(build_id, credential, caller, builds, accept=accept, last_event_id=last_event_id)
 
 
 async def _logs(
-    build_id: str, caller: Caller, builds: Builds, accept: str, last_event_id: str | None
+    build_id: str,
+    credential: Credential,
+    caller: Caller,
+    builds: Builds,
+    *,
+    accept: str,
+    last_event_id: str | None,
 ) -> Response:
     if "text/event-stream" in accept:
-        return await EventStreamResponse.opened(builds.follow(caller, build_id, last_event_id))
+        return await EventStreamResponse.opened(builds.follow(credential, caller, build_id, last_event_id))
     return DownloadResponse(builds.log(caller, build_id), "application/json")
 
 
@@ -158,14 +166,19 @@ async def get_platform_build(build_id: str, admin: AdminOf, builds: Service) -> 
 
 @admin_router.get("/{build_id}/logs", response_model=list[BuildStepView], responses=refusals(403, 404))
 async def get_platform_build_logs(
+    request: Request,
     build_id: str,
+    *,
     admin: AdminOf,
     builds: Service,
     accept: Annotated[str, Header()] = "",
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """The steps that have begun, or their stream, as of a team's build."""
-    return await _logs(build_id, builds.for_platform(admin), builds, accept, last_event_id)
+    caller = builds.for_platform(admin)
+    return await _logs(
+        build_id, credential_of(request), caller, builds, accept=accept, last_event_id=last_event_id
+    )
 
 
 @admin_router.post("/{build_id}/cancel", status_code=204, responses=refusals(403, 404, 409))

@@ -19,7 +19,7 @@ from wrenn.base.errors import (
 )
 from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor
-from wrenn.control.auth import Account, Caller, Scope
+from wrenn.control.auth import Account, Caller, Credential, OpenCalls, Scope
 from wrenn.control.builds import layer_store, login_store, store
 from wrenn.control.builds.recipes import Facts, check_recipe, container_image_of
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
@@ -100,8 +100,10 @@ class Builds:
         uploads: ArchiveUploads,
         credentials: RegistryCredentials,
         limits: SandboxSizeLimits,
+        open_calls: OpenCalls,
         wake: Callable[[], None],
     ) -> None:
+        self._open_calls = open_calls
         self._wake = wake
         self._database = database
         self._objects = objects
@@ -287,9 +289,9 @@ class Builds:
 
     @asynccontextmanager
     async def follow(
-        self, caller: Caller, text_id: str, last_event_id: str | None
+        self, credential: Credential, caller: Caller, text_id: str, last_event_id: str | None
     ) -> AsyncGenerator[LogStream]:
-        """Open the stream of a build's log behind the event `last_event_id`, until the build has ended."""
+        """Open the stream of a build's log behind the event `last_event_id`, until the build has ended or the credential does not allow it."""
         build = await self.get(caller, text_id)
         if last_event_id is not None and not (last_event_id.isascii() and last_event_id.isdigit()):
             raise InvalidRequest("Last-Event-ID: must be the id of an event of this log.")
@@ -297,10 +299,17 @@ class Builds:
         if own >= _STREAMS_OF_TEAM or len(self._streams) >= _STREAMS_LIMIT:
             raise RateLimited("Too many logs are followed at this moment. Try again.")
         subscription = LogSubscription()
+
+        def may_see(now: Caller) -> bool:
+            if build.owner is None:
+                return now.account is not None and now.account.is_admin
+            return now.team_id == build.team_id
+
         self._streams[subscription] = caller.team_id
         try:
             async with self._streams_of_owners.taken(caller.team_id):
-                yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
+                with self._open_calls.watched(credential, may_see, lambda _: subscription.over.set()):
+                    yield LogStream(self._frames(build, int(last_event_id or 0)), subscription)
         finally:
             del self._streams[subscription]
 

@@ -16,6 +16,7 @@ from wrenn.control.builds import (
 )
 from wrenn.control.registries import RegistryCredentials
 
+from .auth import AuthParts
 from .base import Base, size_limits
 from .images import ImageParts
 from .sandboxes import SandboxParts
@@ -23,8 +24,10 @@ from .sandboxes import SandboxParts
 
 def build_builds(
     base: Base,
+    auth: AuthParts,
     sandboxes: SandboxParts,
     images: ImageParts,
+    *,
     registry_credentials: RegistryCredentials,
     scratch: ScratchSpace,
 ) -> tuple[Builds, BuildWorker]:
@@ -74,6 +77,7 @@ def build_builds(
         uploads=ArchiveUploads(images.objects, scratch),
         credentials=registry_credentials,
         limits=size_limits(settings),
+        open_calls=auth.open_calls,
         wake=worker.loop.wake,
     )
     return builds, worker

@@ -70,7 +70,9 @@ def build_parts(
     access_tokens, traffic_tokens = AccessTokens(auth.secret), TrafficTokens(auth.secret)
     registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
     scratch = ScratchSpace(settings.data_dir / "scratch")
-    builds, build_worker = build_builds(base, sandboxes, images, registry_credentials, scratch)
+    builds, build_worker = build_builds(
+        base, auth, sandboxes, images, registry_credentials=registry_credentials, scratch=scratch
+    )
     throttle = Throttle(database)
     hosts = build_hosts(base, auth, sandboxes, throttle)
     return Parts(
