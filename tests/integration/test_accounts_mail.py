@@ -278,6 +278,27 @@ async def test_a_reset_takes_an_unverified_account_from_whoever_made_it(place: P
     assert (me["providers"], me["email_verified"]) == ([], True)
 
 
+async def test_sign_ups_with_one_address_send_no_more_mails_than_requests_for_them(place: Place):
+    email = new_email("victim")
+    for number in range(8):
+        ada = await sign_up(place.url, email)
+        if number < 6:
+            # One that is not sent yet would end with the account.
+            await place.server.wait_mail(email, number + 1)
+        assert (await ada.delete("/v1/me", {"confirmation": email})).status_code == 204
+    await place.wait_empty()
+    assert len(place.server.to(email)) == 6, "five, and the one that begins the wait"
+
+
+async def test_sign_ups_of_one_client_send_no_more_mails_than_requests_for_them(place: Place):
+    emails = [new_email("listed") for _ in range(24)]
+    for email in emails:
+        await sign_up(place.url, email)
+    await place.server.wait_mail(emails[20])
+    await place.wait_empty()
+    assert [len(place.server.to(email)) for email in emails] == [1] * 21 + [0] * 3
+
+
 async def test_no_key_that_is_being_made_survives_a_reset(place: Place):
     squatter = await sign_up(place.url)
     token = await place.reset_token(squatter.email)
