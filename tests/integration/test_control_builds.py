@@ -18,6 +18,7 @@ from wrenn.base.ids import BuildId, SandboxId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.audit import SYSTEM
+from wrenn.control.builds.tables import builds
 from wrenn.control.db import Database, Hints
 from wrenn.control.images import images
 from wrenn.control.sandboxes import desired_state_store
@@ -259,6 +260,33 @@ async def test_sandboxes_that_builds_left_are_removed(platform: Platform):
     async with asyncio.timeout(2 * DEADLINE_S):
         while (await platform.api.get(path)).json()["status"] != "stopped":
             await asyncio.sleep(0.1)
+
+
+async def test_an_archive_that_cannot_be_deleted_keeps_no_sandbox_and_no_other_archive(platform: Platform):
+    path = await platform.create()
+    sandbox_id = SandboxId.parse(path.rpartition("/")[2])
+    made = [
+        BuildId.parse(str((await build(platform, name="broken", recipe=["RUN exit 1"]))["id"])) for _ in "ab"
+    ]
+    # The store refuses to delete a folder, every time.
+    stuck, gone = f"platform/uploads/{made[0]}", f"platform/uploads/{made[1]}"
+    for key in (f"{stuck}/x", gone):
+        await platform.control.objects.put(key, b"x")
+    for build_id, key in zip(made, (stuck, gone), strict=True):
+        await platform.control.database.execute(
+            update(builds).where(builds.c.id == build_id.value).values(archive_key=key)
+        )
+    await platform.control.database.execute(
+        update(sandboxes).where(sandboxes.c.id == sandbox_id.value).values(build_id=made[0].value)
+    )
+    keys = select(builds.c.archive_key).where(builds.c.archive_key.is_not(None))
+    async with asyncio.timeout(2 * DEADLINE_S):
+        while (await platform.api.get(path)).json()["status"] != "stopped":
+            await asyncio.sleep(0.1)
+        while (await platform.control.database.execute(keys)).scalars().all() != [stuck]:
+            await asyncio.sleep(0.1)
+    await platform.control.objects.delete([f"{stuck}/x"])
+    await platform.control.database.execute(update(builds).values(archive_key=None))
 
 
 async def test_a_build_has_events_of_its_steps(platform: Platform):

@@ -3,6 +3,7 @@
 from wrenn.control.builds import routes
 from wrenn.control.builds.abandoned_archives import AbandonedArchives
 from wrenn.control.builds.bases import BuildBases
+from wrenn.control.builds.cleanup import BuildCleanup
 from wrenn.control.builds.layers import LayerCache
 from wrenn.control.builds.records import Build, BuildStatus, LogEntry, LogKind
 from wrenn.control.builds.results import BuildResults
@@ -22,6 +23,7 @@ __all__ = [
     "ArchiveUploads",
     "Build",
     "BuildBases",
+    "BuildCleanup",
     "BuildResults",
     "BuildRunner",
     "BuildStatus",

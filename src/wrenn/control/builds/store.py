@@ -141,10 +141,9 @@ async def running_among(database: Database, ids: Collection[BuildId]) -> set[Bui
 
 
 async def is_anything_due(database: Database) -> bool:
-    """Whether a build waits for a worker, or an archive is to be deleted; one cheap statement without a lock."""
+    """Whether a build waits for a worker; one cheap statement without a lock."""
     waits = exists().where(_c.status.in_([BuildStatus.PENDING, BuildStatus.RUNNING]), LEASES.is_free())
-    is_left = exists().where(_c.archive_key.is_not(None), _c.completed_at.is_not(None))
-    return (await database.execute(select(or_(waits, is_left)), repeatable=True)).scalar_one()
+    return (await database.execute(select(waits), repeatable=True)).scalar_one()
 
 
 def _waiting(most_of_team: int, running_here: Collection[BuildId]) -> CTE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
+from collections.abc import Callable
 from typing import Final
 
 from wrenn.base.errors import (
@@ -24,22 +24,17 @@ from wrenn.base.loops import Loop
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.audit import SYSTEM
 from wrenn.control.builds import store
-from wrenn.control.builds.abandoned_archives import AbandonedArchives
 from wrenn.control.builds.log_writer import LogWriter
 from wrenn.control.builds.records import Build, BuildStatus, access_lost
-from wrenn.control.builds.runner import CAUSE, LIFETIME_S, BuildRunner
+from wrenn.control.builds.runner import LIFETIME_S, BuildRunner
 from wrenn.control.builds.steps import StepFailed
 from wrenn.control.db import Database, HeldLeases
-from wrenn.control.objects import ObjectStore
-from wrenn.control.sandboxes import InternalSandboxes
 
 _log = logging.getLogger(__name__)
 
 _POLL_S: Final = 5.0
 """Or the time of a lease, if that is shorter. The replica that takes a request for a build, and one where a build has ended, look at once."""
 _WATCH_S: Final = 1.0
-_REMOVAL_ROUNDS: Final = 2
-"""Looks for builds in whose time sandboxes that builds left are removed once."""
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 32
 """Builds that this replica runs at once. They wait for their hosts nearly all the time."""
@@ -48,8 +43,6 @@ _RESERVED: Final = 8
 _OF_OWNER: Final = 4
 """Builds of all teams of one owner that run at once, on all replicas."""
 _FINAL: Final = (InvalidRequest, NotFound, Conflict, Unauthorized, Forbidden)
-_ARCHIVES: Final = 20
-"""Archives that are deleted in one round."""
 _OF_TEAM: Final = 2
 """Builds of a team that run at once, on all replicas."""
 
@@ -61,18 +54,13 @@ class BuildWorker:
         self,
         *,
         database: Database,
-        objects: ObjectStore,
-        sandboxes: InternalSandboxes,
         runner: BuildRunner,
-        abandoned: AbandonedArchives,
+        wake_cleanup: Callable[[], None],
         lease_s: float,
     ) -> None:
         self._database = database
-        self._objects = objects
-        self._sandboxes = sandboxes
-        self._removed_at = -math.inf
         self._runner = runner
-        self._abandoned = abandoned
+        self._wake_cleanup = wake_cleanup
         self._poll_s = min(_POLL_S, lease_s)
         self.leases = HeldLeases(database, store.LEASES, owner=runner.owner, lease_s=lease_s)
         self.loop = Loop("run builds")
@@ -89,20 +77,6 @@ class BuildWorker:
     async def _round(self) -> None:
         if await store.is_anything_due(self._database):
             await self._take()
-            await self._delete_archives()
-        await self._abandoned.delete_due()
-        now = asyncio.get_running_loop().time()
-        if now - self._removed_at >= _REMOVAL_ROUNDS * self._poll_s:
-            self._removed_at = now
-            await self._remove_sandboxes()
-
-    async def _remove_sandboxes(self) -> None:
-        """Remove sandboxes of builds that have ended, whose replica died before it did so."""
-        found = await self._sandboxes.of_builds()
-        running = await store.running_among(self._database, [build_id for _, build_id in found])
-        for sandbox_id, build_id in found:
-            if build_id not in running:
-                await self._sandboxes.begin_removal(sandbox_id, SYSTEM, cause=CAUSE)
 
     async def _take(self) -> None:
         free = _AT_ONCE - len(self._running)
@@ -139,6 +113,7 @@ class BuildWorker:
         finally:
             self._running.discard(build.build_id)
             self.loop.wake()
+            self._wake_cleanup()
 
     async def _run_leased(self, build: Build) -> None:
         if build.attempts > _ATTEMPTS:
@@ -185,12 +160,6 @@ class BuildWorker:
                 error=message,
             )
         )
-
-    async def _delete_archives(self) -> None:
-        """Delete the archives of builds that have ended, however they did."""
-        for build_id, key in await store.archives_of_ended(self._database, limit=_ARCHIVES):
-            await self._objects.delete([key])
-            await store.forget_archive(self._database, build_id)
 
     async def _ended(
         self, build: Build, running: asyncio.Task[None]

@@ -7,6 +7,7 @@ from wrenn.control.builds import (
     AbandonedArchives,
     ArchiveUploads,
     BuildBases,
+    BuildCleanup,
     BuildResults,
     BuildRunner,
     Builds,
@@ -30,8 +31,8 @@ def build_builds(
     *,
     registry_credentials: RegistryCredentials,
     scratch: ScratchSpace,
-) -> tuple[Builds, BuildWorker]:
-    """Return the service of builds and the worker that runs them."""
+) -> tuple[Builds, BuildWorker, BuildCleanup]:
+    """Return the service of builds, the worker that runs them, and what cleans up after them."""
     settings, database = base.settings, base.database
     results = BuildResults(
         database=database,
@@ -63,12 +64,17 @@ def build_builds(
         scratch=scratch,
         owner=base.owner,
     )
-    worker = BuildWorker(
+    cleanup = BuildCleanup(
         database=database,
         objects=images.objects,
         sandboxes=sandboxes.internal,
-        runner=runner,
         abandoned=AbandonedArchives(database=database, objects=images.objects, clock=base.clock),
+        lease_s=settings.lease_s,
+    )
+    worker = BuildWorker(
+        database=database,
+        runner=runner,
+        wake_cleanup=cleanup.loop.wake,
         lease_s=settings.lease_s,
     )
     builds = Builds(
@@ -80,4 +86,4 @@ def build_builds(
         open_calls=auth.open_calls,
         wake=worker.loop.wake,
     )
-    return builds, worker
+    return builds, worker, cleanup

@@ -45,6 +45,7 @@ def loops_of(base: Base, parts: Parts) -> Sequence[Looping]:
         images.sweep,
         parts.build_worker,
         parts.build_worker.leases,
+        parts.build_cleanup,
         parts.hosts.drains,
         Listener(base.database, _handlers(parts)),
         parts.feed,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wrenn.control.builds import (
+    BuildCleanup,
     Builds,
     BuildWorker,
     ScratchSpace,
@@ -45,6 +46,7 @@ class Parts:
     ports: PortParts
     builds: Builds
     build_worker: BuildWorker
+    build_cleanup: BuildCleanup
     scratch: ScratchSpace
     registry_credentials: RegistryCredentials
     hosts: HostParts
@@ -70,7 +72,7 @@ def build_parts(
     access_tokens, traffic_tokens = AccessTokens(auth.secret), TrafficTokens(auth.secret)
     registry_credentials = RegistryCredentials(database=database, sealing=Sealing(auth.secret))
     scratch = ScratchSpace(settings.data_dir / "scratch")
-    builds, build_worker = build_builds(
+    builds, build_worker, build_cleanup = build_builds(
         base, auth, sandboxes, images, registry_credentials=registry_credentials, scratch=scratch
     )
     throttle = Throttle(database)
@@ -85,6 +87,7 @@ def build_parts(
         ),
         builds=builds,
         build_worker=build_worker,
+        build_cleanup=build_cleanup,
         scratch=scratch,
         registry_credentials=registry_credentials,
         hosts=hosts,
