@@ -39,7 +39,7 @@ from wrenn.testing.fork_server import ForkedProgram, start_program
 from wrenn.testing.server import served
 from wrenn.vm.simulated import SimulatedDriver
 
-from .postgres_servers import postgres_folder
+from .postgres_servers import copy_server, postgres_folder
 
 if TYPE_CHECKING:
     from .people import People
@@ -152,9 +152,24 @@ def own_dir() -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session")
+def made_server() -> Iterator[Path]:
+    """A folder with a PostgreSQL that does not run, to be copied."""
+
+    async def make(folder: Path) -> None:
+        # The machine does not lose its power during a test.
+        await run_sql(await ensure_running(folder), "ALTER SYSTEM SET fsync = off")
+        await stop(folder)
+
+    with postgres_folder() as folder:
+        asyncio.run(make(folder))
+        yield folder
+
+
 @pytest.fixture
-async def own_url(own_dir: Path) -> AsyncIterator[str]:
+async def own_url(own_dir: Path, made_server: Path) -> AsyncIterator[str]:
     """The URL of a PostgreSQL of the test's own, which may be stopped and killed."""
+    copy_server(made_server, own_dir)
     yield await ensure_running(own_dir)
     await stop(own_dir)
 

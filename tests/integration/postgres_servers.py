@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -24,6 +25,14 @@ def postgres_folder() -> Generator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def copy_server(made: Path, folder: Path) -> None:
+    """Copy a server that does not run, which takes a tenth of the time of making one; its programs are the same files."""
+    for name, how in (("postgres", "-a"), ("postgres-programs", "-al")):
+        # Without root there are no programs of its own.
+        if (made / name).exists():
+            subprocess.run(["cp", how, made / name, folder / name], check=True)
 
 
 def postmaster(folder: Path) -> int:
