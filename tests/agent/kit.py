@@ -16,7 +16,7 @@ from wrenn.storage import snapshots
 
 __all__ = ["assert_nothing_left", "client_of", "created", "new_spec", "output", "sh", "until"]
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 
 async def until(done: Callable[[], bool]) -> None:

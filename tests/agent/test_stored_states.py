@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.kit import assert_nothing_left, created, output
+from tests.agent.kit import DEADLINE_S, assert_nothing_left, created, output
 from tests.agent.memory_store import MemoryStore, assert_done, connected
 from wrenn.agent.sandboxes import NetworkSettings, SandboxSpec, State
 from wrenn.agent.sandboxes.transfers import SCRATCH
@@ -338,7 +338,7 @@ async def test_an_operation_does_not_wait_for_an_upload(
     for other in others:
         await source.sandboxes.store(other.sandbox_id, ImageId.new(), wait_s=0.1)
     transfer = await source.sandboxes.store(spec.sandbox_id, ImageId.new(), wait_s=0.2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         match change:
             case "network":
                 settings = NetworkSettings(EgressPolicy(allow_internet=False), 3)

@@ -189,7 +189,7 @@ async def test_the_deadline_holds_over_all_attempts(client: Client, scripted: Se
         started = asyncio.get_running_loop().time()
         with pytest.raises(DeadlineExceededError):
             await client.create(lifetime_sec=0, request_timeout_s=0.3)
-        assert asyncio.get_running_loop().time() - started < 3
+        assert asyncio.get_running_loop().time() - started < 10
 
 
 async def test_a_download_that_breaks_off_is_an_error_and_no_short_success(

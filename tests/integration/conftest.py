@@ -44,7 +44,7 @@ from .postgres_servers import copy_server, postgres_folder
 if TYPE_CHECKING:
     from .people import People
 
-DEADLINE_S = 15.0
+DEADLINE_S = 30.0
 _driver: Any = asyncpg  # has no types
 _numbers = itertools.count()
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 USER, PASSWORD = "wrenn", "mail server's password"
-_DEADLINE_S = 15.0
+_DEADLINE_S = 30.0
 
 
 @dataclass

@@ -214,7 +214,7 @@ async def test_a_reset_changes_the_password_once_and_ends_what_is_open(place: Pl
     answers = await asyncio.gather(*(place.post("password-reset/confirm", **body) for _ in range(3)))
     assert sorted(answer.status_code for answer in answers) == [204, 404, 404]
     assert all("set-cookie" not in answer.headers for answer in answers), "it lets nobody in"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         assert await hers == "ended"
     assert not others.done()
     others.cancel()

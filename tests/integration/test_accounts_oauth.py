@@ -144,7 +144,7 @@ async def place(
     )  # fmt: skip
     provider = f"http://127.0.0.1:{port}"
     try:
-        async with asyncio.timeout(4 * DEADLINE_S), client(provider, None) as probe:
+        async with asyncio.timeout(2 * DEADLINE_S), client(provider, None) as probe:
             while True:
                 try:
                     await probe.get("/jwks")

@@ -307,7 +307,7 @@ async def test_a_reader_that_takes_nothing_is_cut_and_loses_nothing(platform: Pl
             begun += await loop.sock_recv(stuck, 4096)
         after = match[1].decode()
         assert len(platform.control.feed.subscriptions()) == 1
-        async with asyncio.timeout(3 * DEADLINE_S):
+        async with asyncio.timeout(2 * DEADLINE_S):
             while platform.control.feed.subscriptions():
                 await platform.control.database.transaction(write)
                 total += 250

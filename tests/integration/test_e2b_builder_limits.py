@@ -17,7 +17,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from tests.integration.conftest import Platform, client, make_team
+from tests.integration.conftest import DEADLINE_S, Platform, client, make_team
 from tests.integration.test_e2b_builder import HASH, announced, archive, ended, rows, start, status
 from wrenn.base.errors import DatabaseUnavailable, RateLimited
 from wrenn.base.ids import KeyId, TeamId
@@ -233,7 +233,7 @@ async def test_slow_uploads_of_some_teams_hold_up_no_other(
         stack.callback(silent.cancel)
         await asyncio.sleep(0.1)
         assert (await upload(api, HASH, archive(f="one"))).status_code == 429, "the team uploads already"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while (await upload(api, HASH, archive(f="one"))).status_code == 429:
                 await asyncio.sleep(0.1)
 

@@ -99,7 +99,7 @@ async def test_streams_of_a_team_are_limited_and_bad_requests_are_refused(
         refused(await platform.api.get(STREAM), 429, "rate_limited")
         async with client(platform.url, await platform.other_team()) as eve, streaming(eve) as other:
             await shown(other)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         while (await platform.api.get(f"{STREAM}?ids=x")).status_code != 400:
             await asyncio.sleep(0.05)
     async with streaming(platform.api) as again:
@@ -149,7 +149,7 @@ async def test_streams_of_a_team_name_no_more_sandboxes_than_are_read(
             await shown(other, first)
         async with streaming(platform.api) as everything:
             await shown(everything, first, second)
-    async with asyncio.timeout(5), AsyncExitStack() as stack:
+    async with asyncio.timeout(DEADLINE_S), AsyncExitStack() as stack:
         while True:
             response = await stack.enter_async_context(platform.api.stream("GET", STREAM + more))
             if response.status_code == 200:
@@ -168,7 +168,7 @@ async def test_nothing_is_read_when_nobody_looks_and_a_shutdown_ends_streams(pla
     async with streaming(platform.api) as reader:
         await shown(reader, first)
         platform.control.begin_shutdown()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE_S):
             while await reader.next() is not None:
                 pass
     refused(await platform.api.get(STREAM), 503, "host_unavailable")
@@ -179,6 +179,6 @@ async def test_a_revoked_key_ends_its_streams(platform: Platform):
     async with client(platform.url, key) as eve, streaming(eve) as reader:
         await shown(reader)
         await run_sql(str(platform.settings.database_url), "DELETE FROM team_api_keys")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             while await reader.next() is not None:
                 pass

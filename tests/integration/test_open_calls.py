@@ -21,7 +21,7 @@ from wrenn.base.units import MIB
 from wrenn.control.auth import ApiKey, OpenCalls, Operation, UserToken
 from wrenn.control.auth.store import find_callers
 
-from .conftest import client, run_sql
+from .conftest import DEADLINE_S, client, run_sql
 from .guest_programs import echo_messages, program, read_head, socket_program
 from .people import People, Person, make_admin
 from .test_control_streams import wait_gone
@@ -124,7 +124,7 @@ async def command(at: Opened) -> Ended:
     body = {"cmd": "/bin/sh", "args": ["-c", "echo $$ > runs; sleep 60"], "timeout_sec": 60, "cwd": "/"}
     task = asyncio.create_task(api.post(f"{at.path}/exec", json=body, headers=dict(at.headers)))
     runs = {"path": "/runs"}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         while (
             await api.post(f"{at.path}/files/stat", json=runs, headers=dict(at.headers))
         ).status_code != 200:

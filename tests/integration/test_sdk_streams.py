@@ -29,7 +29,7 @@ async def box(platform: Platform) -> AsyncSandbox:
 
 @pytest.fixture(autouse=True)
 async def deadline():
-    async with asyncio.timeout(4 * DEADLINE_S):
+    async with asyncio.timeout(2 * DEADLINE_S):
         yield
 
 

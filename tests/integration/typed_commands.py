@@ -22,7 +22,7 @@ from wrenn.testing.fork_server import run_program
 
 from .conftest import DEADLINE_S, Platform
 
-TYPED_DEADLINE_S = 4 * DEADLINE_S
+TYPED_DEADLINE_S = 2 * DEADLINE_S
 AGAIN_S = 2.0
 """What was typed is typed again after this time."""
 
