@@ -289,6 +289,30 @@ async def test_searches_for_signed_urls_are_limited_also_if_foreign_pages_cause_
         assert [await search(number, {}) for number in range(4, 8)] == [401, 401, 401, 429]
 
 
+async def test_a_page_whose_name_resolves_to_this_machine_gets_no_account(platform: Platform):
+    async with client(platform.url, None) as http:
+
+        async def sign_up(host: str) -> int:
+            body = {
+                "email": f"a{host.encode().hex()}@example.com",
+                "password": "a long pass phrase 17",
+                "name": "A",
+            }
+            headers = {"Host": host, "Origin": f"http://{host}"}
+            return (await http.post("/v1/auth/signup", json=body, headers=headers)).status_code
+
+        for host in [
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "x",
+        ]:
+            assert await sign_up(host) == 403, host
+        for host in ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "a.localhost"]:
+            assert await sign_up(host) == 201, host
+
+
 class Impatient(BoundedHttp):
     """Waits for a head no longer than a test can."""
 

@@ -15,6 +15,7 @@ from wrenn.control.http.connection import (
 from wrenn.control.http.domain import DomainOf, PortDomain, domain_of
 from wrenn.control.http.errors import ErrorBody, fault_text, public_error
 from wrenn.control.http.event_stream import EventsResponse, EventStreamResponse
+from wrenn.control.http.local_names import LocalNamesOnly, is_local_name
 from wrenn.control.http.nearest import unknown_name
 from wrenn.control.http.rate_limits import Rates, address_of, digest_of
 from wrenn.control.http.services import service, service_of
@@ -32,6 +33,7 @@ __all__ = [
     "ErrorBody",
     "EventStreamResponse",
     "EventsResponse",
+    "LocalNamesOnly",
     "Pieces",
     "PiecesResponse",
     "PortDomain",
@@ -43,6 +45,7 @@ __all__ = [
     "digest_of",
     "domain_of",
     "fault_text",
+    "is_local_name",
     "nul_free_text",
     "plain_text",
     "public_error",

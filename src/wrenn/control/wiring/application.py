@@ -28,7 +28,7 @@ from wrenn.control.e2b import (
 from wrenn.control.events import routers as event_routers
 from wrenn.control.guests import link_router
 from wrenn.control.guests import routers as guest_routers
-from wrenn.control.http import BehindProxies
+from wrenn.control.http import BehindProxies, LocalNamesOnly, is_local_name
 from wrenn.control.http.app import api_router, build_app, route_of
 from wrenn.control.images import router as image_router
 from wrenn.control.images import store_router
@@ -100,8 +100,14 @@ def build_application(base: Base, parts: Parts, services: Services, metrics: Met
     app = build_app(API, services, parts.rates)
     public_url = base.settings.accounts.public_url
     dashboard.install(app, dashboard.BuiltDashboard.load(dashboard.BUILT, public_url))
+    is_behind_names = bool(base.settings.domain or base.settings.accounts.trusted_proxies)
+    api = (
+        app
+        if is_behind_names or not is_local_name(base.settings.listen_host)
+        else LocalNamesOnly(app, public_url)
+    )
     proxy = PortProxy(
-        E2bEdge(app, build_e2b_app(services, parts.rates), domain=base.settings.domain),
+        E2bEdge(api, build_e2b_app(services, parts.rates), domain=base.settings.domain),
         Visits(
             access=parts.ports.access,
             access_tokens=services.access_tokens,
