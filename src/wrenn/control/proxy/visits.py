@@ -246,8 +246,9 @@ async def _while_link_is_valid(left_s: int) -> AsyncGenerator[None]:
     Raises:
         AccessLost: it has expired. The body was cancelled.
     """
+    limit = asyncio.timeout(left_s)
     try:
-        async with asyncio.timeout(left_s) as limit:
+        async with limit:
             yield
     except TimeoutError as error:
         if not limit.expired():
