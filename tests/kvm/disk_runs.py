@@ -12,29 +12,33 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wrenn.agent.doctor.leftovers import Leftover, list_everything, remove_leftover
 from wrenn.agent.layout import Layout
-from wrenn.base.errors import AgentFailure
+from wrenn.base.errors import AgentFailure, StorageFull
 from wrenn.base.faults import FaultInjected, arm_faults
 from wrenn.base.units import MIB
-from wrenn.linux import device_mapper, loop
+from wrenn.linux import allocation, device_mapper, loop
+from wrenn.linux.disk_space import free_b
 from wrenn.linux.spawn import Confinement
 from wrenn.network import Block
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm.disks import DiskRef
 from wrenn.vm.driver import FlattenRequest
-from wrenn.vm.firecracker import cow_file
+from wrenn.vm.firecracker import cow_file, cow_space
 from wrenn.vm.firecracker.device_stack import DeviceStack
 from wrenn.vm.firecracker.disks import DmDisks, detach_disk, list_attached
 from wrenn.vm.firecracker.flatten import flatten
+from wrenn.vm.firecracker.space_allocator import SpaceAllocator
 
 _PREFIX = "wrenn-disks"
 _ROOT = Path("/data/disks")
@@ -76,7 +80,8 @@ def _folder() -> Generator[DmDisks]:
         for prefix in (f"{_PREFIX}.", f"{_PREFIX}-other."):
             while names := device_mapper.list_names(prefix):
                 for name in names:
-                    if device_mapper.status(name).open_count == 0:  # type: ignore[union-attr]
+                    status = device_mapper.status(name)
+                    if status is not None and status.open_count == 0:
                         device_mapper.remove(name, timeout_s=1)
         shutil.rmtree(_ROOT)
 
@@ -85,6 +90,11 @@ def left_over() -> tuple[list[str], list[str]]:
     """Devices of these tests, and files that loop devices have."""
     files = [file for file in loop.files_of_devices().values() if file.startswith(str(_ROOT))]
     return sorted(device_mapper.list_names(_PREFIX)), sorted(files)
+
+
+def _devices(machine: str) -> list[str]:
+    """The devices of a machine's layers, without those below written ones."""
+    return [name for name in device_mapper.list_names(f"{_PREFIX}.{machine}.") if "+" not in name]
 
 
 async def _new(disks: DmDisks, below: tuple[str, ...] = (), *, size_b: int = _IMAGE_B) -> tuple[str, ...]:
@@ -266,7 +276,7 @@ async def layers_are_merged_while_the_disk_is_used() -> None:
             await merging
             await disk.merge_layers()  # there is nothing left to do
             assert await disk.written_layer() == layers[0]
-            assert len(device_mapper.list_names(f"{_PREFIX}.one.")) == 4
+            assert len(_devices("one")) == 4
             await disk.grow(2 * _IMAGE_B)
             os.pwrite(vmm, _ONE, _IMAGE_B)
         finally:
@@ -339,7 +349,7 @@ async def a_sweep_removes_what_nobody_uses_and_nothing_of_others() -> None:
         for name in ("kept", "used", "gone"):
             await disks.attach(name, DiskRef(await _new(disks), _BASE))
         foreign = await others.attach("gone", DiskRef(await _new(disks), _BASE))
-        used = disks.adopt("used")
+        used = await disks.adopt("used")
         assert used is not None
         vmm = os.open(used.path, os.O_RDWR)
         try:
@@ -348,7 +358,7 @@ async def a_sweep_removes_what_nobody_uses_and_nothing_of_others() -> None:
             os.close(vmm)
         assert disks.attached() == ["kept", "used"]
         assert foreign.number
-        assert disks.adopt("gone") is None
+        assert await disks.adopt("gone") is None
         await disks.sweep(())
         assert disks.attached() == []
         await foreign.detach()
@@ -391,22 +401,244 @@ async def _come_and_go(*, machines: int, turns: int) -> None:
             assert left_over() == before
 
 
-async def a_full_host_is_noticed() -> None:
-    with _folder() as disks:
-        small = _ROOT / "layers"
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+@contextmanager
+def _small_file_system(size_b: int) -> Generator[Path]:
+    """Layers lie on a file system of their own, of this size; yields a folder on it."""
+    layers, image = _ROOT / "layers", _ROOT / "small"
+    with image.open("wb") as file:
+        file.truncate(size_b)
+    # No journal, which would take a part of it.
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", "-m", "0", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(layers)], check=True)
+    try:
+        yield layers
+    finally:
+        subprocess.run(["umount", "-l", str(layers)], check=True)
+
+
+def _fill(folder: Path, *, but_b: int = 0) -> Path:
+    """Take all space there."""
+    file = folder / "other"
+    with file.open("wb") as other:
+        os.posix_fallocate(other.fileno(), 0, max(1, free_b(folder) - but_b))
+    return file
+
+
+@contextmanager
+def _writer(disk: DeviceStack, content: bytes) -> Generator[subprocess.Popen[bytes]]:
+    """A VMM, which writes to its disk through the page cache and then lets the kernel write that."""
+    script = f"import os, sys; fd = os.open({str(disk.path)!r}, os.O_RDWR); os.write(fd, sys.stdin.buffer.read()); os.fsync(fd)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as vmm:
         try:
-            disk = await disks.attach("one", DiskRef(await _new(disks), _BASE))
-            assert await disk.is_whole()
-            with pytest.raises(OSError, match="Input/output"):
-                _write(disk, os.urandom(4 * MIB), 0, sync=True)
-            assert not await disk.is_whole()
-            (layer,) = disks.list_ids()
-            with pytest.raises(DamagedSnapshot):
-                disks.seal(layer)
-            await disk.detach()
+            assert vmm.stdin is not None
+            vmm.stdin.write(content)
+            vmm.stdin.close()
+            yield vmm
         finally:
-            subprocess.run(["umount", "-l", str(small)], check=True)
+            if vmm.poll() is None:
+                vmm.kill()
+                cow_space.give_up(f"{_PREFIX}.")  # it could not end otherwise
+
+
+async def _until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+_LARGE_B = 160 * MIB
+"""A disk with more than what a layer has ahead at first."""
+
+
+async def writes_wait_while_the_host_is_full_and_nothing_is_lost() -> None:
+    content = os.urandom(48 * MIB)
+    with _folder() as disks, _small_file_system(128 * MIB) as host:
+        layers = await _new(disks, size_b=_LARGE_B)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        other = _fill(host, but_b=8 * MIB)
+        taking = asyncio.create_task(disks.space.run())
+        with _writer(disk, content) as vmm:
+            await _until(lambda: disks.waits_for_space(layers[0]))
+            assert free_b(host) < MIB, "all that was free was used"
+            assert await disk.is_whole()
+            assert vmm.poll() is None
+            # An operation that writes what waits is refused, and the disk goes on waiting.
+            with pytest.raises(StorageFull):
+                await disk.flush()
+            with pytest.raises(StorageFull):
+                await disk.switch_layer((await _new(disks, layers, size_b=_LARGE_B))[0])
+            # Agents come and go, also one that was killed.
+            taking.cancel()
+            await asyncio.wait([taking])
+            next_disks = _disks()
+            adopted = await next_disks.adopt("one")
+            assert adopted is not None
+            assert await adopted.is_whole()
+            other.unlink()
+            taking = asyncio.create_task(next_disks.space.run())
+            await _until(lambda: vmm.poll() is not None, 60)
+            assert vmm.returncode == 0
+        assert await adopted.is_whole()
+        assert not next_disks.waits_for_space(layers[0])
+        assert _read(adopted, 0, len(content)) == content
+        second = await _new(disks, layers, size_b=_LARGE_B)
+        await adopted.switch_layer(second[0])
+        await disks.remove(second[0])
+        disks.seal(layers[0])
+        assert disks.allocated_b(layers[0]) < len(content) + MIB, "a frozen layer has nothing ahead"
+        await adopted.detach()
+        disk = await disks.attach("two", DiskRef(await _new(disks, layers, size_b=_LARGE_B), _BASE))
+        assert _read(disk, 0, len(content)) == content
+        await disk.detach()
+        taking.cancel()
+
+
+async def a_killed_vmm_whose_writes_wait_can_be_removed() -> None:
+    with _folder() as disks, _small_file_system(64 * MIB) as host:
+        layers = await _new(disks, size_b=_LARGE_B)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        taking = asyncio.create_task(disks.space.run())
+        _fill(host)
+        with _writer(disk, os.urandom(32 * MIB)) as vmm:
+            await _until(lambda: disks.waits_for_space(layers[0]))
+            vmm.kill()
+            await disks.give_up("one")
+            await asyncio.to_thread(vmm.wait, 20)
+        await disk.detach()
+        taking.cancel()
+
+
+class _AgentKilled(BaseException):
+    pass
+
+
+@contextmanager
+def _killed_at(step: int) -> Generator[list[int]]:
+    """From the call of this number on, no device is changed any more; yields a list with the number of calls until then."""
+    calls = [0]
+
+    def stopping(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > step:
+                raise _AgentKilled
+            return real(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("create", "load", "suspend", "resume", "remove"):
+            patch.setattr(device_mapper, name, stopping(getattr(device_mapper, name)))
+        yield calls
+
+
+async def what_waits_goes_on_whichever_step_of_taking_space_an_agent_was_killed_at() -> None:
+    content = os.urandom(3 * MIB)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cow_space, "FIRST_B", MIB)
+        step, calls = -1, [0]
+        while calls[0] > step:
+            step += 1
+            with _folder() as disks:
+                calls = await _take_space_killed(disks, content, step)
+        assert step > 9, "calls that change devices"
+
+
+async def _take_space_killed(disks: DmDisks, content: bytes, step: int) -> list[int]:
+    layers = await _new(disks)
+    disk = await disks.attach("one", DiskRef(layers, _BASE))
+    layer = f"{_PREFIX}.one.{layers[0]}"
+    writing = asyncio.ensure_future(asyncio.to_thread(_write, disk, content, 0, sync=True))
+    try:
+        await _until(lambda: cow_space.used_b(layer) > cow_space.read(layer).open_b)
+        with _killed_at(step) as calls:
+            with suppress(_AgentKilled):
+                cow_space.take(layer, 2 * MIB)
+            # It ends, but for the step in which the store waits for the requests under way.
+            await _until(
+                lambda: (
+                    calls[0] == step or not any(each.name == "own-thread" for each in threading.enumerate())
+                )
+            )
+        assert not writing.done()
+        assert await disks.adopt("one") is not None
+        cow_space.take(layer, 2 * MIB)
+        cow_space.take(layer, 3 * MIB)
+        assert await disk.is_whole()
+        cow_space.take(layer, 4 * _IMAGE_B)
+        await asyncio.wait_for(writing, 20)
+    finally:
+        if not writing.done():
+            cow_space.give_up(f"{_PREFIX}.")
+    assert await disk.is_whole()
+    assert _read(disk, 0, len(content)) == content
+    await _until(lambda: len(_devices("one")) == 4 and not cow_space.read(layer).last)
+    await disk.detach()
+    return calls
+
+
+async def the_reserve_of_the_host_is_not_taken() -> None:
+    with _folder() as disks, _small_file_system(128 * MIB) as host:
+        layers = await _new(disks, size_b=_LARGE_B)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        allocator = SpaceAllocator(prefix=f"{_PREFIX}.", folder=host, reserve_b=64 * MIB)
+        taking = asyncio.create_task(allocator.run())
+        with _writer(disk, os.urandom(100 * MIB)) as vmm:
+            await _until(lambda: bool(allocator.waiting))
+            assert 64 * MIB <= free_b(host) < 66 * MIB
+            vmm.kill()
+            await disks.give_up("one")
+            await asyncio.to_thread(vmm.wait, 20)
+        taking.cancel()
+        await disk.detach()
+
+
+async def a_disk_that_is_written_fast_and_grows_gets_its_space_in_time() -> None:
+    content = os.urandom(40 * MIB)
+    with _folder() as disks:
+        layers = await _new(disks, size_b=64 * MIB)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        taking = asyncio.create_task(disks.space.run())
+        with _writer(disk, content) as writer:
+            await _until(lambda: writer.poll() is not None, 60)
+            assert writer.returncode == 0
+        await disk.grow(_LARGE_B)
+        vmm = os.open(disk.path, os.O_RDWR)
+        try:
+            for at in range(64 * MIB, _LARGE_B - 2 * len(content), len(content)):
+                os.pwrite(vmm, content, at)
+            await disk.merge_layers()
+            await asyncio.to_thread(os.fsync, vmm)
+        finally:
+            os.close(vmm)
+        assert await disk.is_whole()
+        # Image, base, layer, disk, store, and two for what waits: others are not needed any more and removed.
+        await _until(lambda: len(device_mapper.list_names(f"{_PREFIX}.one.")) == 7)
+        assert _read(disk, 0, len(content)) == _read(disk, 64 * MIB, len(content)) == content
+        taking.cancel()
+        await disk.detach()
+
+
+async def a_full_host_is_noticed() -> None:
+    """A file system that does not keep what it promised."""
+    with _folder() as disks, _small_file_system(64 * MIB) as host:
+        layers = await _new(disks)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        assert await disk.is_whole()
+        allocation.give_back(disks.path(layers[0]), 0x2000)
+        _fill(host)
+        with pytest.raises(OSError, match="Input/output"):
+            _write(disk, os.urandom(4 * MIB), 0, sync=True)
+        assert not await disk.is_whole()
+        with pytest.raises(DamagedSnapshot):
+            disks.seal(layers[0])
+        await disk.detach()
+        # There is not even the first space.
+        with pytest.raises(StorageFull):
+            await disks.attach("one", DiskRef(await _new(disks), _BASE))
+        assert disks.attached() == []
 
 
 async def damaged_layers_are_refused_before_the_kernel_reads_them() -> None:
@@ -422,9 +654,16 @@ async def damaged_layers_are_refused_before_the_kernel_reads_them() -> None:
             assert disks.attached() == []
 
 
+_ACTIVE = "vm.disk.switch.resumed"
+"""From here on a switch of layers is not undone."""
 _FAULTS = {
     "attach": ("vm.disk.after_image", "vm.disk.after_frozen", "vm.disk.after_written"),
-    "switch": ("vm.disk.switch.suspended", "vm.disk.switch.added", "vm.disk.switch.loaded"),
+    "switch": (
+        "vm.disk.switch.suspended",
+        "vm.disk.switch.added",
+        "vm.disk.switch.loaded",
+        _ACTIVE,
+    ),
     "grow": ("vm.disk.grow.room",),
     "merge": ("vm.disk.merge.suspended", "vm.disk.merge.added", "vm.disk.merge.resumed"),
 }
@@ -451,7 +690,7 @@ async def _killed(disks: DmDisks, action: str, point: str, agents: subprocess.Po
     if action == "attach":
         _kill(agents, point, action, second)
         assert disks.attached() == ["one"]
-        assert disks.adopt("one") is None
+        assert await disks.adopt("one") is None
         await disks.sweep(())
         return
     disk = await disks.attach("one", DiskRef(first, _BASE))
@@ -459,24 +698,26 @@ async def _killed(disks: DmDisks, action: str, point: str, agents: subprocess.Po
     written = first
     if action == "merge":
         await disk.switch_layer(second[0])
+    if action == "merge" or point == _ACTIVE:
         written = second
     vmm = os.open(disk.path, os.O_RDWR)
     try:
         _kill(agents, point, action, second)
-        adopted = disks.adopt("one")
+        adopted = await disks.adopt("one")
         assert adopted is not None
         assert await adopted.written_layer() == written[0]
         os.pwrite(vmm, _TWO, 2 * MIB)
         await adopted.flush()
         if action == "switch":
-            await adopted.switch_layer(second[0])
+            if point != _ACTIVE:
+                await adopted.switch_layer(second[0])
             assert await adopted.written_layer() == second[0]
         elif action == "grow":
             await adopted.grow(2 * _IMAGE_B)
             assert adopted.size_b == 2 * _IMAGE_B
         else:
             await adopted.merge_layers()
-            assert len(device_mapper.list_names(f"{_PREFIX}.one.")) == 4
+            assert len(_devices("one")) == 4
             await disks.remove(first[0])
         assert os.pread(vmm, _PIECE_B, MIB) == _ONE
         assert os.pread(vmm, _PIECE_B, 2 * MIB) == _TWO
@@ -515,6 +756,8 @@ async def steps_that_fail_leave_the_disk_as_it_was() -> None:
                 await disks.attach("one", DiskRef(layers, _BASE))
             assert left_over() == ([], [])
     for point in _FAULTS["switch"]:
+        if point == _ACTIVE:
+            continue
         with _folder() as disks:
             first = await _new(disks)
             disk = await disks.attach("one", DiskRef(first, _BASE))
@@ -543,6 +786,11 @@ TESTS: dict[str, Callable[[], Awaitable[None]]] = {
         the_doctor_finds_and_removes_the_devices_of_its_installation,
         the_devices_of_some_machines_leave_nothing,
         the_devices_of_many_machines_leave_nothing,
+        writes_wait_while_the_host_is_full_and_nothing_is_lost,
+        a_killed_vmm_whose_writes_wait_can_be_removed,
+        what_waits_goes_on_whichever_step_of_taking_space_an_agent_was_killed_at,
+        the_reserve_of_the_host_is_not_taken,
+        a_disk_that_is_written_fast_and_grows_gets_its_space_in_time,
         a_full_host_is_noticed,
         damaged_layers_are_refused_before_the_kernel_reads_them,
         an_agent_that_is_killed_at_any_step_leaves_a_disk_that_can_be_used,
@@ -556,7 +804,7 @@ async def _act(action: str, layers: tuple[str, ...]) -> None:
     if action == "attach":
         await disks.attach("one", DiskRef(layers, _BASE))
         return
-    disk = disks.adopt("one")
+    disk = await disks.adopt("one")
     assert disk is not None
     if action == "switch":
         await disk.switch_layer(layers[0])

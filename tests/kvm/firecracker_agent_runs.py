@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
-from tests.vm.kit import created, output
+from tests.vm.kit import created, output, sh
 from wrenn.agent.sandboxes import State
 from wrenn.agent.wiring import Agent
 from wrenn.base.ids import SandboxId
+from wrenn.base.units import MIB
+from wrenn.linux.disk_space import free_b
 from wrenn.vm.firecracker.disks import list_attached
 from wrenn.vm.firecracker.machine import JAIL_NAME
 from wrenn.vm.firecracker.page_order import NUMBER_B, ORDER_NAME, RECORDED_NAME
 
 _END_TIMEOUT_S = 30.0
+_FULL_TIMEOUT_S = 90.0
+_WRITEBACK_AGE = Path("/proc/sys/vm/dirty_expire_centisecs")
+"""How long what a guest wrote is only in the page cache of the host."""
+_RESERVE_B = 1024 * MIB
+"""The default of `WRENN_DISK_RESERVE_MB`."""
 
 
 async def _ended(agent: Agent, sandbox_id: SandboxId) -> State:
@@ -79,4 +87,32 @@ async def a_resume_does_not_wait_for_what_the_one_before_needed(agent: Agent) ->
     await agent.sandboxes.pause(spec.sandbox_id)
     await agent.sandboxes.resume(spec.sandbox_id, keep_memory=False)
     assert not (folder / ORDER_NAME).exists()
+    await agent.sandboxes.remove(spec.sandbox_id)
+
+
+async def a_guest_whose_host_is_full_waits_and_loses_nothing(agent: Agent) -> None:
+    spec, sandbox = await created(agent.sandboxes)
+    filler = agent.layout.data_dir / "filler"
+    usual_age = _WRITEBACK_AGE.read_text()
+    _WRITEBACK_AGE.write_text("100")
+    try:
+        with filler.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, free_b(filler.parent) - _RESERVE_B - 8 * MIB)
+        script = "head -c 40000000 /dev/urandom >/root/big; sync; md5sum </root/big"
+        writing = asyncio.create_task(sh(sandbox, script, timeout_s=200))
+        async with asyncio.timeout(_FULL_TIMEOUT_S):
+            while not sandbox.suspend_reason:
+                assert not writing.done(), writing
+                await asyncio.sleep(0.05)
+        assert "host is full" in sandbox.suspend_reason
+    finally:
+        filler.unlink()
+        _WRITEBACK_AGE.write_text(usual_age)
+    result = await writing
+    assert result.exit_code == 0, result
+    await agent.sandboxes.pause(spec.sandbox_id)
+    await agent.sandboxes.resume(spec.sandbox_id)
+    sandbox = agent.sandboxes.get(spec.sandbox_id)
+    script = "echo 3 >/proc/sys/vm/drop_caches; md5sum </root/big"
+    assert (await sh(sandbox, script, timeout_s=200)).stdout == result.stdout
     await agent.sandboxes.remove(spec.sandbox_id)

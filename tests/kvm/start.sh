@@ -5,7 +5,7 @@ ip link set eth0 up
 ip address add 10.0.2.15/24 dev eth0
 ip route add default via 10.0.2.2
 modprobe kvm_amd
-for module in tun loop dm_mod dm_snapshot nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_limit nft_masq nft_reject_inet; do modprobe "$module"; done
+for module in tun loop dm_mod dm_snapshot dm_unstripe nf_tables nf_conntrack nf_nat nft_chain_nat nft_ct nft_limit nft_masq nft_reject_inet; do modprobe "$module"; done
 # udev, which is not here, makes group and mode.
 groupadd --system kvm
 chgrp kvm /dev/kvm && chmod 660 /dev/kvm

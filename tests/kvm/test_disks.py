@@ -9,7 +9,10 @@ from tests.kvm.host_machine import HostMachine
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_SLOW = {"the_devices_of_many_machines_leave_nothing"}
+_SLOW = {
+    "the_devices_of_many_machines_leave_nothing",
+    "what_waits_goes_on_whichever_step_of_taking_space_an_agent_was_killed_at",
+}
 """Run by `make kvm-test` alone."""
 _TIMEOUT_S = 300.0
 

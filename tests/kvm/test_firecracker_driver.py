@@ -61,6 +61,7 @@ async def test_a_guest_reads_its_ids_with_a_token_only(
     [
         firecracker_agent_runs.machines_that_end_by_themselves_leave_nothing_while_the_agent_runs,
         firecracker_agent_runs.a_resume_does_not_wait_for_what_the_one_before_needed,
+        firecracker_agent_runs.a_guest_whose_host_is_full_waits_and_loses_nothing,
     ],
     ids=lambda function: function.__name__,
 )

@@ -22,9 +22,17 @@ from wrenn.vm import Shape
 LIMITS = DiskLimits(reserve_b=1 * GIB, sandbox_b=8 * GIB)
 
 
-def reason(*, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False) -> str:
+def reason(
+    *, free_b: int, used_b: int = 0, grown_b: int = 0, before: bool = False, waits: bool = False
+) -> str:
     return reason_to_suspend(
-        free_b=free_b, used_b=used_b, share_b=8 * GIB, grown_b=grown_b, limits=LIMITS, suspended=before
+        free_b=free_b,
+        used_b=used_b,
+        share_b=8 * GIB,
+        grown_b=grown_b,
+        limits=LIMITS,
+        suspended=before,
+        waits=waits,
     )
 
 
@@ -47,6 +55,11 @@ def test_a_sandbox_that_writes_below_the_reserve_is_suspended_and_one_that_hardl
 def test_a_suspended_sandbox_continues_only_when_there_is_clearly_space() -> None:
     assert reason(free_b=1 * GIB, before=True)
     assert not reason(free_b=1 * GIB + 129 * MIB, before=True)
+
+
+def test_a_sandbox_whose_writes_wait_is_suspended_however_little_it_has_grown() -> None:
+    assert "host is full" in reason(free_b=2 * GIB, waits=True)
+    assert "8192 MB" in reason(free_b=2 * GIB, used_b=9 * GIB, waits=True)
 
 
 def test_a_share_that_is_used_up_holds_however_much_is_free() -> None:

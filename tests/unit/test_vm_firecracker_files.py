@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wrenn.base.errors import InvalidState
+from wrenn.base.errors import InvalidState, StorageFull
 from wrenn.base.units import MIB, PAGE_B
+from wrenn.linux import allocation
 from wrenn.linux.files import data_extents
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.vm.firecracker import host_check
@@ -162,6 +165,29 @@ def test_this_file_system_keeps_pages_apart_and_one_with_large_records_is_notice
     for wrong in (by_record, without_zeros):
         monkeypatch.setattr(host_check, "data_extents", wrong)
         assert not keeps_pages_apart(tmp_path)
+
+
+def test_a_full_disk_does_not_say_that_firecracker_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the agent could not start there, which frees space."""
+
+    def full(folder: Path) -> bool:
+        raise OSError(errno.ENOSPC, f"no space below {folder}")
+
+    monkeypatch.setattr(host_check, "keeps_pages_apart", full)
+    assert asyncio.run(host_check.why_not_usable(tmp_path)) == ""
+    monkeypatch.undo()
+
+    async def also_full(folder: Path) -> str:
+        raise StorageFull(f"no space below {folder}")
+
+    monkeypatch.setattr(host_check, "_why_no_disks", also_full)
+    monkeypatch.setattr(host_check, "keeps_pages_apart", Path.is_dir)
+    monkeypatch.setattr(allocation, "overwrites_in_place", Path.is_dir)
+    assert asyncio.run(host_check.why_not_usable(tmp_path)) == ""
+    monkeypatch.setattr(allocation, "overwrites_in_place", Path.is_file)
+    assert "cannot keep space" in asyncio.run(host_check.why_not_usable(tmp_path))
 
 
 def program(path: Path, version: str) -> None:

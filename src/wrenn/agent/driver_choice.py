@@ -110,6 +110,7 @@ async def _firecracker(settings: Settings, installation: Installation, layout: L
         installation=installation,
         folders=layout.folders,
         prefix=layout.cgroup_root,
+        disk_reserve_b=settings.disk_reserve_b,
         pager=await _pager(settings),
         serves_images=settings.firecracker_memory is MemoryChoice.UFFD,
     )

@@ -7,12 +7,14 @@ The nodes `/dev/dm-N` are made by the kernel itself (devtmpfs); there are none b
 
 from __future__ import annotations
 
+import ctypes
 import errno
-import fcntl
 import os
 import struct
+import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -48,6 +50,12 @@ _FLAG_BUFFER_FULL: Final = 256
 _NO_UDEV_RULES: Final = 0x2F << 16
 """Neither device-mapper's own rules, nor those of subsystems, disks and others; no fallback in the library."""
 _BUSY_RETRY_S: Final = 0.02
+
+_snapshot_loads: Final = threading.Lock()
+"""Kernels before 6.12 refuse the table of a snapshot (ENOMEM) while they read the tables of another one's file."""
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc.ioctl.argtypes = (ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
 
 
 class DeviceMapperError(InternalError):
@@ -147,7 +155,9 @@ def load(name: str, targets: Sequence[Target], *, read_only: bool) -> None:
         data += _TARGET.pack(first, target.sectors, 0, size, target.kind.encode()) + parameters
         first += target.sectors
     flags = _FLAG_READ_ONLY if read_only else 0
-    _call(_TABLE_LOAD, name, "load a table into", flags=flags, data=data, targets=len(targets))
+    one_at_once = _snapshot_loads if any(target.kind == "snapshot" for target in targets) else nullcontext()
+    with one_at_once:
+        _call(_TABLE_LOAD, name, "load a table into", flags=flags, data=data, targets=len(targets))
 
 
 def clear(name: str) -> None:
@@ -228,7 +238,7 @@ def _call(
         try:
             control = os.open(_CONTROL, os.O_RDWR | os.O_CLOEXEC)
             try:
-                fcntl.ioctl(control, _request(command), buffer)
+                _ioctl(control, _request(command), buffer)
             finally:
                 os.close(control)
         except OSError as error:
@@ -248,6 +258,17 @@ def _call(
             read_only=bool(flags_now & _FLAG_READ_ONLY),
         )
         return _Answer(state, count, bytes(buffer[start:used]))
+
+
+def _ioctl(fd: int, request: int, buffer: bytearray) -> None:
+    """Make a call that may take as long as requests to a device do. Other threads continue.
+
+    They would not with `fcntl.ioctl`, which keeps the interpreter's lock if the buffer is larger than 1 KiB.
+    """
+    while _libc.ioctl(fd, request, ctypes.addressof(ctypes.c_char.from_buffer(buffer))):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
 
 
 def _request(command: int) -> int:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _LOOP_SET_CAPACITY: Final = 0x4C07
 _LOOP_GET_STATUS64: Final = 0x4C05
 _LOOP_CONFIGURE: Final = 0x4C0A
 _LOOP_CTL_GET_FREE: Final = 0x4C82
+_BLKGETSIZE64: Final = 0x80081272
 _READ_ONLY: Final = 1
 _AUTOCLEAR: Final = 4
 _DIRECT_IO: Final = 16
@@ -48,6 +50,11 @@ class LoopDevice:
     def number(self) -> int:
         """Its device number."""
         return os.fstat(self.fd).st_rdev
+
+    @property
+    def size_b(self) -> int:
+        """Its size."""
+        return int.from_bytes(fcntl.ioctl(self.fd, _BLKGETSIZE64, bytes(8)), sys.byteorder)
 
     def update_size(self) -> None:
         """Take over the size of its file, which has grown."""
@@ -92,6 +99,12 @@ def existing(number: int) -> Generator[LoopDevice]:
         yield device
     finally:
         os.close(fd)
+
+
+def file_of(number: int) -> Path:
+    """Return the path of a device's file. Raises FileNotFoundError if there is no such device."""
+    path = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/loop/backing_file")
+    return Path(path.read_text().rstrip("\n"))
 
 
 def files_of_devices() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Runs blocking work in threads: in a new one, or in a pool, always waiting for its end despite cancellation.
 
 Slow work in the background (flushes, removals of folders) may fill the event loop's own threads, and a stopped VM must not wait for
-that. Memory of VMs takes as long as the disk does, minutes perhaps, so it has pools of its own, and the watch of the disk another.
+that. Memory of VMs takes as long as the disk does, minutes perhaps, so it has pools of its own, and so have the watch of the disk and the
+taking of space there.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ LOADING: Final = ThreadPoolExecutor(16, thread_name_prefix="wrenn-load")
 """For memory of VMs that is read from files: a resume must not wait for the pauses of others."""
 DISK_WATCH: Final = ThreadPoolExecutor(1, thread_name_prefix="wrenn-disk-watch")
 """For the watch of the disk alone, which must go on while everything else waits for the disk."""
+DISK_SPACE: Final = ThreadPoolExecutor(1, thread_name_prefix="wrenn-disk-space")
+"""For taking disk space alone, which work in all other threads may wait for."""
 
 
 def start_in_own_thread(work: Callable[[], _T]) -> Future[_T]:

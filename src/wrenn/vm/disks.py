@@ -64,6 +64,10 @@ class DiskChain(Protocol):
         """Return the bytes that a layer takes on the host's disk; 0 if it is missing."""
         ...
 
+    def waits_for_space(self, layer_id: str) -> bool:
+        """Return whether what a running VM wrote to the layer waits until the host's disk has space for it. Does not block."""
+        ...
+
     def size_b(self, layer_id: str) -> int:
         """Return the disk size that a frozen layer was created for. Untrusted: a compromised VMM can write any value.
 

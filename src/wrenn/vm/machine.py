@@ -39,6 +39,9 @@ class Machine(Protocol):
         """Stop the vCPUs; all data that the guest wrote is then in its layer. Idempotent.
 
         Without `flush` the data may be in memory of the host yet, and nothing waits for the host's disk.
+
+        Raises:
+            StorageFull: the host's disk has no space for the data. The vCPUs are stopped.
         """
         ...
 

@@ -23,6 +23,7 @@ FASTEST_B_PER_S: Final = 4 * GIB
 """What all sandboxes of a host together may be able to write: a fast NVMe drive, or the page cache in front of a slow one."""
 MAX_CHECK_INTERVAL_S: Final = 0.5
 MIN_CHECK_INTERVAL_S: Final = 0.02
+_FULL: Final = "The disk of its host is full, and it is suspended until space is freed there."
 _SMALL_WRITES_B: Final = 4 * MIB
 """Bytes that each sandbox may write while free space is below the reserve, so that mostly idle ones are not suspended."""
 
@@ -70,22 +71,32 @@ def next_check_s(free_b: int, reserve_b: int) -> float:
 
 
 def reason_to_suspend(
-    *, free_b: int, used_b: int, share_b: int, grown_b: int, limits: DiskLimits, suspended: bool
+    *,
+    free_b: int,
+    used_b: int,
+    share_b: int,
+    grown_b: int,
+    limits: DiskLimits,
+    suspended: bool,
+    waits: bool = False,
 ) -> str:
     """Return why a sandbox must be suspended; empty if it may run.
 
     `used_b` is what its files take on the host, of which `share_b` is allowed (0: all of it), and `grown_b` what they grew by since the
-    disk was last above its reserve. A `suspended` one continues only when there is an eighth more space than the reserve.
+    disk was last above its reserve. A `suspended` one continues only when there is an eighth more space than the reserve. Of one that
+    `waits`, writes wait in the kernel already, since there is no space for them.
     """
     if share_b and used_b > share_b:
         return (
             f"It has used up the {share_b // MIB} MB that a sandbox may take of its host's disk, and is suspended: "
             "make its disk larger (PATCH …/disk), which lets it take as much more, or delete it."
         )
+    if waits:
+        return _FULL
     reserve_b = limits.reserve_b
     if free_b >= reserve_b + (reserve_b // 8 if suspended else 0):
         return ""
     allowed_b = _SMALL_WRITES_B if free_b >= reserve_b // 4 else 0
     if grown_b > allowed_b or suspended:
-        return "The disk of its host is full, and it is suspended until space is freed there."
+        return _FULL
     return ""

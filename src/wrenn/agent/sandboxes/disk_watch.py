@@ -43,6 +43,7 @@ class DiskWatch:
         on_unsuspended: Callable[[], None],
     ) -> None:
         self._data_dir = layout.data_dir
+        self._disks = disks
         self._usage = DiskUsage(layout, disks)
         self._limits = limits
         self._entries = entries
@@ -84,12 +85,16 @@ class DiskWatch:
                 grown_b=used - self._sizes_b.setdefault(entry.sandbox_id, used),
                 limits=self._limits,
                 suspended=bool(running.suspend_reason),
+                waits=self._waits(entry),
             )
             if bool(reason) != bool(running.suspend_reason):
                 changes.append(self._set_suspended(entry, running, reason))
             else:
                 running.suspend_reason = reason  # its numbers may have changed
         await asyncio.gather(*changes, return_exceptions=True)
+
+    def _waits(self, entry: Entry) -> bool:
+        return self._disks.waits_for_space(entry.record.layers[0])
 
     async def _set_suspended(self, entry: Entry, running: RunningSandbox, reason: str) -> None:
         """Suspend the VM for this reason; with an empty reason, unsuspend it."""
@@ -108,7 +113,9 @@ class DiskWatch:
                     async with entry.locked():
                         await running.vm.unsuspend()
         except (WrennError, TimeoutError) as error:
-            running.suspend_reason = before  # the next check tries again
+            # A VMM whose writes wait does not answer, and its sandbox stands still all the same. Else the next check tries again.
+            if not (reason and self._waits(entry)):
+                running.suspend_reason = before
             _log.warning("sandbox is not suspended", extra={**fields, "cause": str(error)})
             return
         _log.warning("sandbox suspended" if reason else "sandbox unsuspended", extra=fields)

@@ -101,6 +101,11 @@ class MemoryDisks:
         layer = self._layers.get(layer_id)
         return layer.tree.size_b if layer is not None else 0
 
+    def waits_for_space(self, layer_id: str) -> bool:
+        """Writes fail when the host's disk is full: they do not wait."""
+        del layer_id
+        return False
+
     def size_b(self, layer_id: str) -> int:
         """Return the disk size that a layer was created for."""
         return self._layer(layer_id).size_b

@@ -55,7 +55,11 @@ class AttachedDisk(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Write to the layer's file whatever the kernel still has in memory for this device."""
+        """Write to the layer's file whatever the kernel still has in memory for this device.
+
+        Raises:
+            StorageFull: there is no space for it; it stays in memory.
+        """
         ...
 
     async def is_whole(self) -> bool:
@@ -78,8 +82,12 @@ class BlockDisks(DiskChain, Protocol):
         """Make the block device of a cold boot: the raw `image`, and over it the new copy-on-write file `written`."""
         ...
 
-    def adopt(self, name: str) -> AttachedDisk | None:
+    async def adopt(self, name: str) -> AttachedDisk | None:
         """Return the device that a former agent attached, or None if there is none."""
+        ...
+
+    async def give_up(self, name: str) -> None:
+        """Let the writes of a machine that wait for disk space fail, after its VMM was killed: it ends only then. Idempotent."""
         ...
 
     async def detach(self, name: str) -> None:

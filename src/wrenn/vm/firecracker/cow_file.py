@@ -64,6 +64,12 @@ def file_chunks(disk_chunks: int) -> int:
     return disk_chunks + -(-disk_chunks // _ENTRIES) + _SPARE
 
 
+def space_b(size_b: int) -> int:
+    """Return how much of a file so much more content takes at most, with its tables."""
+    chunks = -(-size_b // CHUNK_B)
+    return (chunks + -(-chunks // _ENTRIES)) * CHUNK_B
+
+
 def disk_chunks(chunks: int) -> int:
     """Return for how large a disk a file of this length was made: the inverse of `file_chunks`; 0 if there is none."""
     size = max(0, (chunks - _SPARE) * _ENTRIES // _GROUP)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import stat
 import time
@@ -22,11 +23,13 @@ from typing import Final
 from wrenn.base.errors import AgentFailure
 from wrenn.base.faults import fault_point
 from wrenn.base.undo import Undo
-from wrenn.linux import device_mapper, loop
+from wrenn.linux import allocation, device_mapper, loop
 from wrenn.linux.device_mapper import SECTOR_B, DeviceMapperError, Target
 from wrenn.linux.files import remove_file
 from wrenn.linux.threads import run_to_end
-from wrenn.vm.firecracker import cow_file
+from wrenn.vm.firecracker import cow_file, cow_space
+
+_log = logging.getLogger(__name__)
 
 MERGED: Final = "~"
 """Ends the name of a device whose file is still a draft: written layer and those below it in one."""
@@ -148,7 +151,7 @@ class DeviceStack:
             # Runs last: a table that was loaded and is not active has the device open too.
             undo.push("remove device", partial(run_to_end, partial(self._remove, layer_id)))
             undo.push("continue with the former layer", partial(run_to_end, partial(_continue, visible)))
-            await run_to_end(partial(device_mapper.suspend, visible))
+            await run_to_end(self._suspend)
             await fault_point("vm.disk.switch.suspended")
             status = await run_to_end(partial(device_mapper.status, self._name(former)))
             assert status is not None, "the device that was just found"
@@ -159,6 +162,35 @@ class DeviceStack:
             await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
             await fault_point("vm.disk.switch.loaded")
             await run_to_end(partial(_activate, visible, undo))
+        await fault_point("vm.disk.switch.resumed")
+        await run_to_end(partial(self._freeze, former))
+
+    def _freeze(self, part: str) -> None:
+        """Give back the space that a layer has ahead. If that fails, it takes more disk than it needs, and nothing else."""
+        try:
+            cow_space.freeze(self._name(part))
+        except (DeviceMapperError, OSError) as error:
+            _log.info("a frozen layer keeps unused disk space", extra={"layer": part, "reason": str(error)})
+
+    def _suspend(self) -> None:
+        """Suspend the visible device, after space was taken for all that has to be written then. Blocking.
+
+        Raises:
+            StorageFull: there is not so much. The device is not suspended: it would wait until there is.
+        """
+        self._take_space()
+        device_mapper.suspend(self._name(_VISIBLE))
+
+    def _take_space(self) -> None:
+        """Take space for all that the page cache of the visible device holds, so that it can be written without waiting. Blocking.
+
+        Raises:
+            StorageFull: there is not so much.
+        """
+        layer = self._name(self._parts()[0])
+        if cow_space.has_store(layer):
+            unwritten_b = allocation.unwritten_b(self.path)
+            cow_space.take(layer, cow_space.used_b(layer) + cow_file.space_b(unwritten_b) + cow_space.FIRST_B)
 
     async def grow(self, size_b: int) -> None:
         """Make room in the layer's file, then enlarge the visible device. Never smaller."""
@@ -171,21 +203,37 @@ class DeviceStack:
 
     def _lengthen_file(self, layer_id: str, size_b: int) -> None:
         cow_file.enlarge(self._file_of(layer_id), size_b=size_b)
-        (target,) = device_mapper.table(self._name(layer_id))
-        with loop.existing(device_mapper.number_of(target.parameters.split()[1])) as device:
-            device.update_size()
+        layer = self._name(layer_id)
+        if cow_space.has_store(layer):
+            self._take_space()
+            cow_space.lengthen(layer, cow_space.read(layer).file)
+        else:  # an earlier agent attached it
+            (target,) = device_mapper.table(layer)
+            with loop.existing(device_mapper.number_of(target.parameters.split()[1])) as device:
+                device.update_size()
 
     def _enlarge(self, size_b: int) -> None:
         visible = self._name(_VISIBLE)
         (target,) = device_mapper.table(visible)
         below = device_mapper.number_of(target.parameters.split()[0])
+        self._take_space()
         device_mapper.load(visible, _visible_table(below, size_b), read_only=False)
         device_mapper.suspend(visible)
         device_mapper.resume(visible)
 
     async def flush(self) -> None:
-        """Write the page cache of the visible device to the layer's file: the kernel does that when it suspends a device."""
-        await run_to_end(partial(_flush, self._name(_VISIBLE)))
+        """Write the page cache of the visible device to the layer's file: the kernel does that when it suspends a device.
+
+        Raises:
+            StorageFull: there is no space for it.
+        """
+        await run_to_end(self._flush)
+
+    def _flush(self) -> None:
+        try:
+            self._suspend()
+        finally:
+            device_mapper.resume(self._name(_VISIBLE))
 
     async def is_whole(self) -> bool:
         """Return whether the kernel has given up none of the layers, which it does when a write to a file fails."""
@@ -193,7 +241,8 @@ class DeviceStack:
 
     def _is_whole(self) -> bool:
         for name in device_mapper.list_names(self._prefix):
-            for target in device_mapper.target_status(name):
+            # Those for space come and go, and none of them is a snapshot.
+            for target in () if cow_space.MARK in name else device_mapper.target_status(name):
                 # Else it is one word: `Invalid`, `Overflow`, `Unknown`.
                 if target.kind == "snapshot" and "/" not in target.parameters:
                     return False
@@ -224,7 +273,7 @@ class DeviceStack:
             # Runs last, as with a switch.
             undo.push("remove device", partial(run_to_end, partial(self._remove, merged)))
             undo.push("continue with the former layers", partial(run_to_end, partial(_continue, visible)))
-            await run_to_end(partial(device_mapper.suspend, visible))
+            await run_to_end(self._suspend)
             await fault_point("vm.disk.merge.suspended")
             size_b = self.size_b
             cow_file.enlarge(draft, size_b=size_b)
@@ -247,22 +296,30 @@ class DeviceStack:
         visible = self._name(_VISIBLE)
         if device_mapper.status(visible) is None or not device_mapper.table(visible):
             return False
+        cow_space.go_on(self._prefix)
         for name in sorted(device_mapper.list_names(self._prefix), key=visible.__eq__):
-            _continue(name)
+            if cow_space.MARK not in name:
+                _continue(name)
         # The draft takes the place of the layer's file before the device of that file is gone.
         top = self._parts()[0]
         layer = self._file_of(top.removesuffix(MERGED))
         if top.endswith(MERGED) and draft_of(layer).exists():
             draft_of(layer).rename(layer)
-        _remove_unused(self._prefix, but=visible)
+        with cow_space.lock:
+            _remove_unused(self._prefix, but=visible)
         if top.endswith(MERGED):
+            cow_space.rename(self._name(top), self._name(top.removesuffix(MERGED)))
             device_mapper.rename(self._name(top), self._name(top.removesuffix(MERGED)))
         elif top != BASE_PART:
             draft_of(layer).unlink(missing_ok=True)
+        for part in self._parts()[1:]:
+            if cow_space.has_store(self._name(part)):
+                self._freeze(part)
         return True
 
     def _remove(self, part: str) -> None:
         device_mapper.remove(self._name(part), timeout_s=_DETACH_TIMEOUT_S)
+        cow_space.remove(self._name(part))
 
     async def detach(self) -> None:
         """Remove all devices."""
@@ -287,7 +344,19 @@ async def detach_devices(prefix: str) -> None:
         AgentFailure: a device is still in use at the end of the deadline.
     """
     end = time.monotonic() + _DETACH_TIMEOUT_S
-    while names := await run_to_end(partial(_remove_unused, prefix)):
+    await run_to_end(partial(cow_space.give_up, prefix))
+    await _until_none(partial(_remove_visible, prefix), end)
+    # Nobody writes any more, so what the kernel says of the files is final.
+    files = await run_to_end(partial(cow_space.ends_of_files, prefix))
+    await _until_none(partial(_remove_unused, prefix), end)
+    cow_space.forget(prefix)
+    for file, used_b in files.items():
+        await run_to_end(partial(cow_space.give_back, file, used_b))
+
+
+async def _until_none(remove: Callable[[], list[str]], end: float) -> None:
+    """Remove devices again and again until none are left, or it is `end`."""
+    while names := await run_to_end(remove):
         if time.monotonic() > end:
             raise AgentFailure(
                 "The sandbox's disk is still in use and could not be detached.",
@@ -317,9 +386,12 @@ def _add_frozen(name: str, below: int, file: Path) -> int:
 
 
 def _add_written(name: str, below: int, file: Path) -> int:
-    cow_file.inspect(file)
+    open_b = cow_space.allocate(file, cow_file.inspect(file).used_chunks * cow_file.CHUNK_B)
     with loop.writable(file) as device:
-        return device_mapper.create(name, _snapshot_table(below, device.number), read_only=False)
+        store = cow_space.add_store(name, device.number, device.size_b)
+    number = device_mapper.create(name, _snapshot_table(below, store), read_only=False)
+    cow_space.close_store(name, open_b)
+    return number
 
 
 def _snapshot_table(below: int, file: int) -> list[Target]:
@@ -329,13 +401,6 @@ def _snapshot_table(below: int, file: int) -> list[Target]:
 
 def _visible_table(below: int, size_b: int) -> list[Target]:
     return [Target(size_b // SECTOR_B, "linear", f"{device_mapper.text_of(below)} 0")]
-
-
-def _flush(name: str) -> None:
-    try:
-        device_mapper.suspend(name)
-    finally:
-        device_mapper.resume(name)
 
 
 def _activate(name: str, undo: Undo) -> None:
@@ -360,6 +425,11 @@ def _remove_unused(prefix: str, *, but: str = "") -> list[str]:
                 removed |= _removed_at_once(name)
         if not removed:
             return sorted(names)
+
+
+def _remove_visible(prefix: str) -> list[str]:
+    name = f"{prefix}{_VISIBLE}"
+    return [] if _removed_at_once(name) else [name]
 
 
 def _removed_at_once(name: str) -> bool:

@@ -20,7 +20,7 @@ from wrenn.linux.threads import run_to_end
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
 from wrenn.vm.disks import DiskRef
-from wrenn.vm.firecracker import cow_file
+from wrenn.vm.firecracker import cow_file, cow_space
 from wrenn.vm.firecracker.block_disks import BaseFiles
 from wrenn.vm.firecracker.device_stack import (
     BASE_PART,
@@ -30,6 +30,7 @@ from wrenn.vm.firecracker.device_stack import (
     detach_devices,
     draft_of,
 )
+from wrenn.vm.firecracker.space_allocator import SpaceAllocator
 from wrenn.vm.layer_files import LayerFiles, missing_layer
 
 _log = logging.getLogger(__name__)
@@ -44,10 +45,13 @@ class DmDisks(LayerFiles):
     `prefix` begins the names of all its devices, and no other installation on the machine has the same one.
     """
 
-    def __init__(self, root: Path, bases: BaseFiles, *, prefix: str) -> None:
+    def __init__(self, root: Path, bases: BaseFiles, *, prefix: str, reserve_b: int = 0) -> None:
+        """`reserve_b` of the file system are not taken for what machines write, except when a machine is attached or its disk flushed."""
         super().__init__(root, suffix=_SUFFIX)
         self._bases = bases
         self._prefix = prefix
+        self.space = SpaceAllocator(prefix=f"{prefix}.", folder=root, reserve_b=reserve_b)
+        """Must run while there are machines: without it their writes wait after the first megabytes."""
 
     def files_of(self, disk: DiskRef) -> StackFiles:
         """Return the files of a disk."""
@@ -89,6 +93,10 @@ class DmDisks(LayerFiles):
         if not same:
             raise DamagedSnapshot(f"A part of the disk, {expected.layer_id}, is not what was saved.")
 
+    def waits_for_space(self, layer_id: str) -> bool:
+        """Return whether writes to the layer wait in the kernel."""
+        return any(name.endswith(f".{layer_id}") for name in self.space.waiting)
+
     def size_b(self, layer_id: str) -> int:
         """Return the size of the disk that the layer's file has room for."""
         return cow_file.disk_size_b(self.path(layer_id))
@@ -115,7 +123,10 @@ class DmDisks(LayerFiles):
         """Make the devices of a cold boot."""
         size_b = size_b or image.stat().st_size
         async with Undo() as undo:
-            cow_file.create(written, size_b=size_b)
+            await run_to_end(
+                partial(cow_file.create, written, size_b=size_b),
+                drop=lambda _none: written.unlink(missing_ok=True),
+            )
             undo.push("remove file", partial(remove_file, written))
             stack = await self._attach(name, StackFiles(image, ((BASE_PART, written),)), size_b)
             undo.keep()
@@ -135,10 +146,14 @@ class DmDisks(LayerFiles):
             undo.keep()
         return stack
 
-    def adopt(self, name: str) -> DeviceStack | None:
+    async def adopt(self, name: str) -> DeviceStack | None:
         """Return the devices that a former agent made, in a state in which requests are served; None if they are not complete."""
         stack = self._stack(name)
-        return stack if stack.settle() else None
+        return stack if await run_to_end(stack.settle) else None
+
+    async def give_up(self, name: str) -> None:
+        """Let writes that wait for space fail: a killed VMM could not end otherwise."""
+        await run_to_end(partial(cow_space.give_up, _prefix_of(self._prefix, name)))
 
     async def detach(self, name: str) -> None:
         """Remove the devices of a machine that has ended."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.tasks import OwnedTasks
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux import threads
@@ -85,10 +86,11 @@ class FirecrackerDriver:
         installation: Installation,
         folders: Folders,
         prefix: str,
+        disk_reserve_b: int = 0,
         pager: PagerStarter | None = None,
         serves_images: bool = False,
     ) -> None:
-        """`prefix` begins the names of this installation's devices.
+        """`prefix` begins the names of this installation's devices. `disk_reserve_b` of the host's disk are not for what guests write.
 
         With a `pager`, VMs that continue from a pause get their memory on demand, instead of from a file composed for them; with
         `serves_images` those that start from a memory image too, which otherwise map its file and share it.
@@ -98,13 +100,15 @@ class FirecrackerDriver:
         self._installation = installation
         self._folders = folders
         self._bases = FirecrackerBases(folders.bases)
-        self._disks = DmDisks(folders.layers, self._bases, prefix=prefix)
+        self._disks = DmDisks(folders.layers, self._bases, prefix=prefix, reserve_b=disk_reserve_b)
+        self._tasks = OwnedTasks()
         self._files = ImageFiles(folders)
         self._memory = FirecrackerMemory(folders, self._files, version=installation.version)
 
     async def prepare(self) -> None:
-        """Remove the memory images of former agents."""
+        """Remove the memory images of former agents, and begin to take disk space for what machines write."""
         await asyncio.to_thread(self._files.prepare)
+        self._tasks.start("take disk space", self._disks.space.run())
 
     async def clean(self, directory: Path) -> None:
         """Remove the disk's devices and the jail."""
@@ -116,7 +120,8 @@ class FirecrackerDriver:
         await self._disks.sweep(())
 
     async def close(self) -> None:
-        """Unload memory images; VMs keep running."""
+        """Unload memory images; VMs keep running. From then on what they write waits, when they have used up the space they have ahead."""
+        await self._tasks.close()
         await self._memory.close()
         if self._pager is not None:
             self._pager.close()
@@ -367,7 +372,7 @@ class FirecrackerDriver:
         # The program's name may be another one now.
         folder = handle.directory / JAIL_NAME
         root = next(folder.glob("*/*/root"), jail_root(folder, self._installation.program))
-        disk = self._disks.adopt(disk_name(handle.directory))
+        disk = await self._disks.adopt(disk_name(handle.directory))
         machine = FirecrackerMachine(handle, root, self._disks, disk)
         if (pager := pager_of(handle.directory)) is not None:
             machine.watch_pager(pager)

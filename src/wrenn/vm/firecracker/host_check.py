@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from wrenn.base.errors import WrennError
-from wrenn.base.units import MIB, PAGE_B
-from wrenn.linux import device_mapper
+from wrenn.base.errors import StorageFull, WrennError
+from wrenn.base.units import PAGE_B
+from wrenn.linux import allocation, device_mapper
 from wrenn.linux.files import data_extents
 from wrenn.linux.threads import run_to_end
+from wrenn.vm.firecracker import cow_space
 from wrenn.vm.firecracker.disks import DmDisks
 
 _ST_NODEV: Final = 4
@@ -34,14 +36,33 @@ class _ProbeFiles:
 
 
 async def why_not_usable(folder: Path) -> str:
-    """Return why VMs with their files in this existing folder cannot run here, and what to do; empty if they can."""
+    """Return why VMs with their files in this existing folder cannot run here, and what to do; empty if they can.
+
+    On a full disk the rest is not found out: an agent must start there, to free space.
+    """
     if os.statvfs(folder).f_flag & _ST_NODEV:
         return f"the disk of {folder} is mounted with nodev, and each VM has device nodes there"
+    try:
+        return await _why_no_files(folder)
+    except StorageFull:
+        return ""
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ""
+        raise
+
+
+async def _why_no_files(folder: Path) -> str:
     with tempfile.TemporaryDirectory(prefix=".firecracker-", dir=folder) as probe:
         if not await run_to_end(partial(keeps_pages_apart, Path(probe))):
             return (
                 f"the file system of {folder} does not say exactly which pages of a file are written, by which memory is saved; ext4 and "
                 "XFS with blocks of 4 KiB do"
+            )
+        if not await run_to_end(partial(allocation.overwrites_in_place, Path(probe))):
+            return (
+                f"the file system of {folder} cannot keep space for what sandboxes write, so their disks would be lost when it is full; "
+                "ext4 and XFS can"
             )
         return await _why_no_disks(Path(probe))
 
@@ -69,11 +90,14 @@ async def _why_no_disks(folder: Path) -> str:
         return "the kernel has no device-mapper; run: modprobe dm_mod"
     files = _ProbeFiles(folder)
     with files.image("probe").open("wb") as image:
-        image.truncate(MIB)
+        # More than a layer has ahead at first, so that it has all kinds of devices.
+        image.truncate(2 * cow_space.FIRST_B)
     disks = DmDisks(folder, files, prefix=f"wrenn-probe-{os.getpid()}")
     try:
         disk = await disks.attach_boot("probe", image=files.image("probe"), written=files.written("probe"))
         await disk.detach()
+    except StorageFull:
+        raise
     except (WrennError, OSError) as error:
-        return f"a disk of device-mapper cannot be made ({error}); run: modprobe dm_snapshot"
+        return f"a disk of device-mapper cannot be made ({error}); run: modprobe dm_snapshot && modprobe dm_unstripe"
     return ""

@@ -194,6 +194,8 @@ class FirecrackerMachine:
     async def kill(self) -> None:
         """End Firecracker and its page-fault server, wait until they are gone, and then remove its disk's devices and its jail."""
         self.disconnect()
+        self._handle.process.kill()
+        await self._disks.give_up(disk_name(self._handle.directory))
         await kill_and_wait(self._handle.process, timeout_s=_KILL_TIMEOUT_S)
         if self._pager is not None:
             await kill_and_wait(self._pager, timeout_s=_KILL_TIMEOUT_S)
