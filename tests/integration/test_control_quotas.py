@@ -356,3 +356,26 @@ async def test_a_user_owns_so_many_teams_and_no_more(settings: Settings, host: A
         own = await ada.at(next(a for a in answers if a.status_code == 201).json()["id"])
         assert (await own.delete(f"/v1/teams/{own.team_id}")).status_code == 204
         assert (await bob.post(transfer, {"user_id": here.user_id})).status_code == 204
+
+
+async def test_a_team_goes_to_nobody_whose_quotas_it_would_exceed(tight: Platform):
+    ada, bob = await sign_up(tight.url), await sign_up(tight.url)
+    bobs: list[str] = []
+    for person, count in ((ada, 3), (bob, 3)):
+        for _ in range(count):
+            made = await person.post("/v1/sandboxes", {"memory_mb": 256})
+            assert made.status_code == 201, made.text
+            if person is bob:
+                bobs.append(made.json()["id"])
+    await ada.add(bob)
+    transfer = f"/v1/teams/{ada.team_id}/transfer"
+    error = exceeded(await ada.post(transfer, {"user_id": bob.user_id}), "running_sandboxes")
+    assert (error["limit"], error["used"], error["wanted"]) == (5, 3, 3)
+    members = (await ada.get(f"/v1/teams/{ada.team_id}")).json()["members"]
+    assert {member["email"]: member["role"] for member in members} == {
+        ada.email: "owner",
+        bob.email: "member",
+    }
+    bob = await bob.at(bob.team_id)
+    assert (await bob.delete(f"/v1/sandboxes/{bobs[0]}")).status_code < 300
+    assert (await ada.post(transfer, {"user_id": bob.user_id})).status_code == 204

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from wrenn.base.errors import Conflict, RateLimited
@@ -67,6 +67,20 @@ class QuotaStatus:
         self._require(wanted, "The team", "it has")
         if self.owner is not None:
             self.owner._require(wanted, "All teams of this team's owner together", "they have")
+
+    def require_owner_has_capacity(self) -> None:
+        """Check that all teams of the owner together may have what this team, which comes from another owner, has.
+
+        Raises:
+            QuotaExceeded: a limit of the owner would be exceeded.
+        """
+        owner = self.owner
+        if owner is None:
+            return
+        names = _WHAT.keys()
+        others = Usage(**{name: getattr(owner.usage, name) - getattr(self.usage, name) for name in names})
+        has = replace(self.usage, creates_per_second=0)
+        QuotaStatus(owner.limits, others)._require(has, "All teams of the new owner together", "they have")
 
     def _require(self, wanted: Usage, who: str, has: str) -> None:
         for name, what in _WHAT.items():

@@ -29,6 +29,10 @@ SEARCH_MIN_CHARACTERS: Final = 3
 _SEARCH_LIMIT: Final = 10
 
 
+RequireOwnerHasCapacity = Callable[[Transaction, TeamId], Awaitable[None]]
+"""Raise QuotaExceeded if what a team has does not fit into the quotas of its owner, who is another in this transaction."""
+
+
 class Teams:
     """Creates, changes and deletes teams and memberships, each change under the lock of its team."""
 
@@ -39,7 +43,9 @@ class Teams:
         throttle: Throttle,
         team_deletion: TeamDeletion,
         teams_per_user: int | None,
+        require_owner_has_capacity: RequireOwnerHasCapacity,
     ) -> None:
+        self._require_owner_has_capacity = require_owner_has_capacity
         self._database = database
         self._throttle = throttle
         self._team_deletion = team_deletion
@@ -174,7 +180,7 @@ class Teams:
 
         Raises:
             Forbidden: not the owner. NotFound: no such member. InvalidRequest: to oneself.
-            QuotaExceeded: that member owns as many teams as one may.
+            QuotaExceeded: that member owns as many teams as one may, or would have more in them than one owner may.
         """
         user_id = UserId.parse(text_user_id)
 
@@ -185,6 +191,7 @@ class Teams:
             await self._require_capacity(tx, user_id)
             await team_store.set_role(tx, team.team_id, member.user_id, Role.ADMIN)
             await team_store.set_role(tx, team.team_id, user_id, Role.OWNER)
+            await self._require_owner_has_capacity(tx, team.team_id)
             action = audit_actions.team_transferred(user_id)
             await record(tx, team.team_id, member.actor, action, str(team.team_id))
 

@@ -111,6 +111,7 @@ def build_accounts(
             throttle=throttle,
             team_deletion=team_deletion,
             teams_per_user=settings.accounts.teams_per_user,
+            require_owner_has_capacity=sandboxes.capacity.require_owner_has_capacity,
         ),
         invitations=Invitations(database=database, throttle=throttle, mails=mails),
         administration=Administration(

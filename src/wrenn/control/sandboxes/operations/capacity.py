@@ -282,3 +282,14 @@ class Capacity:
             quota_status_store.QUOTA_STATUS, {"team_id": team_id.value}, repeatable=True
         )
         return quota_status_store.quota_status_of(found.one(), self._defaults)
+
+    async def require_owner_has_capacity(self, tx: Transaction, team_id: TeamId) -> None:
+        """Check that what the team has fits into the quotas of its owner, whom it has from this transaction on.
+
+        Without the placement lock, which is taken before a team's: a create in this moment may exceed a limit.
+
+        Raises:
+            QuotaExceeded: it does not fit.
+        """
+        found = await tx.execute(quota_status_store.QUOTA_STATUS, {"team_id": team_id.value})
+        quota_status_store.quota_status_of(found.one(), self._defaults).require_owner_has_capacity()
