@@ -33,7 +33,7 @@ PACKAGES: Final[tuple[str, ...]] = (
 # What only tests call, with `--tests`: 440 MB that a user of the platform does not need. Where systemd runs, Debian starts Caddy as
 # a service that shows a page at port 80, which no test needs: `systemctl disable --now caddy`.
 TEST_PACKAGES: Final[tuple[str, ...]] = (
-    "busybox-static", "caddy", "chromium", "docker-registry", "haproxy", "musl-tools",
+    "busybox-static", "caddy", "chromium", "docker-registry", "haproxy", "musl-tools", "python3-venv",
 )  # fmt: skip
 OLDEST_PYTHON: Final = (3, 11)
 # Vite needs it: Debian 12 and Ubuntu 24.04 have 18. Without it everything works but the dashboard.
