@@ -397,6 +397,23 @@ async def test_a_guest_has_no_more_flows_than_its_share_in_its_slot_and_on_the_h
         assert await connects(world.other_guest, INTERNET)
 
 
+async def test_a_flow_without_answers_is_one_flow(world: World):
+    """As of programs that send measurements or logs: the kernel calls each packet new until there is an answer."""
+    sent = 4 * FLOWS
+    receiver = await socket_in(world.internet, socket.SOCK_DGRAM)
+    receiver.bind((INTERNET, 9001))
+    sender = await socket_in(world.guest, socket.SOCK_DGRAM)
+    with receiver, sender:
+        sender.connect((INTERNET, 9001))
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(DEADLINE_S):
+            for number in range(sent):
+                sender.send(str(number).encode())
+                assert await loop.sock_recv(receiver, 100) == str(number).encode()
+    async with server(world.internet):
+        assert await connects(world.guest, INTERNET), "beside it"
+
+
 async def test_connections_that_a_guest_closes_do_not_fill_the_table(world: World):
     """The kernel's count of connections leaves out closed ones, which stay in the table for a while."""
     await ensure_flow_table(FlowTable(slots=1, size=1, buckets=1))

@@ -26,7 +26,8 @@ def layout(tmp_path: Path) -> Layout:
 def with_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine with KVM and both programs; returns their folder."""
 
-    async def usable(_folder: Path) -> str:
+    async def usable(_folder: Path, *, is_in_use: bool = False) -> str:
+        del is_in_use
         return ""
 
     monkeypatch.setattr(driver_choice, "why_no_kvm", lambda: "")
@@ -87,7 +88,8 @@ async def test_a_host_with_snapshots_alone_stays_with_their_monitor(layout: Layo
 async def test_a_host_without_what_disks_need_takes_qemu_and_says_why(
     layout: Layout, with_kvm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def not_usable(_folder: Path) -> str:
+    async def not_usable(_folder: Path, *, is_in_use: bool = False) -> str:
+        del is_in_use
         return "there is no device-mapper"
 
     monkeypatch.setattr(driver_choice, "why_not_usable", not_usable)

@@ -61,6 +61,22 @@ def test_blocks_are_given_back_from_an_offset_on(tmp_path: Path) -> None:
     assert path.stat().st_size == 4 * MIB
 
 
+def test_no_file_becomes_longer_and_no_blocks_are_taken_of_the_last_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = sparse(tmp_path / "file")
+    allocation.allocate(path, 0, 5 * MIB)
+    assert path.stat().st_size == 4 * MIB
+    other = sparse(tmp_path / "other")
+    free_b = os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
+    monkeypatch.setattr(allocation, "_LEFT_B", free_b)
+    with pytest.raises(OSError, match="No space left"):
+        allocation.allocate(other, MIB, 2 * MIB)
+    assert taken_b(other) == 0
+    # What was written has its blocks.
+    allocation.allocate(path, 0, 4 * MIB)
+
+
 def test_what_only_the_page_cache_has_is_known(tmp_path: Path) -> None:
     path = tmp_path / "file"
     with path.open("wb") as file:
@@ -73,6 +89,15 @@ def test_what_only_the_page_cache_has_is_known(tmp_path: Path) -> None:
 def test_an_older_kernel_says_it_of_the_machine() -> None:
     meminfo = "MemTotal:  100 kB\nDirty:      20 kB\nWriteback:   4 kB\nWritebackTmp:  7 kB\n"
     assert allocation.unwritten_of_machine_b(meminfo) == 24 * KIB
+
+
+def test_debugfs_says_it_of_a_device() -> None:
+    stats = (
+        "BdiWriteback:              16 kB\nBdiReclaimable:          2048 kB\nBdiDirtyThresh:     999999 kB\n"
+    )
+    assert allocation.unwritten_of_device_b(stats) == 2064 * KIB + 4 * MIB
+    with pytest.raises(ValueError, match="does not say"):
+        allocation.unwritten_of_device_b("b_dirty: 1\n")
 
 
 def test_a_file_system_that_writes_elsewhere_each_time_is_noticed(

@@ -188,6 +188,7 @@ def test_a_full_disk_does_not_say_that_firecracker_cannot_be_used(
     assert asyncio.run(host_check.why_not_usable(tmp_path)) == ""
     monkeypatch.setattr(allocation, "overwrites_in_place", Path.is_file)
     assert "cannot keep space" in asyncio.run(host_check.why_not_usable(tmp_path))
+    assert asyncio.run(host_check.why_not_usable(tmp_path, is_in_use=True)) == ""
 
 
 def program(path: Path, version: str) -> None:

@@ -34,7 +34,9 @@ async def open_driver(settings: Settings, layout: Layout) -> Driver:
     """
     vmm = await choose_vmm(settings, layout)
     if vmm is VmmChoice.FIRECRACKER:
-        driver = await _firecracker(settings, await usable_firecracker(settings), layout)
+        is_in_use = _vmm_of_sandboxes(layout) is not None
+        installation = await usable_firecracker(settings, is_in_use=is_in_use)
+        driver = await _firecracker(settings, installation, layout)
     else:
         driver = await _qemu(settings, layout, await _accelerator(settings))
     write_json(layout.data_dir / _RECORD, {"vmm": vmm.value}, durable=True)
@@ -60,8 +62,8 @@ async def choose_vmm(settings: Settings, layout: Layout) -> VmmChoice:
     return settings.vmm
 
 
-async def usable_firecracker(settings: Settings) -> Installation:
-    """Return the installed Firecracker.
+async def usable_firecracker(settings: Settings, *, is_in_use: bool = False) -> Installation:
+    """Return the installed Firecracker. `is_in_use`: there are sandboxes or snapshots of it, as `why_not_usable` says.
 
     Raises:
         InvalidState: it cannot be used here; the message says why and what to do.
@@ -71,7 +73,7 @@ async def usable_firecracker(settings: Settings) -> Installation:
     installation = await find_installation(settings.firecracker_dir)
     # `wrenn doctor` may look at a host whose folder is not there yet.
     folder = next(path for path in (settings.data_dir, *settings.data_dir.parents) if path.is_dir())
-    if reason := await why_not_usable(folder):
+    if reason := await why_not_usable(folder, is_in_use=is_in_use):
         raise InvalidState(f"Firecracker cannot be used: {reason}")
     return installation
 

@@ -8,10 +8,11 @@ import fcntl
 import os
 import struct
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from wrenn.base.units import KIB, PAGE_B
+from wrenn.base.units import KIB, MIB, PAGE_B
 
 _KEEP_SIZE: Final = 1
 _PUNCH_HOLE: Final = 2
@@ -30,6 +31,12 @@ _RANGE: Final = struct.Struct("=2Q")
 _CACHED: Final = struct.Struct("=5Q")
 """Pages: in memory, dirty, being written, evicted, recently evicted."""
 _MEMINFO: Final = Path("/proc/meminfo")
+_BDI: Final = Path("/sys/kernel/debug/bdi")
+_BLOCK_B: Final = 512
+"""Unit of `st_blocks`."""
+_UNCOUNTED_B: Final = 4 * MIB
+_LEFT_B: Final = 64 * MIB
+"""No blocks are taken of the last bytes that are free."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -47,7 +54,9 @@ def allocate(path: Path, start_b: int, end_b: int) -> None:
         return
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        _fallocate(fd, 0, start_b, end_b - start_b)
+        _require_free(fd, start_b, end_b)
+        # The length stays: a file that is shorter is another one, if its loop device was given away meanwhile.
+        _fallocate(fd, _KEEP_SIZE, start_b, end_b - start_b)
         try:
             _fallocate(fd, _UNSHARE | _KEEP_SIZE, start_b, end_b - start_b)
         except OSError as error:
@@ -55,6 +64,15 @@ def allocate(path: Path, start_b: int, end_b: int) -> None:
                 raise
     finally:
         os.close(fd)
+
+
+def _require_free(fd: int, start_b: int, end_b: int) -> None:
+    # A file system gives what it has before it refuses, and leaves nothing for journals and databases.
+    state = os.fstatvfs(fd)
+    if start_b == 0:  # what was written before is at the begin
+        start_b = min(end_b, os.fstat(fd).st_blocks * _BLOCK_B)
+    if end_b - start_b > max(0, state.f_bavail * state.f_frsize - _LEFT_B):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def give_back(path: Path, start_b: int) -> None:
@@ -115,9 +133,10 @@ def _fallocate(fd: int, mode: int, start_b: int, length_b: int) -> None:
 
 
 def unwritten_b(path: Path) -> int:
-    """Return at least how much of a file or block device is only in the page cache. Blocking.
+    """Return an upper bound of how much of a file or block device is only in the page cache. Blocking.
 
-    Kernels before 6.5 do not say it of one file: then it is what the whole machine has not written.
+    Kernels before 6.5 do not say it of one file, but of a block device if debugfs is mounted; otherwise it is what the whole machine
+    has not written.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -125,9 +144,27 @@ def unwritten_b(path: Path) -> int:
         if not _libc.syscall(_SYS_CACHESTAT, fd, _RANGE.pack(0, 0), answer, 0):
             _cached, dirty, writing, *_ = _CACHED.unpack(answer.raw)
             return (dirty + writing) * PAGE_B
+        device = os.fstat(fd).st_rdev
     finally:
         os.close(fd)
+    with suppress(OSError, ValueError):
+        return unwritten_of_device_b((_BDI / f"{os.major(device)}:{os.minor(device)}" / "stats").read_text())
     return unwritten_of_machine_b(_MEMINFO.read_text())
+
+
+def unwritten_of_device_b(stats: str) -> int:
+    """Return an upper bound of what the page cache has for a block device and has not written, from the text of its `stats` in debugfs.
+
+    Raises:
+        ValueError: it does not say that.
+    """
+    fields = dict(line.split(":", 1) for line in stats.splitlines() if ":" in line)
+    try:
+        sizes = [int(fields[name].split()[0]) for name in ("BdiReclaimable", "BdiWriteback")]
+    except (KeyError, IndexError) as error:
+        raise ValueError("The kernel does not say what a device has not written.") from error
+    # The kernel counts for each processor, and adds that up now and then.
+    return sum(sizes) * KIB + _UNCOUNTED_B
 
 
 def unwritten_of_machine_b(meminfo: str) -> int:

@@ -55,7 +55,14 @@ def slot_table(
     while. So the rate of new connections is limited too.
     """
     too_many = [
-        [_ct_state("new"), _faster_than(new_flows_per_s(flows), burst=flows), _COUNTER, _DROP],
+        # The first packet only: of a flow without answers, as of many UDP protocols, each packet is new.
+        [
+            _ct_state("new"),
+            _IS_FIRST,
+            _faster_than(new_flows_per_s(flows), burst=flows),
+            _COUNTER,
+            _DROP,
+        ],
         [_ct_state("new"), _more_than(flows), _COUNTER, _DROP],
     ]
     from_guest, to_uplink = _meta("iifname", TAP), _meta("oifname", UPLINK)
@@ -259,6 +266,10 @@ def _ct(key: str, value: str) -> _Statement:
 
 def _ct_state(*states: str) -> _Statement:
     return _match("in", {"ct": {"key": "state"}}, list(states))
+
+
+_IS_FIRST: Final = _match("==", {"&": [{"ct": {"key": "status"}}, "confirmed"]}, 0)
+"""Of its flow: the kernel confirms a flow when its first packet has passed."""
 
 
 def _payload(protocol: str, field: str, op: str, value: object) -> _Statement:

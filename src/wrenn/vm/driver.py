@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from wrenn.linux.process import ProcessRef
 from wrenn.linux.spawn import Confinement
 from wrenn.linux.tap import NamedTap
 from wrenn.storage.images import Images
@@ -199,6 +200,14 @@ class Driver(Protocol):
 
         Raises:
             DamagedSnapshot: the disk cannot be read. StorageFull: no room.
+        """
+        ...
+
+    async def kill(self, process: ProcessRef, directory: Path) -> None:
+        """End the VMM of a machine with this folder that nobody has adopted, and wait until it is gone. Idempotent.
+
+        Raises:
+            TimeoutError: it did not end.
         """
         ...
 

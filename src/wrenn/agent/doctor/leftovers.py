@@ -121,9 +121,10 @@ async def list_everything(layout: Layout) -> list[Leftover]:
     groups = cgroups.children(layout.cgroup_root)
     return [
         *_processes(layout, groups),
+        # Before cgroups: a killed VMM whose writes wait for disk space ends when its disk is detached.
+        *(Leftover(_DISK, name, name) for name in list_attached(layout.cgroup_root)),
         *(Leftover("cgroup", name, name) for name in groups),
         *await _networks(layout),
-        *(Leftover(_DISK, name, name) for name in list_attached(layout.cgroup_root)),
         *_folders(layout),
     ]
 

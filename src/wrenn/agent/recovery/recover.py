@@ -23,7 +23,6 @@ from wrenn.base.faults import fault_point
 from wrenn.base.ids import SandboxId
 from wrenn.guest import GuestConnection
 from wrenn.linux.files import remove_tree
-from wrenn.linux.process import kill_and_wait
 from wrenn.linux.threads import run_to_end
 from wrenn.network import SlotPool
 from wrenn.storage import snapshots
@@ -33,7 +32,6 @@ from wrenn.vm import Driver, MachineHandle
 _log = logging.getLogger(__name__)
 
 LOST_REASON: Final = "The virtual machine ended while the agent was down."
-_KILL_TIMEOUT_S: Final = 10.0
 _CONCURRENCY: Final = 16
 
 
@@ -128,7 +126,8 @@ class Recovery:
             record = replace(record, snapshot=former, former_snapshot="", unflushed_boot="")
         if record.state is State.RESUMING:
             if record.process is not None:
-                await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
+                directory = self.layout.sandbox(record.spec.sandbox_id)
+                await self.operations.tear_down.driver.kill(record.process, directory)
             return await self.operations.pause.release(record.with_state(State.PAUSED), save), None
         if record.state is State.PAUSED:
             # The former agent may have been uploading it, or had just adopted it.

@@ -29,7 +29,6 @@ from wrenn.base.undo import Undo
 from wrenn.guest import freeze_processes, settle_disk, thaw_processes
 from wrenn.linux.boot import boot_id
 from wrenn.linux.files import remove_tree
-from wrenn.linux.process import kill_and_wait
 from wrenn.network import SlotPool
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedSnapshot
@@ -42,7 +41,6 @@ GRACE_S: Final = 2.0
 FREEZE_TIMEOUT_S: Final = 2.0
 SETTLE_TIMEOUT_S: Final = 30.0
 """How long a guest may take to write to its disk what it has in memory."""
-_KILL_TIMEOUT_S: Final = 10.0
 
 
 async def freeze_guest(driver: Driver, running: RunningSandbox, record: Record) -> bool:
@@ -188,7 +186,7 @@ class Pause:
             await running.vm.kill()
             await running.disconnect(_cut_off(record.spec.sandbox_id))
         elif record.process is not None:
-            await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
+            await self.saver.driver.kill(record.process, self.layout.sandbox(record.spec.sandbox_id))
         await fault_point("agent.pause.after_kill")
         paused = record.with_state(State.PAUSED, reason=record.reason, cause=record.cause)
         return await self.release(paused, save)

@@ -21,12 +21,9 @@ from wrenn.agent.sandboxes.running import RunningSandbox
 from wrenn.base.errors import StorageFull
 from wrenn.base.faults import fault_point
 from wrenn.linux.files import remove_tree
-from wrenn.linux.process import kill_and_wait
 from wrenn.linux.threads import run_to_end
 from wrenn.network import SlotPool
 from wrenn.vm import Driver
-
-_KILL_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,7 @@ class TearDown:
             await running.vm.kill()
             await running.disconnect(reason)
         elif record.process is not None:
-            await kill_and_wait(record.process, timeout_s=_KILL_TIMEOUT_S)
+            await self.driver.kill(record.process, directory)
         await self.confiner.release(str(record.spec.sandbox_id))
         await self.driver.clean(directory)
         await fault_point("agent.delete.after_kill")

@@ -18,7 +18,7 @@ import xxhash
 from wrenn.base.errors import AgentFailure
 from wrenn.base.undo import Undo
 from wrenn.base.units import GIB, KIB, MIB
-from wrenn.linux.process import ProcessRef
+from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.process_usage import ProcessUsage
 from wrenn.linux.spawn import Confinement
 from wrenn.storage.errors import DamagedBase, DamagedSnapshot
@@ -36,6 +36,7 @@ from wrenn.vm.memory import ImageRef, OnPartSaved, SavedMemory
 from wrenn.vm.simulated import FolderBaseMaker, FolderBases
 
 _IMAGE_B: Final = 5 * GIB
+_KILL_TIMEOUT_S: Final = 10.0
 _STATE: Final = "state"
 _RESIDENT_B: Final = 64 * MIB
 _LOG_LIMIT_B: Final = MIB
@@ -391,6 +392,11 @@ class InProcessDriver:
         with request.image.open("xb") as image:
             image.truncate(request.size_b)
         await self._world.answer()
+
+    async def kill(self, process: ProcessRef, directory: Path) -> None:
+        """End a VMM that nobody has adopted."""
+        del directory
+        await kill_and_wait(process, timeout_s=_KILL_TIMEOUT_S)
 
     async def clean(self, directory: Path) -> None:
         """Do nothing: nothing is left of a machine that has ended."""

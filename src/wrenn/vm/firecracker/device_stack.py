@@ -26,7 +26,7 @@ from wrenn.base.undo import Undo
 from wrenn.linux import allocation, device_mapper, loop
 from wrenn.linux.device_mapper import SECTOR_B, DeviceMapperError, Target
 from wrenn.linux.files import remove_file
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import DISK_SPACE, run_to_end
 from wrenn.vm.firecracker import cow_file, cow_space
 
 _log = logging.getLogger(__name__)
@@ -344,14 +344,17 @@ async def detach_devices(prefix: str) -> None:
         AgentFailure: a device is still in use at the end of the deadline.
     """
     end = time.monotonic() + _DETACH_TIMEOUT_S
-    await run_to_end(partial(cow_space.give_up, prefix))
+    await run_to_end(partial(cow_space.give_up, prefix), pool=DISK_SPACE)
     await _until_none(partial(_remove_visible, prefix), end)
     # Nobody writes any more, so what the kernel says of the files is final.
     files = await run_to_end(partial(cow_space.ends_of_files, prefix))
     await _until_none(partial(_remove_unused, prefix), end)
     cow_space.forget(prefix)
     for file, used_b in files.items():
-        await run_to_end(partial(cow_space.give_back, file, used_b))
+        try:
+            await run_to_end(partial(cow_space.give_back, file, used_b))
+        except OSError as error:
+            _log.info("a layer keeps unused disk space", extra={"file": file.name, "reason": str(error)})
 
 
 async def _until_none(remove: Callable[[], list[str]], end: float) -> None:

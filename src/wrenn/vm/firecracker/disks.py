@@ -16,7 +16,7 @@ from wrenn.base.errors import AgentFailure, WrennError
 from wrenn.base.undo import Undo
 from wrenn.linux import device_mapper
 from wrenn.linux.files import copy_file, remove_file
-from wrenn.linux.threads import run_to_end
+from wrenn.linux.threads import DISK_SPACE, run_to_end
 from wrenn.storage.errors import DamagedSnapshot
 from wrenn.storage.layers import LayerSeal
 from wrenn.vm.disks import DiskRef
@@ -153,7 +153,8 @@ class DmDisks(LayerFiles):
 
     async def give_up(self, name: str) -> None:
         """Let writes that wait for space fail: a killed VMM could not end otherwise."""
-        await run_to_end(partial(cow_space.give_up, _prefix_of(self._prefix, name)))
+        # Not in the pool that suspensions may fill, which wait for space: removals give some back.
+        await run_to_end(partial(cow_space.give_up, _prefix_of(self._prefix, name)), pool=DISK_SPACE)
 
     async def detach(self, name: str) -> None:
         """Remove the devices of a machine that has ended."""

@@ -110,6 +110,12 @@ class FirecrackerDriver:
         await asyncio.to_thread(self._files.prepare)
         self._tasks.start("take disk space", self._disks.space.run())
 
+    async def kill(self, process: ProcessRef, directory: Path) -> None:
+        """End a Firecracker that nobody has adopted. Writes that wait for disk space fail, or it could not end."""
+        process.kill()
+        await self._disks.give_up(disk_name(directory))
+        await kill_and_wait(process, timeout_s=_KILL_TIMEOUT_S)
+
     async def clean(self, directory: Path) -> None:
         """Remove the disk's devices and the jail."""
         await self._disks.detach(disk_name(directory))

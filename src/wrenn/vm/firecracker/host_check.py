@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from functools import partial
@@ -16,6 +17,8 @@ from wrenn.linux.files import data_extents
 from wrenn.linux.threads import run_to_end
 from wrenn.vm.firecracker import cow_space
 from wrenn.vm.firecracker.disks import DmDisks
+
+_log = logging.getLogger(__name__)
 
 _ST_NODEV: Final = 4
 _LOOP_CONTROL: Final = Path("/dev/loop-control")
@@ -35,15 +38,17 @@ class _ProbeFiles:
         return self.folder / f"{key}.cow"
 
 
-async def why_not_usable(folder: Path) -> str:
+async def why_not_usable(folder: Path, *, is_in_use: bool = False) -> str:
     """Return why VMs with their files in this existing folder cannot run here, and what to do; empty if they can.
+
+    If it `is_in_use`, a file system that cannot keep space for their disks is not enough: an agent must manage those that are there.
 
     On a full disk the rest is not found out: an agent must start there, to free space.
     """
     if os.statvfs(folder).f_flag & _ST_NODEV:
         return f"the disk of {folder} is mounted with nodev, and each VM has device nodes there"
     try:
-        return await _why_no_files(folder)
+        return await _why_no_files(folder, is_in_use=is_in_use)
     except StorageFull:
         return ""
     except OSError as error:
@@ -52,7 +57,7 @@ async def why_not_usable(folder: Path) -> str:
         raise
 
 
-async def _why_no_files(folder: Path) -> str:
+async def _why_no_files(folder: Path, *, is_in_use: bool) -> str:
     with tempfile.TemporaryDirectory(prefix=".firecracker-", dir=folder) as probe:
         if not await run_to_end(partial(keeps_pages_apart, Path(probe))):
             return (
@@ -60,10 +65,13 @@ async def _why_no_files(folder: Path) -> str:
                 "XFS with blocks of 4 KiB do"
             )
         if not await run_to_end(partial(allocation.overwrites_in_place, Path(probe))):
-            return (
+            reason = (
                 f"the file system of {folder} cannot keep space for what sandboxes write, so their disks would be lost when it is full; "
                 "ext4 and XFS can"
             )
+            if not is_in_use:
+                return reason
+            _log.warning("move the sandboxes of this host away", extra={"reason": reason})
         return await _why_no_disks(Path(probe))
 
 

@@ -17,7 +17,7 @@ from wrenn.base.units import MIB
 from wrenn.linux import threads
 from wrenn.linux.files import link_or_copy
 from wrenn.linux.private_root import PrivateRoot
-from wrenn.linux.process import ProcessRef
+from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.spawn import Confinement, spawn_confined
 from wrenn.storage import snapshots
 from wrenn.storage.folders import Folders
@@ -38,6 +38,7 @@ from wrenn.vm.qemu.machine import CONSOLE_NAME, LOG_NAME, SOCKET_NAME, QemuMachi
 from wrenn.vm.qemu.memory import QemuMemory
 from wrenn.vm.qemu.opened import Opened
 
+_KILL_TIMEOUT_S: Final = 10.0
 _MAPPING_TIMEOUT_S: Final = 30.0
 """QEMU starts in 0.2 s; on a slow and busy host it has taken more than 10 s. One that ends is noticed at once."""
 _FILL_TIMEOUT_S: Final = 60.0
@@ -73,6 +74,11 @@ class QemuDriver:
         async with self._preparing:
             if self._root is None:
                 self._root = await build_root(self._accelerator)
+
+    async def kill(self, process: ProcessRef, directory: Path) -> None:
+        """End a VMM that nobody has adopted."""
+        del directory
+        await kill_and_wait(process, timeout_s=_KILL_TIMEOUT_S)
 
     async def clean(self, directory: Path) -> None:
         """Do nothing: nothing is left of a machine that has ended."""

@@ -10,7 +10,7 @@ from typing import Final
 from wrenn.base.errors import AgentFailure
 from wrenn.linux.command import CommandError
 from wrenn.linux.container import start_container
-from wrenn.linux.process import ProcessRef
+from wrenn.linux.process import ProcessRef, kill_and_wait
 from wrenn.linux.trees import pack_tree
 from wrenn.storage.folders import Folders
 from wrenn.vm.driver import BootRequest, Capabilities, FlattenRequest, RestoreRequest
@@ -21,6 +21,7 @@ from wrenn.vm.simulated.groups import write_process
 from wrenn.vm.simulated.machine import LOG_NAME, SimulatedMachine
 from wrenn.vm.simulated.memory import NoMemory
 
+_KILL_TIMEOUT_S: Final = 10.0
 _NO_BOOT: Final = "a base of the simulated driver is never booted"
 
 
@@ -92,6 +93,11 @@ class SimulatedDriver:
         top = request.disk.layers[0]
         await pack_tree(self._disks.path(top), request.image, size_b=request.size_b)
         request.on_progress(request.size_b, request.size_b)
+
+    async def kill(self, process: ProcessRef, directory: Path) -> None:
+        """End a VMM that nobody has adopted."""
+        del directory
+        await kill_and_wait(process, timeout_s=_KILL_TIMEOUT_S)
 
     async def clean(self, directory: Path) -> None:
         """Do nothing: nothing is left of a machine that has ended."""
