@@ -26,6 +26,7 @@ from wrenn.control.identity import store as teams
 data_dir = integration.data_dir
 pki = integration.pki
 template_url = integration.template_url
+lease_of_module_s = integration.lease_of_module_s
 platform_of_module = integration.platform_of_module
 
 

@@ -318,29 +318,49 @@ def platform(own_platform: Platform) -> Platform:
 _SHARED_LEASE_S: Final = 15.0
 """Of platforms that a module shares, whose replicas are not killed: a shorter lease runs out on a busy machine, and the other replica
 makes the same calls again."""
+BUILDS_LEASE_S: Final = 3.0
+"""For modules in which attempts of builds fail: the next one begins when the lease has run out. They have no other replica."""
 
 
 @asynccontextmanager
 async def platform_on_a_database_of_its_own(
-    data_dir: Path, pki: Path, template_url: str, agent_dir: Path, *, host_interval_s: float | None = None
+    data_dir: Path,
+    pki: Path,
+    template_url: str,
+    agent_dir: Path,
+    *,
+    host_interval_s: float | None = None,
+    lease_s: float = _SHARED_LEASE_S,
 ) -> AsyncGenerator[Platform]:
     """For fixtures of a whole module."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(own_database(template_url))
         host = await stack.enter_async_context(agent_host(agent_dir))
-        settings = replace(Settings.from_environment(environment_of(data_dir, url)), lease_s=_SHARED_LEASE_S)
+        settings = replace(Settings.from_environment(environment_of(data_dir, url)), lease_s=lease_s)
         if host_interval_s is not None:
             settings = replace(settings, host_interval_s=host_interval_s)
         key = await make_team(url, "ada")
         yield await stack.enter_async_context(running_platform(settings, host, key))
 
 
+@pytest.fixture(scope="module")
+def lease_of_module_s() -> float:
+    """The lease of `platform_of_module`; modules may replace this."""
+    return _SHARED_LEASE_S
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def platform_of_module(
-    data_dir: Path, pki: Path, template_url: str, tmp_path_factory: pytest.TempPathFactory
+    data_dir: Path,
+    pki: Path,
+    template_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    lease_of_module_s: float,
 ) -> AsyncIterator[Platform]:
     agent_dir = tmp_path_factory.mktemp("host") / "agent"
-    async with platform_on_a_database_of_its_own(data_dir, pki, template_url, agent_dir) as platform:
+    async with platform_on_a_database_of_its_own(
+        data_dir, pki, template_url, agent_dir, lease_s=lease_of_module_s
+    ) as platform:
         yield platform
 
 

@@ -316,7 +316,7 @@ async def test_a_key_does_what_its_scope_says(people: People):
             ("POST", "/v1/builds", {"name": "app", "recipe": ["RUN id"]}),
             ("DELETE", "/v1/templates/app", {}),
             ("POST", "/e2b/v3/templates", {"name": "app"}),
-            ("DELETE", "/e2b/templates/app", {}),
+            ("DELETE", "/e2b/templates/tags", {"name": "app", "tags": ["x"]}),
         ):
             answer = await worker.request(method, where, json=body)
             assert answer.status_code == 403, (where, answer.text)

@@ -244,7 +244,7 @@ E2B: Final[dict[str, Row]] = {
         Who.TEAM, {"name": "{template}", "tags": ["x"]}, foreign=404, outside=True
     ),
     "GET /e2b/templates/{templateID}/tags": Row(Who.TEAM, foreign=404, sees=True),
-    "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404, outside=True),
+    "DELETE /e2b/templates/{templateID}": Row(Who.TEAM, foreign=404),
     f"POST {E2B_SANDBOX}/refreshes": in_sandbox({"duration": 60}),
     f"POST {E2B_SANDBOX}/pause": in_sandbox(),
     f"POST {E2B_SANDBOX}/resume": in_sandbox({}),

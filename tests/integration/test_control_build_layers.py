@@ -23,10 +23,16 @@ from wrenn.control.builds.tables import build_bases, build_layers, builds
 from wrenn.control.hosts import HostClient, ProcessEnd, StartProcess, hosts
 from wrenn.control.templates import templates
 
-from .conftest import DEADLINE_S, Platform
+from .conftest import BUILDS_LEASE_S, DEADLINE_S, Platform
 from .test_control_builds import ended
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def lease_of_module_s() -> float:
+    return BUILDS_LEASE_S
+
 
 # Each tells one run of itself from another.
 _ONCE = "RUN cat /proc/sys/kernel/random/uuid > {}"

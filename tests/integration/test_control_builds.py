@@ -25,11 +25,16 @@ from wrenn.control.sandboxes import desired_state_store
 from wrenn.control.sandboxes.tables import sandboxes
 from wrenn.control.templates import templates
 
-from .conftest import DEADLINE_S, Platform, client, refused
+from .conftest import BUILDS_LEASE_S, DEADLINE_S, Platform, client, refused
 from .event_reader import reading
 from .people import sign_up
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def lease_of_module_s() -> float:
+    return BUILDS_LEASE_S
 
 
 @pytest.fixture
@@ -168,6 +173,29 @@ async def test_builds_end_when_who_asked_for_them_loses_access(platform: Platfor
         ended = await wait_for(build_id, "status", "cancelled")
         assert "no access" in ended["error"]
     refused(await ada.get("/v1/templates/long"), 404, "not_found")
+
+
+async def test_a_key_for_sandboxes_replaces_and_deletes_snapshots_only(platform: Platform):
+    ada = await sign_up(platform.url)
+    made = await ada.post("/v1/builds", {"name": "app", "recipe": ["RUN true"], "skip_pre_post": True})
+    assert made.status_code == 201, made.text
+    async with asyncio.timeout(DEADLINE_S):
+        while (await ada.get("/v1/templates/app")).status_code != 200:
+            await asyncio.sleep(0.1)
+    key = await ada.make_key(scope="sandboxes")
+    async with client(platform.url, Secret(key["key"])) as api:
+        body = {"sandbox_id": (await api.post("/v1/sandboxes", json={})).json()["id"]}
+        kept = await api.post("/v1/snapshots?overwrite=true", json=body | {"name": "app"})
+        assert (kept.status_code, "was built" in kept.text) == (409, True), kept.text
+        for path in ("/v1/snapshots/app", "/e2b/templates/app", "/e2b/templates/app:default"):
+            answer = await api.delete(path)
+            assert (answer.status_code, "was built" in answer.text) == (403, True), (path, answer.text)
+        for path in ("/v1/snapshots/mine", "/e2b/templates/mine"):
+            for _ in range(2):
+                kept = await api.post("/v1/snapshots?overwrite=true", json=body | {"name": "mine"})
+                assert kept.status_code == 201, kept.text
+            assert (await api.delete(path)).status_code == 204, path
+    assert (await ada.get("/v1/templates/app")).json()["type"] == "base"
 
 
 async def test_nobody_else_uses_or_changes_the_sandbox_of_a_build(

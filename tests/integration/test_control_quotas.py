@@ -162,6 +162,11 @@ async def test_a_team_has_no_more_templates_than_it_may(platform: Platform):
     assert again.status_code == 201, "what it replaces makes room"
     exceeded(await platform.api.post("/v1/snapshots", json=body | {"name": "more"}), "templates")
     assert (await platform.api.get("/v1/limits")).json()["usage"]["templates"] == 3
+    # Who has more than a limit that was lowered, or is new, replaces what there is.
+    await set_limits(platform, Limits(templates=1))
+    again = await platform.api.post("/v1/snapshots?overwrite=true", json=body | {"name": "first"})
+    assert again.status_code == 201, again.text
+    await set_limits(platform, Limits(templates=3))
     await platform.api.delete("/v1/snapshots/first")
     assert (await platform.api.post("/v1/snapshots", json=body | {"name": "more"})).status_code == 201
 

@@ -14,7 +14,7 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
-from tests.integration.conftest import Platform
+from tests.integration.conftest import BUILDS_LEASE_S, Platform
 from wrenn.base.errors import InvalidState, NotFound
 from wrenn.base.ids import BuildId, KeyId, TeamId
 from wrenn.base.secrets import Secret
@@ -28,6 +28,12 @@ from wrenn.control.objects import ObjectStore
 from wrenn.control.registries import ImageLogin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest.fixture(scope="module")
+def lease_of_module_s() -> float:
+    return BUILDS_LEASE_S
+
 
 HASH = "ab" * 32
 

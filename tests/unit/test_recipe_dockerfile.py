@@ -709,7 +709,7 @@ _SIXTEEN_STAGES = (
         ),
         pytest.param(
             "FROM a AS s0\n" + _VARIABLES + "ENV V1=2\n" * 210 + "FROM s0\n",
-            "line 213: too many instructions set variables",
+            "line 213: there are too many ENV and ARG instructions",
             id="a plan with all variables at each step",
         ),
         pytest.param(

@@ -98,7 +98,7 @@ def set_password(
 
 def _removed(ended: EndedAccess) -> str:
     """Return the line that says what the account lost; empty: nothing."""
-    if ended == type(ended)():
+    if not (ended.keys or ended.links or ended.invitations):
         return ""
     return (
         f"Removed: API keys that the account made ({ended.keys}), links to sign-in providers ({ended.links}),"

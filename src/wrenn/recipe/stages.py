@@ -161,7 +161,7 @@ class StageDrafts:
         if sum(map(_variable_states, built)) > MAX_VARIABLE_STATES:
             raise refused(
                 self._stages[final].line,
-                "too many instructions set variables of too many: set several in one ENV or ARG",
+                "there are too many ENV and ARG instructions for so many variables: set several in one instruction",
             )
         numbers = {number: place for place, number in enumerate(order)}
 

@@ -256,7 +256,7 @@ class BoundedSocket(WebSocketsSansIOProtocol):
             self._received_b = 0
 
     def _try_again_later(self) -> None:
-        if not self.close_sent:
+        if not self.close_sent and self.conn.state.name == "OPEN":
             self.conn.send_close(_TRY_AGAIN_LATER, "The server has no room for so long a message now.")
             self.transport.write(b"".join(self.conn.data_to_send()))
         self.transport.close()

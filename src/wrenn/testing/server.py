@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 import uvicorn
 
@@ -77,20 +79,26 @@ async def served(
     """Serve until the block ends; yields the port, which the kernel chooses if the config has 0."""
     # With the protocol given, asyncio sets TCP_NODELAY; without it each small response is delayed by 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((config.host, config.port))
-    listener.listen(256)
-    server = _Server(config, before_shutdown)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.stop_requested.set()
-        await task
-        listener.close()
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+        listener.listen(256)
+        server = _Server(config, before_shutdown)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.stop_requested.set()
+            await task
+
+
+_FREE_PORTS: Final = range(20_000, 32_000)
+"""Below those that Linux gives to outgoing connections: one of them could take the port before it is used."""
 
 
 def free_port() -> int:
     """Return a TCP port of loopback that is free at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
+    while True:
+        port = secrets.choice(_FREE_PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port

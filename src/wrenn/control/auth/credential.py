@@ -69,7 +69,7 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     A WebSocket begins with GET and may do anything, so it changes.
     """
     sees = is_http and method in ("GET", "HEAD")
-    if not sees and path.startswith(_BUILDING):
+    if not sees and path.startswith(_BUILDING) and not _may_delete_snapshot(method, path):
         return Operation.WRITE
     if path.startswith(
         (
@@ -83,6 +83,12 @@ def operation_of(*, is_http: bool, method: str, path: str) -> Operation:
     ):
         return Operation.READ_SANDBOXES if sees else Operation.WRITE_SANDBOXES
     return Operation.READ if sees else Operation.WRITE
+
+
+def _may_delete_snapshot(method: str, path: str) -> bool:
+    """Whether a request may be e2b's way to delete a snapshot. `Templates.delete` refuses a template that was built."""
+    below = f"{E2B_PREFIX}/templates/"
+    return method == "DELETE" and path.startswith(below) and path != f"{below}tags"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,10 @@ class BuildCleanup:
     async def clean_once(self) -> None:
         """Remove what is there now. Raises WrennError: something was left for the next time."""
         await self._remove_sandboxes()
-        await self._delete_archives()
-        await self._abandoned.delete_due()
+        try:
+            await self._delete_archives()
+        finally:
+            await self._abandoned.delete_due()
 
     async def _remove_sandboxes(self) -> None:
         """Remove sandboxes whose replica died before it did so."""
@@ -59,7 +61,7 @@ class BuildCleanup:
                 await self._sandboxes.begin_removal(sandbox_id, SYSTEM, cause=CAUSE)
 
     async def _delete_archives(self) -> None:
-        """Delete the archives of builds that have ended, however they did. One that cannot be deleted keeps no other."""
+        """Delete the archives of builds that have ended, however they did. The others are deleted though one cannot be."""
         found = await store.archives_of_ended(self._database, limit=_ARCHIVES)
         outcomes = await asyncio.gather(
             *(self._delete_archive(build_id, key) for build_id, key in found), return_exceptions=True

@@ -37,6 +37,7 @@ from wrenn.control.templates import (
     record_tags,
     require_any_space,
     set_tags,
+    version_count,
 )
 from wrenn.recipe import State
 
@@ -209,8 +210,14 @@ class BuildResults:
     async def _require_space(self, build: Build) -> None:
         """Bring nothing into the store for a team that has no room left; how much an image takes is known when it is there."""
         owner = build.owner
-        if owner is not None:
-            await self.database.transaction(lambda tx: require_any_space(tx, owner, self.limits))
+        if owner is None:
+            return
+
+        async def require(tx: Transaction) -> None:
+            is_new = not await version_count(tx, owner, build.name)
+            await require_any_space(tx, owner, self.limits, new_templates=int(is_new))
+
+        await self.database.transaction(require)
 
     async def _publish(self, build: Build, new: NewBase, made: HostImage, log: LogWriter, by: Actor) -> None:
         """Publish an image that is in the store, as a version of the template."""

@@ -24,7 +24,7 @@ from wrenn.control.builds import layer_store, login_store, store
 from wrenn.control.builds.recipes import Facts, check_recipe, container_image_of
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild, StepsJson
-from wrenn.control.builds.uploads import ArchiveUploads
+from wrenn.control.builds.uploads import RECEIVED_AT_ONCE, ArchiveUploads
 from wrenn.control.db import Database, Transaction
 from wrenn.control.http import StreamedBody
 from wrenn.control.identity import OwnerShare, Role, ensure_platform_team, lock_active_team
@@ -39,8 +39,6 @@ from wrenn.recipe import BaseKind, end_at_stage
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
 """Builds of a team that have not ended."""
-_CHECKS_OF_TEAM: Final = 4
-"""Recipes of a team that are read or wait for that: one after the other, as each may take some hundred milliseconds of a CPU."""
 _LOG_PAGE: Final = 500
 _POLL_S: Final = 0.5
 _SILENCE_S: Final = 15.0
@@ -112,11 +110,17 @@ class Builds:
         self._uploads = uploads
         self._streams: dict[LogSubscription, TeamId] = {}
         self._reading: Counter[TeamId] = Counter()
-        self._reads_of_owners = OwnerShare(database, limit=_READS_OF_OWNER, what="logs that are read")
-        self._streams_of_owners = OwnerShare(database, limit=_STREAMS_OF_OWNER, what="logs that are followed")
-        self._uploads_of_owners = OwnerShare(database, limit=_UPLOADS_OF_OWNER, what="uploads of archives")
-        self._checking: Counter[TeamId] = Counter()
-        self._check_slots = asyncio.Semaphore(1)
+        self._reads_of_owners = OwnerShare(
+            database, limit=_READS_OF_OWNER, what="reads of build logs", scarce_from=_READS_LIMIT // 2
+        )
+        self._streams_of_owners = OwnerShare(
+            database, limit=_STREAMS_OF_OWNER, what="streams of build logs", scarce_from=_STREAMS_LIMIT // 2
+        )
+        self._uploads_of_owners = OwnerShare(
+            database, limit=_UPLOADS_OF_OWNER, what="uploads of archives", scarce_from=RECEIVED_AT_ONCE // 2
+        )
+        self._recipes_of_owners = OwnerShare(database, limit=_UNFINISHED_LIMIT, what="recipes to be read")
+        self._reading_recipe = asyncio.Semaphore(1)
 
     def close(self) -> None:
         """End all streams, which would go on as long as their builds."""
@@ -353,16 +357,9 @@ class Builds:
 
     async def _read_recipe(self, team_id: TeamId, body: CreateBuild) -> tuple[BuildRequest, Facts]:
         """Read the recipe in a thread, so that one that is hard to read holds nothing else up. Raises InvalidRequest. RateLimited."""
-        if self._checking[team_id] >= _CHECKS_OF_TEAM:
-            raise RateLimited("Too many recipes of the team are read at this moment. Try again.")
-        self._checking[team_id] += 1
-        try:
-            async with self._check_slots:
-                return await asyncio.to_thread(_read, body)
-        finally:
-            self._checking[team_id] -= 1
-            # Teams of which none is read any more.
-            self._checking += Counter()
+        # One after the other, as each may take some hundred milliseconds of a CPU.
+        async with self._recipes_of_owners.taken(team_id), self._reading_recipe:
+            return await asyncio.to_thread(_read, body)
 
 
 def _read(body: CreateBuild) -> tuple[BuildRequest, Facts]:

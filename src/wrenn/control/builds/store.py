@@ -363,10 +363,11 @@ async def cancel_all(tx: Transaction, team_id: TeamId) -> None:
 
 
 async def archives_of_ended(database: Database, *, limit: int) -> list[tuple[BuildId, str]]:
-    """Return archives in the store that no build needs any more."""
+    """Return some archives in the store that no build needs any more, others each time: one may be impossible to delete."""
     found = await database.execute(
         select(_c.id, _c.archive_key)
         .where(_c.archive_key.is_not(None), _c.completed_at.is_not(None))
+        .order_by(func.random())
         .limit(limit),
         repeatable=True,
     )

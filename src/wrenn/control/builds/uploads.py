@@ -16,7 +16,8 @@ from wrenn.control.builds.scratch import ScratchSpace
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
 
-_RECEIVED_AT_ONCE: Final = 32
+RECEIVED_AT_ONCE: Final = 32
+"""Archives that this replica receives, into temporary files."""
 _STORED_AT_ONCE: Final = 2
 """Archives that this replica holds in memory."""
 _UPLOAD_TIMEOUT_S: Final = 600.0
@@ -43,7 +44,7 @@ class ArchiveUploads:
         """
         if team_id in self._uploading:
             raise RateLimited("The team uploads another archive at this moment. Try again.")
-        if len(self._uploading) >= _RECEIVED_AT_ONCE:
+        if len(self._uploading) >= RECEIVED_AT_ONCE:
             raise RateLimited("Too many archives are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:

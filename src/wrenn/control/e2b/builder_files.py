@@ -59,7 +59,9 @@ class BuilderFiles:
         self._in_memory = asyncio.Semaphore(_STORED_AT_ONCE)
         self._packing = asyncio.Semaphore(_PACKED_AT_ONCE)
         self._uploading: set[TeamId] = set()
-        self._owners = OwnerShare(database, limit=_OF_OWNER, what="uploads of files")
+        self._owners = OwnerShare(
+            database, limit=_OF_OWNER, what="uploads of files", scarce_from=_RECEIVED_AT_ONCE // 2
+        )
         self._packing_for: set[TeamId] = set()
 
     async def is_present(self, team_id: TeamId, files_hash: str) -> bool:

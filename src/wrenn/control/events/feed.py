@@ -42,7 +42,9 @@ class Feed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._owners = OwnerShare(database, limit=_OF_OWNER, what="event streams")
+        self._owners = OwnerShare(
+            database, limit=_OF_OWNER, what="event streams", scarce_from=_IN_REPLICA // 2
+        )
         self._position = Position(0, 0)
         self._readers: dict[TeamId, set[Subscription]] = {}
         self._count = 0

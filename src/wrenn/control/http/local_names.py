@@ -6,6 +6,7 @@ and to the browser they are of the page's own origin. Such a page could sign up,
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -21,6 +22,9 @@ _ACCOUNTS: Final = "/v1/auth/"
 
 def is_local_name(host: str) -> bool:
     """Return whether `host`, perhaps with a port, can mean this machine only: `localhost`, a name below it, or a loopback address."""
+    with suppress(ValueError):
+        # Without a port; `[::1]` and names are left to what follows.
+        return ip_address(host).is_loopback
     name = _name_in(host)
     if name == "localhost" or name.endswith(".localhost"):
         return True

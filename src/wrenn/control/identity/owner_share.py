@@ -13,15 +13,19 @@ from uuid import UUID
 from wrenn.base.errors import RateLimited
 from wrenn.base.ids import TeamId
 from wrenn.control.db import Database
-from wrenn.control.identity.store import owner_of
+from wrenn.control.identity.store import owning_user_of
 
 
 class OwnerShare:
-    """Counts what each owner's teams have at this replica. `what`: for messages, in the plural."""
+    """Counts what each owner's teams have at this replica. `what`: for messages, in the plural.
 
-    def __init__(self, database: Database, *, limit: int, what: str) -> None:
+    Nobody is limited before `scarce_from` are taken: where one user owns all teams, there is nobody to leave something for.
+    """
+
+    def __init__(self, database: Database, *, limit: int, what: str, scarce_from: int = 0) -> None:
         self._database = database
         self._limit = limit
+        self._scarce_from = scarce_from
         self._what = what
         self._taken: Counter[UUID] = Counter()
 
@@ -32,10 +36,10 @@ class OwnerShare:
         Raises:
             RateLimited: all teams of its owner together have as many as they may.
         """
-        owner = await owner_of(self._database, team_id)
-        if self._taken[owner] >= self._limit:
+        owner = await owning_user_of(self._database, team_id)
+        if self._taken[owner] >= self._limit and self._taken.total() >= self._scarce_from:
             raise RateLimited(
-                f"All teams of this team's owner together have {self._limit} {self._what} here. Try again later."
+                f"All teams of this team's owner may have {self._limit} {self._what} at once. Try again later."
             )
         self._taken[owner] += 1
         try:

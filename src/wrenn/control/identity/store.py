@@ -58,7 +58,7 @@ async def insert_team(tx: Transaction, owner_id: UserId, *, name: str, is_defaul
     return team_id
 
 
-async def owner_of(database: Database, team_id: TeamId) -> UUID:
+async def owning_user_of(database: Database, team_id: TeamId) -> UUID:
     """Return the id of the user who owns the team, or that of a team that nobody owns."""
     owner = select(users_teams.c.user_id).where(
         users_teams.c.team_id == team_id.value, users_teams.c.role == "owner"

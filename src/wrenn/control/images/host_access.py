@@ -184,7 +184,7 @@ class HostImages:
         Raises:
             NotFound: the image is not pending on this host. StoreKeyMissing.
             InvalidRequest: the host is of a release that cannot encrypt them.
-            TooLarge: a team's own host has got URLs for more than an image can have.
+            TooLarge: a team's own host was given URLs for more than an image can have.
             RateLimited: the team's own hosts have got URLs for more than its quota of storage has room for, for several images.
         """
         image = await self._uploadable(host, text_id)

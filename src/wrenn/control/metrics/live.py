@@ -88,7 +88,9 @@ class LiveMetrics:
         authenticator: Authenticator,
         open_calls: OpenCalls,
     ) -> None:
-        self._owners = OwnerShare(database, limit=_OF_OWNER, what="streams of metrics")
+        self._owners = OwnerShare(
+            database, limit=_OF_OWNER, what="streams of metrics", scarce_from=_IN_REPLICA // 2
+        )
         self._metrics = metrics
         self._authenticator = authenticator
         self._open_calls = open_calls

@@ -133,7 +133,7 @@ class Profiles:
             if user is None or user.status != "active":
                 raise Unauthorized("The account is gone.")
             if not set(await user_store.teams_of(tx, account.user_id)) <= set(locked):
-                raise Conflict("You joined another team in this moment: try again.")
+                raise Conflict("You joined another team while the account was being deleted. Try again.")
             if await user_store.is_last_admin(tx, account.user_id):
                 raise LastAdmin("You are the only admin of the platform: grant that to another user first.")
             for team_id, has_others in await user_store.owned_teams(tx, account.user_id):

@@ -63,7 +63,7 @@ class PasswordLogin:
 
             async def insert(tx: Transaction) -> SignedIn:
                 user = await add_account(tx, email=body.email, name=body.name, password_hash=password_hash)
-                limits = Subject.mail_request(body.email), Subject.mail_client(address)
+                limits = Subject.mail_client(address), Subject.mail_request(body.email)
                 # Of an address that is deleted and signs up again, and of a list of addresses, not all get a mail.
                 if self._mails.is_configured and await self._throttle.count_if_allowed(tx, *limits):
                     await self._mails.verify(tx, user)

@@ -26,11 +26,11 @@ from wrenn.control.templates import (
     Template,
     TemplateNameTaken,
     TemplateStatus,
-    has_base,
     is_reserved_name,
     lock_names,
     require_any_space,
     statuses,
+    was_built,
 )
 
 _log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class SnapshotLifecycle:
                 there = await statuses(tx, source.team_id, name)
                 if TemplateStatus.PENDING in there:
                     raise TemplateNameTaken(f"A template named {name} is being made just now.")
-                if may_replace is MayReplace.SNAPSHOTS and await has_base(tx, source.team_id, name):
+                if may_replace is MayReplace.SNAPSHOTS and await was_built(tx, source.team_id, name):
                     raise TemplateNameTaken(f"The template {name} was built: a snapshot needs another name.")
                 if there and may_replace is MayReplace.NOTHING:
                     raise TemplateNameTaken(

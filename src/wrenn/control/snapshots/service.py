@@ -8,7 +8,7 @@ from wrenn.base.errors import InvalidRequest, WrennError
 from wrenn.base.faults import fault_point
 from wrenn.base.ids import HostId, TeamId, random_hex
 from wrenn.control.audit import Actor
-from wrenn.control.auth import Caller, Credential
+from wrenn.control.auth import Caller, Credential, Scope
 from wrenn.control.db import Database, Transaction
 from wrenn.control.snapshots import store
 from wrenn.control.snapshots.lifecycle import SnapshotLifecycle
@@ -46,6 +46,8 @@ class Snapshots:
             Else the host's reason. Nothing was kept.
         """
         caller, source = await self._find_source(credential, body.sandbox_id)
+        if caller.scope is Scope.SANDBOXES and may_replace is MayReplace.ANYTHING:
+            may_replace = MayReplace.SNAPSHOTS
         name = f"template-{random_hex(4)}" if body.name is None else body.name
         _check_name(name)
         snapshot_id = await self._lifecycle.begin(source, name=name, may_replace=may_replace)

@@ -37,6 +37,7 @@ from wrenn.control.templates import (
     snapshot_copies,
     template_tags,
     templates,
+    version_count,
 )
 
 _c = templates.c
@@ -146,12 +147,14 @@ async def publish(
     row = written.one()
     tags = [LATEST] if version is None else version.tags
     owner_id = team_id if version is None else version.owner
+    former = 0 if owner_id is None else await version_count(tx, owner_id, row.name) - 1
     old = await set_tags(tx, owner_id, row.name, tags, snapshot_id.value)
     # After what it replaces has gone: layers that only that had are its own now.
     size_b = taken.size_b + await own_layers_b(tx, owner_id, snapshot_id.value, taken.layers)
     await tx.execute(update(templates).where(_c.id == snapshot_id.value).values(size_bytes=size_b))
     if owner_id is not None:
-        await require_space(tx, owner_id, size_b, defaults, new_templates=1)
+        grown = await version_count(tx, owner_id, row.name) - former
+        await require_space(tx, owner_id, size_b, defaults, new_templates=max(0, grown))
     action = AuditAction(
         Resource.SNAPSHOT,
         "create",

@@ -66,6 +66,7 @@ class Invitations:
         async def invite(tx: Transaction) -> Invited:
             team = await team_store.lock(tx, team_id)
             expect_admin(await team_store.expect_member(tx, team_id, member.user_id))
+            await hold_account(tx, member.account)
             if await team_store.has_member(tx, team_id, email):
                 raise InvalidRequest("email: is a member of this team already.")
             if await invitation_store.count_others(tx, team_id, email) >= INVITATIONS_LIMIT:

@@ -19,7 +19,6 @@ from wrenn.control.templates.store import (
     NewBase,
     built_content,
     count_layers_again,
-    has_base,
     images_in_use,
     lock_names,
     own_layers_b,
@@ -35,6 +34,8 @@ from wrenn.control.templates.store import (
     statuses,
     template_count,
     template_count_of,
+    version_count,
+    was_built,
 )
 from wrenn.control.templates.store import find as find_template
 from wrenn.control.templates.store import find_built as find_built_template
@@ -66,7 +67,6 @@ __all__ = [
     "find_built_template",
     "find_template",
     "get_template",
-    "has_base",
     "images_in_use",
     "insert_base_template",
     "is_reserved_name",
@@ -89,4 +89,6 @@ __all__ = [
     "template_count_of",
     "template_tags",
     "templates",
+    "version_count",
+    "was_built",
 ]

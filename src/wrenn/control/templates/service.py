@@ -9,7 +9,7 @@ from uuid import UUID
 from wrenn.base.errors import Forbidden, InvalidRequest, NotFound
 from wrenn.base.ids import SnapshotId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor, AuditAction, Resource, Status, record
-from wrenn.control.auth import Account, Caller
+from wrenn.control.auth import Account, Caller, Scope
 from wrenn.control.db import Database, Transaction
 from wrenn.control.templates import store
 from wrenn.control.templates.records import (
@@ -80,9 +80,14 @@ class Templates:
         Sandboxes made from it continue; its files go with the last of them.
 
         Raises:
-            Forbidden: it is the platform's. NotFound.
+            Forbidden: it is the platform's, or was built and the caller is a key for sandboxes and snapshots. NotFound.
         """
-        await self._delete(caller.team_id, Reference.parse(text, field="template"), caller.actor)
+        await self._delete(
+            caller.team_id,
+            Reference.parse(text, field="template"),
+            caller.actor,
+            only_snapshots=caller.scope is Scope.SANDBOXES,
+        )
 
     async def delete_of_platform(self, admin: Account, text: str) -> None:
         """Delete a template of the platform, like `delete`.
@@ -123,11 +128,15 @@ class Templates:
         await self._drop(dropped)
         return template
 
-    async def _delete(self, team_id: TeamId | None, reference: Reference, by: Actor) -> None:
+    async def _delete(
+        self, team_id: TeamId | None, reference: Reference, by: Actor, *, only_snapshots: bool = False
+    ) -> None:
         async def change(tx: Transaction) -> list[UUID]:
             await store.lock_names(tx)
             if team_id is None and await self._is_default(tx, reference):
                 raise Forbidden(f"{DEFAULT_TEMPLATE} cannot be deleted.")
+            if only_snapshots and team_id is not None and await self._was_built(tx, team_id, reference):
+                raise Forbidden(f"{reference} was built: to delete it takes a key of scope full.")
             name, dropped, kind = reference.name, None, None
             if reference.template_id is not None or reference.tag is not None:
                 template = await store.find_owned(tx, team_id, reference)
@@ -151,6 +160,13 @@ class Templates:
             return dropped
 
         await self._drop(await self._database.transaction(change))
+
+    @staticmethod
+    async def _was_built(tx: Transaction, team_id: TeamId, reference: Reference) -> bool:
+        if reference.template_id is None and reference.tag is None:
+            return await store.was_built(tx, team_id, reference.name)
+        template = await store.find_owned(tx, team_id, reference)
+        return template is not None and (template.type is TemplateType.BASE or template.build_id is not None)
 
     async def _is_default(self, tx: Transaction, reference: Reference) -> bool:
         found = await store.find_owned(tx, None, reference)

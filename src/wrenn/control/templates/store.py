@@ -231,6 +231,12 @@ def _count(has_template: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(func.count()).where(has_template, _is_named_and_ready()).scalar_subquery()
 
 
+async def version_count(tx: Transaction, team_id: TeamId, name: str) -> int:
+    """Return how many versions of a name the team has."""
+    found = await tx.execute(select(func.count()).where(is_ready(team_id), _c.name == name))
+    return found.scalar_one()
+
+
 def _taken_mb(has_template: ColumnElement[bool], has_image: ColumnElement[bool]) -> ScalarSelect[int]:
     on_hosts = select(func.coalesce(func.sum(_c.size_bytes), 0)).where(has_template, _is_named_and_ready())
     # The images of templates are counted with these.
@@ -244,6 +250,10 @@ def _taken_mb(has_template: ColumnElement[bool], has_image: ColumnElement[bool])
 async def quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
     """Read the team's limits and usage of templates and their storage, under a lock until the transaction ends."""
     await lock_owner(tx, team_id)
+    return await _quota_status(tx, team_id, defaults)
+
+
+async def _quota_status(tx: Transaction, team_id: TeamId, defaults: Limits) -> QuotaStatus:
     whose = literal(team_id.value, Uuid)
     together = owned_together(whose)
     most = most_of(together).subquery("most")
@@ -292,8 +302,8 @@ async def require_any_space(
 
 
 async def snapshot_mb_left(tx: Transaction, team_id: TeamId, defaults: Limits) -> int | None:
-    """Return how much template storage the team has left, of its own limit and its owner's; None: neither is limited."""
-    status = await quota_status(tx, team_id, defaults)
+    """Return how much template storage the team has left now, of its own limit and its owner's; None: neither is limited."""
+    status = await _quota_status(tx, team_id, defaults)
     left = [
         max(0, each.limits.snapshot_mb - each.usage.snapshot_mb)
         for each in (status, status.owner)
@@ -385,14 +395,14 @@ async def statuses(tx: Transaction, team_id: TeamId, name: str) -> set[TemplateS
     return {TemplateStatus(row.status) for row in found}
 
 
-async def has_base(tx: Transaction, team_id: TeamId, name: str) -> bool:
+async def was_built(tx: Transaction, team_id: TeamId, name: str) -> bool:
     """Return whether a version of the team's template of this name was built, and is not being removed."""
     found = await tx.execute(
         select(_c.id)
         .where(
             _c.team_id == team_id.value,
             _c.name == name,
-            _c.type == "base",
+            or_(_c.type == TemplateType.BASE, _c.build_id.is_not(None)),
             _c.status != TemplateStatus.REMOVING,
         )
         .limit(1)
@@ -431,6 +441,7 @@ async def insert_base(
         QuotaExceeded: it takes more than the team has left.
     """
     await lock_names(tx)
+    former = 0 if new.team_id is None else await version_count(tx, new.team_id, new.name)
     await tx.execute(
         insert(templates).values(
             id=new.template_id,
@@ -456,7 +467,8 @@ async def insert_base(
     )
     dropped = await set_tags(tx, new.team_id, new.name, tags, new.template_id)
     if new.team_id is not None:
-        await require_space(tx, new.team_id, new.size_bytes, defaults, new_templates=1)
+        grown = await version_count(tx, new.team_id, new.name) - former
+        await require_space(tx, new.team_id, new.size_bytes, defaults, new_templates=max(0, grown))
     action = AuditAction(Resource.TEMPLATE, "create", facts={"type": TemplateType.BASE.value})
     await record(tx, new.team_id or PLATFORM_TEAM, by, action, new.name)
     return dropped
