@@ -205,6 +205,7 @@ def environment_of(data_dir: Path, database_url: str) -> dict[str, str]:
         "WRENN_START_TIMEOUT_S": "20",
         # All tests come from one address, and some try many wrong credentials.
         "WRENN_RATE_FAILURES_PER_ADDRESS": "0",
+        "WRENN_RATE_PER_ADDRESS": "0",
     }
 
 
