@@ -104,3 +104,18 @@ async def echo_messages(socket: ServerConnection) -> None:
     """Sends every message back."""
     async for message in socket:
         await socket.send(message)
+
+
+@asynccontextmanager
+async def silent_program() -> AsyncGenerator[tuple[int, asyncio.Event, asyncio.Event]]:
+    """A program that never answers: its port, when it has been asked, and when its visitor has gone."""
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_head(reader)
+        asked.set()
+        await reader.read()
+        ended.set()
+
+    async with program(silent) as port:
+        yield port, asked, ended

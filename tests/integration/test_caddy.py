@@ -27,7 +27,7 @@ from wrenn.testing.agent_host import agent_host
 from wrenn.testing.server import free_port
 
 from .conftest import DEADLINE_S, Platform, environment_of, make_team, own_database, running_platform
-from .guest_programs import OK, answering, echo_messages, program, read_head, socket_program
+from .guest_programs import OK, answering, echo_messages, program, read_head, silent_program, socket_program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -233,15 +233,7 @@ async def test_events_come_as_they_are_sent_and_end_with_their_reader(behind: Be
 
 
 async def test_a_visitor_who_leaves_before_the_answer_is_noticed(behind: Behind, sandbox_id: str):
-    asked, ended = asyncio.Event(), asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        asked.set()
-        await reader.read()
-        ended.set()
-
-    async with program(silent) as port, asyncio.timeout(DEADLINE_S):
+    async with silent_program() as (port, asked, ended), asyncio.timeout(DEADLINE_S):
         async with behind.client(_name(sandbox_id, port)) as visitor:
             visit = asyncio.create_task(visitor.get("/"))
             await asked.wait()

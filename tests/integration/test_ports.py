@@ -18,7 +18,16 @@ from wrenn.guest import ports as guest_ports
 
 from .conftest import DEADLINE_S, Platform, client, refused, run_sql, running_platform
 from .event_reader import reading
-from .guest_programs import OK, answering, echo_body, echo_messages, program, read_head, socket_program
+from .guest_programs import (
+    OK,
+    answering,
+    echo_body,
+    echo_messages,
+    program,
+    read_head,
+    silent_program,
+    socket_program,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -242,15 +251,7 @@ async def test_events_arrive_as_they_are_sent_and_end_with_their_reader(platform
 
 
 async def test_a_visitor_who_leaves_before_the_answer_is_noticed(platform: Platform, path: str):
-    asked, ended = asyncio.Event(), asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        asked.set()
-        await reader.read()
-        ended.set()
-
-    async with program(silent) as port, asyncio.timeout(DEADLINE_S):
+    async with silent_program() as (port, asked, ended), asyncio.timeout(DEADLINE_S):
         visit = asyncio.create_task(platform.api.get("/", headers=headers_of(path, port)))
         await asked.wait()
         visit.cancel()
@@ -264,15 +265,7 @@ async def test_a_visitor_who_sends_another_request_meanwhile_is_disconnected(
     platform: Platform, path: str, more: str
 ):
     """Otherwise the first visit would not notice that its client has gone, and would hold its connections."""
-    asked, ended = asyncio.Event(), asyncio.Event()
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_head(reader)
-        asked.set()
-        await reader.read()
-        ended.set()
-
-    async with program(silent) as port, asyncio.timeout(DEADLINE_S):
+    async with silent_program() as (port, asked, ended), asyncio.timeout(DEADLINE_S):
         reader, writer = await open_raw(platform)
         head = f"GET / HTTP/1.1\r\nHost: {host_of(path, port)}\r\nX-API-Key: {platform.key.reveal()}\r\n"
         writer.write(f"{head}\r\n".encode())

@@ -158,16 +158,19 @@ def unwritten_of_device_b(stats: str) -> int:
     Raises:
         ValueError: it does not say that.
     """
-    fields = dict(line.split(":", 1) for line in stats.splitlines() if ":" in line)
     try:
-        sizes = [int(fields[name].split()[0]) for name in ("BdiReclaimable", "BdiWriteback")]
+        # The kernel counts for each processor, and adds that up now and then.
+        return _sum_b(stats, "BdiReclaimable", "BdiWriteback") + _UNCOUNTED_B
     except (KeyError, IndexError) as error:
         raise ValueError("The kernel does not say what a device has not written.") from error
-    # The kernel counts for each processor, and adds that up now and then.
-    return sum(sizes) * KIB + _UNCOUNTED_B
 
 
 def unwritten_of_machine_b(meminfo: str) -> int:
     """Return what a machine has not written, from the text of /proc/meminfo."""
-    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
-    return sum(int(fields[name].split()[0]) * KIB for name in ("Dirty", "Writeback"))
+    return _sum_b(meminfo, "Dirty", "Writeback")
+
+
+def _sum_b(text: str, *names: str) -> int:
+    """Return the sum of these fields of a text of lines `NAME: SIZE kB`."""
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return sum(int(fields[name].split()[0]) for name in names) * KIB
