@@ -72,9 +72,9 @@ class Facts:
     base: From
 
 
-def is_from_archive(request: BuildRequest) -> bool:
-    """Whether the base is a container image in the archive of the build, which has no files to copy then. Raises as `parse`."""
-    return base_of(request, parse(request)).kind is BaseKind.ARCHIVE
+def is_from_archive(base: From) -> bool:
+    """Whether the base is a container image in the archive of the build, which has no files to copy then."""
+    return base.kind is BaseKind.ARCHIVE
 
 
 def container_image_of(base: From) -> str:

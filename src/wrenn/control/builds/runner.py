@@ -74,7 +74,7 @@ class BuildRunner:
             log.note(str(note))
         async with AsyncExitStack() as stack:
             stages = await self._opened_stages(build, recipe, stack)
-            context = await stack.enter_async_context(self._context(build))
+            context = await stack.enter_async_context(self._context(build, recipe))
             attempt = Attempt(build, stages, context, log, by)
             imported = _unchanged(build, stages)
             for stage in stages:
@@ -268,8 +268,9 @@ class BuildRunner:
         await fault_point("control.build.layer_claimed")
 
     @asynccontextmanager
-    async def _context(self, build: Build) -> AsyncGenerator[ContextArchive]:
-        if build.archive_key is None or await asyncio.to_thread(recipes.is_from_archive, build.request):
+    async def _context(self, build: Build, recipe: Recipe) -> AsyncGenerator[ContextArchive]:
+        base = recipes.base_of(build.request, recipe)
+        if build.archive_key is None or recipes.is_from_archive(base):
             context = ContextArchive.empty()
         else:
             context = await self._opened(build.archive_key)

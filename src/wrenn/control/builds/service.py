@@ -21,7 +21,7 @@ from wrenn.base.ids import BuildId, TeamId
 from wrenn.control.audit import PLATFORM_TEAM, Actor
 from wrenn.control.auth import Account, Caller, Credential, OpenCalls, Scope
 from wrenn.control.builds import layer_store, login_store, store
-from wrenn.control.builds.recipes import Facts, check_recipe, container_image_of
+from wrenn.control.builds.recipes import Facts, check_recipe, container_image_of, is_from_archive
 from wrenn.control.builds.records import ENDED, Build, BuildRequest, BuildStatus, LogEntry, LogKind, owner_of
 from wrenn.control.builds.types import CreateBuild, StepsJson
 from wrenn.control.builds.uploads import RECEIVED_AT_ONCE, ArchiveUploads
@@ -34,7 +34,7 @@ from wrenn.control.registries import ImageLogin, RegistryCredentials
 from wrenn.control.sandboxes import SandboxSizeLimits
 from wrenn.control.templates import DEFAULT_TEMPLATE, LATEST, NameReserved, Reference
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
-from wrenn.recipe import BaseKind, end_at_stage
+from wrenn.recipe import end_at_stage
 
 _LIST_LIMIT: Final = 100
 _UNFINISHED_LIMIT: Final = 20
@@ -153,7 +153,7 @@ class Builds:
         self._check_values(body)
         await self._database.transaction(lambda tx: _require_few(tx, caller.team_id))
         request, facts = await self._read_recipe(caller.team_id, body)
-        if facts.base.kind is BaseKind.ARCHIVE:
+        if is_from_archive(facts.base):
             if archive is None:
                 raise InvalidRequest(
                     "archive: the base is a container image in the archive of the build: it is missing."
