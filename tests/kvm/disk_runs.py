@@ -13,8 +13,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -445,6 +445,17 @@ def _writer(disk: DeviceStack, content: bytes) -> Generator[subprocess.Popen[byt
                 cow_space.give_up(f"{_PREFIX}.")  # it could not end otherwise
 
 
+@asynccontextmanager
+async def _running(allocator: SpaceAllocator) -> AsyncGenerator[None]:
+    """It takes space, and none any more afterwards: the next test has devices of the same names."""
+    running = asyncio.create_task(allocator.run())
+    try:
+        yield
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
 async def _until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
@@ -457,32 +468,31 @@ _LARGE_B = 160 * MIB
 
 async def writes_wait_while_the_host_is_full_and_nothing_is_lost() -> None:
     content = os.urandom(48 * MIB)
-    with _folder() as disks, _small_file_system(128 * MIB) as host:
+    # Large enough for all that the layer may have ahead, and for the next one.
+    with _folder() as disks, _small_file_system(256 * MIB) as host:
         layers = await _new(disks, size_b=_LARGE_B)
         disk = await disks.attach("one", DiskRef(layers, _BASE))
         other = _fill(host, but_b=8 * MIB)
-        taking = asyncio.create_task(disks.space.run())
         with _writer(disk, content) as vmm:
-            await _until(lambda: disks.waits_for_space(layers[0]))
-            assert free_b(host) < MIB, "all that was free was used"
-            assert await disk.is_whole()
-            assert vmm.poll() is None
-            # An operation that writes what waits is refused, and the disk goes on waiting.
-            with pytest.raises(StorageFull):
-                await disk.flush()
-            with pytest.raises(StorageFull):
-                await disk.switch_layer((await _new(disks, layers, size_b=_LARGE_B))[0])
+            async with _running(disks.space):
+                await _until(lambda: disks.waits_for_space(layers[0]))
+                assert free_b(host) < MIB, "all that was free was used"
+                assert await disk.is_whole()
+                assert vmm.poll() is None
+                # An operation that writes what waits is refused, and the disk goes on waiting.
+                with pytest.raises(StorageFull):
+                    await disk.flush()
+                with pytest.raises(StorageFull):
+                    await disk.switch_layer((await _new(disks, layers, size_b=_LARGE_B))[0])
             # Agents come and go, also one that was killed.
-            taking.cancel()
-            await asyncio.wait([taking])
             next_disks = _disks()
             adopted = await next_disks.adopt("one")
             assert adopted is not None
             assert await adopted.is_whole()
             other.unlink()
-            taking = asyncio.create_task(next_disks.space.run())
-            await _until(lambda: vmm.poll() is not None, 60)
-            assert vmm.returncode == 0
+            async with _running(next_disks.space):
+                await _until(lambda: vmm.poll() is not None, 60)
+                assert vmm.returncode == 0
         assert await adopted.is_whole()
         assert not next_disks.waits_for_space(layers[0])
         assert _read(adopted, 0, len(content)) == content
@@ -495,22 +505,20 @@ async def writes_wait_while_the_host_is_full_and_nothing_is_lost() -> None:
         disk = await disks.attach("two", DiskRef(await _new(disks, layers, size_b=_LARGE_B), _BASE))
         assert _read(disk, 0, len(content)) == content
         await disk.detach()
-        taking.cancel()
 
 
 async def a_killed_vmm_whose_writes_wait_can_be_removed() -> None:
     with _folder() as disks, _small_file_system(64 * MIB) as host:
         layers = await _new(disks, size_b=_LARGE_B)
         disk = await disks.attach("one", DiskRef(layers, _BASE))
-        taking = asyncio.create_task(disks.space.run())
         _fill(host)
-        with _writer(disk, os.urandom(32 * MIB)) as vmm:
-            await _until(lambda: disks.waits_for_space(layers[0]))
-            vmm.kill()
-            await disks.give_up("one")
-            await asyncio.to_thread(vmm.wait, 20)
-        await disk.detach()
-        taking.cancel()
+        async with _running(disks.space):
+            with _writer(disk, os.urandom(32 * MIB)) as vmm:
+                await _until(lambda: disks.waits_for_space(layers[0]))
+                vmm.kill()
+                await disks.give_up("one")
+                await asyncio.to_thread(vmm.wait, 20)
+            await disk.detach()
 
 
 class _AgentKilled(BaseException):
@@ -587,14 +595,13 @@ async def the_reserve_of_the_host_is_not_taken() -> None:
         layers = await _new(disks, size_b=_LARGE_B)
         disk = await disks.attach("one", DiskRef(layers, _BASE))
         allocator = SpaceAllocator(prefix=f"{_PREFIX}.", folder=host, reserve_b=64 * MIB)
-        taking = asyncio.create_task(allocator.run())
-        with _writer(disk, os.urandom(100 * MIB)) as vmm:
-            await _until(lambda: bool(allocator.waiting))
-            assert 64 * MIB <= free_b(host) < 66 * MIB
-            vmm.kill()
-            await disks.give_up("one")
-            await asyncio.to_thread(vmm.wait, 20)
-        taking.cancel()
+        async with _running(allocator):
+            with _writer(disk, os.urandom(100 * MIB)) as vmm:
+                await _until(lambda: bool(allocator.waiting))
+                assert 64 * MIB <= free_b(host) < 66 * MIB
+                vmm.kill()
+                await disks.give_up("one")
+                await asyncio.to_thread(vmm.wait, 20)
         await disk.detach()
 
 
@@ -603,24 +610,23 @@ async def a_disk_that_is_written_fast_and_grows_gets_its_space_in_time() -> None
     with _folder() as disks:
         layers = await _new(disks, size_b=64 * MIB)
         disk = await disks.attach("one", DiskRef(layers, _BASE))
-        taking = asyncio.create_task(disks.space.run())
-        with _writer(disk, content) as writer:
-            await _until(lambda: writer.poll() is not None, 60)
-            assert writer.returncode == 0
-        await disk.grow(_LARGE_B)
-        vmm = os.open(disk.path, os.O_RDWR)
-        try:
-            for at in range(64 * MIB, _LARGE_B - 2 * len(content), len(content)):
-                os.pwrite(vmm, content, at)
-            await disk.merge_layers()
-            await asyncio.to_thread(os.fsync, vmm)
-        finally:
-            os.close(vmm)
-        assert await disk.is_whole()
-        # Image, base, layer, disk, store, and two for what waits: others are not needed any more and removed.
-        await _until(lambda: len(device_mapper.list_names(f"{_PREFIX}.one.")) == 7)
-        assert _read(disk, 0, len(content)) == _read(disk, 64 * MIB, len(content)) == content
-        taking.cancel()
+        async with _running(disks.space):
+            with _writer(disk, content) as writer:
+                await _until(lambda: writer.poll() is not None, 60)
+                assert writer.returncode == 0
+            await disk.grow(_LARGE_B)
+            vmm = os.open(disk.path, os.O_RDWR)
+            try:
+                for at in range(64 * MIB, _LARGE_B - 2 * len(content), len(content)):
+                    os.pwrite(vmm, content, at)
+                await disk.merge_layers()
+                await asyncio.to_thread(os.fsync, vmm)
+            finally:
+                os.close(vmm)
+            assert await disk.is_whole()
+            # Image, base, layer, disk, store, and two for what waits: others are not needed any more and removed.
+            await _until(lambda: len(device_mapper.list_names(f"{_PREFIX}.one.")) == 7)
+            assert _read(disk, 0, len(content)) == _read(disk, 64 * MIB, len(content)) == content
         await disk.detach()
 
 
