@@ -140,9 +140,7 @@ class Sandboxes:
             await self._garbage.collect()
         for entry in list(self._entries.values()):
             if entry.running is not None:
-                entry.running.vm.disconnect()
-                await entry.running.guest.close()
-                await entry.running.ports.close()
+                await entry.running.release()
 
     def _start_work(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         task = asyncio.create_task(work, name=name)
@@ -709,11 +707,14 @@ class Sandboxes:
             fields = {"sandbox_id": str(entry.sandbox_id)}
             _log.warning("sandbox lost", extra={**fields, "vmm_log": running.vm.log_tail()})
             entry.running = None  # it does not run, whatever fails below
-            with suppress(WrennError, OSError, TimeoutError):  # tried again when it is resumed or removed
-                await running.vm.kill()  # what it has on the host ends with it
-            await self._operations.record_vm_exit(
-                entry.record, running, partial(self._save, entry), reason=_ENDED
-            )
+            try:
+                with suppress(WrennError, OSError, TimeoutError):  # tried again when it is resumed or removed
+                    await running.vm.kill()  # what it has on the host ends with it
+                await self._operations.record_vm_exit(
+                    entry.record, running, partial(self._save, entry), reason=_ENDED
+                )
+            finally:
+                await running.release()  # also if the agent ends meanwhile
         self._garbage.wake()
 
     async def remove(self, sandbox_id: SandboxId, *, generation: int = 0) -> None:

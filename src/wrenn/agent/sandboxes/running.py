@@ -219,6 +219,12 @@ class RunningSandbox:
         # What was not closed by now ends here, and the closes with it.
         await asyncio.wait({threads.start(self.reset_connections, self.address)}, timeout=_CLOSE_TIMEOUT_S)
 
+    async def release(self) -> None:
+        """Close all connections to the VMM and the guest, without waiting for calls in progress. The VM keeps running. Idempotent."""
+        self.vm.disconnect()
+        await self.guest.close()
+        await self.ports.close()
+
     async def _close(self, close: Coroutine[Any, Any, object]) -> None:
         closing = asyncio.create_task(close, name=f"close connections to {self.address}")
         self._closing.add(closing)
