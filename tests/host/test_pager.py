@@ -190,6 +190,20 @@ def test_pages_that_were_given_back_are_zero(image: Image) -> None:
         assert vmm.read([1]) == hashlib.sha256(b"\xee" * PAGE_B).hexdigest()
 
 
+def test_memory_is_served_although_the_order_cannot_be_recorded(image: Image) -> None:
+    pages = everything(3)
+    with served(image, "--chunk-pages", "1", record=Path("/dev/full")) as (pager, vmm):
+        assert vmm.answer() == "sent"
+        # Pages that are waited for one after the other: the record is written each time that nothing is waited for.
+        assert vmm.read(pages[:5]) == image.digest(pages[:5])
+        assert vmm.read(pages) == image.digest(pages)
+        vmm.process.kill()
+        code, words = ended(pager)
+    assert code == 0
+    assert words.count("not recorded") == 1, words
+    assert figures(words)["pages_filled_by_faults"] == PAGES
+
+
 def test_what_was_needed_once_is_there_before_it_is_needed_again(image: Image, tmp_path: Path) -> None:
     record = tmp_path / "order"
     record.touch()

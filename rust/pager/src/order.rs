@@ -24,7 +24,8 @@ pub fn read(file: &File, pages: u64) -> io::Result<vec::IntoIter<PageNumber>> {
     Ok(numbers.into_iter())
 }
 
-/// Writes down which pages are needed.
+/// Writes down which pages are needed. Nothing depends on the record, so a failed write ends the recording and is only logged: the
+/// disk may be full, and the memory of the VM must be served nevertheless.
 pub struct Recorder {
     file: File,
     pending: Vec<u8>,
@@ -38,20 +39,24 @@ impl Recorder {
     }
 
     /// Adds a page.
-    pub fn add(&mut self, page: PageNumber) -> io::Result<()> {
+    pub fn add(&mut self, page: PageNumber) {
         if self.left == 0 {
-            return Ok(());
+            return;
         }
         self.left -= 1;
         self.pending.extend((page as u32).to_le_bytes());
-        if self.pending.len() == PIECE * NUMBER || self.left == 0 { self.flush() } else { Ok(()) }
+        if self.pending.len() == PIECE * NUMBER || self.left == 0 {
+            self.flush();
+        }
     }
 
     /// Writes what was added.
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all(&self.pending)?;
+    pub fn flush(&mut self) {
+        if let Err(error) = self.file.write_all(&self.pending) {
+            self.left = 0;
+            eprintln!("pager: the order of pages is not recorded any further: {error}");
+        }
         self.pending.clear();
-        Ok(())
     }
 }
 
@@ -68,9 +73,9 @@ mod tests {
         let mut file = file_of(b"");
         let mut recorder = Recorder::new(file.try_clone().unwrap());
         for page in [7, 3, 900, 5] {
-            recorder.add(page).unwrap();
+            recorder.add(page);
         }
-        recorder.flush().unwrap();
+        recorder.flush();
         file.write_all(b"cut").unwrap();
         file.rewind().unwrap();
         assert_eq!(read(&file, 100).unwrap().collect::<Vec<_>>(), [7, 3, 5]);
@@ -81,9 +86,19 @@ mod tests {
         let file = file_of(b"");
         let mut recorder = Recorder::new(file.try_clone().unwrap());
         for _ in 0..LIMIT + 10 {
-            recorder.add(1).unwrap();
+            recorder.add(1);
         }
-        recorder.flush().unwrap();
+        recorder.flush();
         assert_eq!(file.metadata().unwrap().len(), (LIMIT * NUMBER) as u64);
+    }
+
+    #[test]
+    fn a_full_disk_ends_the_recording_and_nothing_else() {
+        let mut recorder = Recorder::new(File::options().write(true).open("/dev/full").unwrap());
+        for _ in 0..PIECE + 10 {
+            recorder.add(1);
+        }
+        recorder.flush();
+        assert_eq!((recorder.left, recorder.pending.len()), (0, 0));
     }
 }
