@@ -460,3 +460,57 @@ async def test_watches_count_as_streams(monkeypatch: pytest.MonkeyPatch) -> None
             await begin()
         with pytest.raises(e.RateLimited):
             await begin()
+
+
+async def _pieces(*pauses_s: float, size_b: int = 1024 * 1024) -> AsyncGenerator[bytes]:
+    for pause_s in pauses_s:
+        await asyncio.sleep(pause_s)
+        yield bytes(size_b)
+
+
+async def test_an_upload_that_the_guest_does_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+
+    async def unread(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+
+    monkeypatch.setattr("wrenn.guest.files._IDLE_TIMEOUT_S", 0.5)
+    async with hostile_guest(unread, monkeypatch) as guest:
+        try:
+            with pytest.raises(e.Unavailable):
+                async with asyncio.timeout(20):
+                    await Files(guest).write("/x", _pieces(*[0.0] * 32), user="root")
+        finally:
+            ended.set()
+
+
+async def test_an_upload_may_wait_for_its_content(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stored(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    monkeypatch.setattr("wrenn.guest.files._IDLE_TIMEOUT_S", 0.3)
+    async with hostile_guest(stored, monkeypatch) as guest:
+        await Files(guest).write("/x", _pieces(0.7, 0.7, size_b=100), user="root")
+
+
+async def test_no_token_is_logged_when_a_guest_speaks_another_protocol(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with hostile_guest(says(b"garbage\r\n\r\n"), monkeypatch) as guest:
+        with pytest.raises(e.WrennError) as raised:
+            await Commands(guest).list()
+        identity = Identity(
+            hostname="x",
+            machine_id="0" * 32,
+            envs={},
+            token=Secret("another secret"),
+            former_token=None,
+            lifecycle_id="1",
+        )
+        with pytest.raises(e.WrennError) as refused:
+            await initialise("127.0.0.1", identity, timeout_s=1)
+    for error in (raised.value, refused.value):
+        text = f"{error.context} {error}"
+        assert "token" not in text.lower()
+        assert "secret" not in text

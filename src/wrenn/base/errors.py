@@ -7,7 +7,7 @@ libraries are translated at the call of the library.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class WrennError(Exception):
@@ -206,3 +206,15 @@ def error_class(code: str) -> type[WrennError]:
             return cls
         classes.extend(cls.__subclasses__())
     return InternalError
+
+
+_CAUSE_LIMIT: Final = 500
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what an error of a library was, in one line for a log; its text may come from a guest.
+
+    Not its `repr`: that of an aiohttp error includes all headers of the request, and so tokens.
+    """
+    text = f"{type(error).__name__}: {error}"[:_CAUSE_LIMIT]
+    return "".join(c if c.isprintable() else " " for c in text)

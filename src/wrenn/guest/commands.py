@@ -137,7 +137,9 @@ class Commands:
                         return int(event.event.value.pid)
                     break
         except TimeoutError as error:
-            raise e.DeadlineExceeded("The sandbox did not start the command in time.") from error
+            raise e.DeadlineExceeded(
+                "The sandbox did not start the command in time. It may still start it: look at its processes before you repeat this."
+            ) from error
         raise e.AgentFailure("The sandbox did not report the start of the command.")
 
     @contextlib.asynccontextmanager

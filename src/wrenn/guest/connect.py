@@ -25,7 +25,6 @@ from wrenn.base.secrets import Secret
 from wrenn.base.units import KIB, MIB
 from wrenn.guest.values import (
     DEFAULT_FIELD_LIMIT,
-    TEXT_LIMIT,
     decode_message,
     guest_text,
     json_object_or_empty,
@@ -362,5 +361,5 @@ def unreachable(error: BaseException) -> e.WrennError:
     """Translate a failed or broken connection to the guest agent."""
     return e.Unavailable(
         "The sandbox does not answer; it may be overloaded or have ended.",
-        context={"cause": repr(error)[:TEXT_LIMIT]},
+        context={"cause": e.cause_of(error)},
     )

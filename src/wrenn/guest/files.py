@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,9 @@ from wrenn.relay import read_bounded
 
 _CALL_TIMEOUT_S: Final = 30.0
 _IDLE_TIMEOUT_S: Final = 60.0
-"""A transfer fails if no byte arrives for this long."""
+"""A transfer fails if the guest sends nothing, or takes nothing, for this long."""
+_CONNECTION_LIMIT_S: Final = 30.0
+"""All transfers of a sandbox share a limited number of connections: so long one waits for its turn."""
 ENTRIES_LIMIT: Final = 20_000
 """Entries in one list; the guest agent has the same limit."""
 _ENTRY_FIELDS: Final = 20
@@ -222,14 +225,27 @@ class Files:
         self, endpoint: str, query: dict[str, str], chunks: AsyncIterator[bytes], user: str, content_type: str
     ) -> None:
         headers = {**self._headers(user), "Content-Type": content_type}
+        loop = asyncio.get_running_loop()
+
+        async def followed(limit: asyncio.Timeout) -> AsyncIterator[bytes]:
+            # The guest has its time for each piece. How long the sender of the content may take is limited where that is received.
+            limit.reschedule(None)
+            async for chunk in chunks:
+                limit.reschedule(loop.time() + _IDLE_TIMEOUT_S)
+                yield chunk
+                limit.reschedule(None)
+
         try:
-            async with self._guest.session.post(
-                self._url(endpoint, query, user),
-                data=chunks,
-                headers=headers,
-                timeout=_transfer_timeout(),
-                allow_redirects=False,
-            ) as response:
+            async with (
+                asyncio.timeout(None) as limit,
+                self._guest.session.post(
+                    self._url(endpoint, query, user),
+                    data=followed(limit),
+                    headers=headers,
+                    timeout=_transfer_timeout(),
+                    allow_redirects=False,
+                ) as response,
+            ):
                 if response.status not in (200, 204):
                     raise await _error_of(response)
                 await read_bounded(response, _ERROR_LIMIT_B, sender="sandbox")
@@ -294,7 +310,9 @@ def _checked(pattern: re.Pattern[str], value: str | None) -> str:
 
 
 def _transfer_timeout() -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=_IDLE_TIMEOUT_S)
+    return aiohttp.ClientTimeout(
+        total=None, connect=_CONNECTION_LIMIT_S, sock_connect=5, sock_read=_IDLE_TIMEOUT_S
+    )
 
 
 async def _error_of(response: aiohttp.ClientResponse) -> e.WrennError:

@@ -16,7 +16,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from wrenn.base.clock import Clock, SystemClock
-from wrenn.base.errors import AgentFailure, Unavailable
+from wrenn.base.errors import AgentFailure, Unavailable, cause_of
 from wrenn.base.secrets import Secret
 from wrenn.guest.connect import ENVD_PORT, GuestConnection, unreachable
 from wrenn.relay import IgnoredCookies, Pace, PacedConnector
@@ -127,7 +127,7 @@ async def initialise(
                     await asyncio.sleep(min(max(retry_s, _RETRY_S), _RETRY_LIMIT_S))
     except aiohttp.ClientError as error:
         raise AgentFailure(
-            "The sandbox does not speak its protocol.", context={"cause": repr(error)[:500]}
+            "The sandbox does not speak its protocol.", context={"cause": cause_of(error)}
         ) from error
     except TimeoutError as error:
         raise Unavailable(f"The sandbox did not answer within {timeout_s:g} s of its start.") from error

@@ -24,6 +24,7 @@ from yarl import URL
 from wrenn.base.units import KIB
 from wrenn.relay.message_budget import IncompleteMessage
 from wrenn.relay.pace import Pace
+from wrenn.relay.unanswered import is_unanswered
 
 HEAD_LIMIT_B: Final = 256 * KIB
 """Limit on all bytes that arrive before the head of a response is complete, interim responses included."""
@@ -48,6 +49,7 @@ _READER_FACTOR: Final = 2
 """Reading the parsed data costs about as much as parsing it, measured for a body in chunks of one byte."""
 _TURN_S: Final = 0.002
 """How long pieces of one connection are parsed in a row before the event loop gets control back."""
+_UNANSWERED_LOOKS: Final = 3
 _INTERIM: Final = range(100, 200)
 _SWITCHING: Final = 101
 
@@ -58,7 +60,9 @@ class PacedConnection(ResponseHandler):
     The end of the connection is processed after all bytes before it, so that no part of a response is lost.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pace: Pace) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, pace: Pace, *, unanswered_s: float | None = None
+    ) -> None:
         super().__init__(loop)
         self._pace = pace
         self._unread: deque[bytes] = deque()
@@ -79,6 +83,25 @@ class PacedConnection(ResponseHandler):
         # For a WebSocket whose messages are counted: bytes received since the last message was taken.
         self._incomplete: IncompleteMessage | None = None
         self._untaken_b = 0
+        self._look_every_s = None if unanswered_s is None else unanswered_s / _UNANSWERED_LOOKS
+        self._next_look: asyncio.TimerHandle | None = None
+        self._unanswered_looks = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to look whether the peer's machine is still there."""
+        super().connection_made(transport)
+        if self._look_every_s is not None:
+            self._next_look = self._loop.call_later(self._look_every_s, self._look, self._look_every_s)
+
+    def _look(self, interval_s: float) -> None:
+        if self.transport is None:
+            return
+        unanswered = is_unanswered(self.transport, for_s=interval_s)
+        self._unanswered_looks = self._unanswered_looks + 1 if unanswered else 0
+        if self._unanswered_looks >= _UNANSWERED_LOOKS:
+            self.transport.abort()
+        else:
+            self._next_look = self._loop.call_later(interval_s, self._look, interval_s)
 
     def count_messages(self) -> None:
         """Limit the memory of incomplete messages. The reader reports each message by `message_taken`."""
@@ -279,6 +302,9 @@ class PacedConnection(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Handle the end of the connection once everything before it is parsed."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         if self._unread and not self._is_discarding:
             self._pending_loss = [exc]
             if self._turn is None and not self._is_blocked():
@@ -312,17 +338,22 @@ class PacedConnection(ResponseHandler):
 
 
 class PacedConnector(aiohttp.TCPConnector):
-    """A connector for the connections to one guest, which can all be aborted at once."""
+    """A connector for connections that can all be aborted at once.
 
-    def __init__(self, pace: Pace, **options: Any) -> None:
+    With `unanswered_s`, one breaks when the peer's machine has acknowledged nothing of what was sent for about so long. A peer that does
+    not read is another matter.
+    """
+
+    def __init__(self, pace: Pace, *, unanswered_s: float | None = None, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType] - a parameter that we do not use
         self._pace = pace
+        self._unanswered_s = unanswered_s
         self._made: WeakSet[PacedConnection] = WeakSet()
         # aiohttp has no public way to choose the protocol class of its connections.
         self._factory = partial(self._make)  # type: ignore[assignment]
 
     def _make(self) -> PacedConnection:
-        connection = PacedConnection(self._loop, self._pace)
+        connection = PacedConnection(self._loop, self._pace, unanswered_s=self._unanswered_s)
         self._made.add(connection)
         return connection
 

@@ -34,8 +34,9 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Time for a head to arrive, counted from the previous response: longer than clients keep idle connections
 /// (300 s), so that no request races with the close of its connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(330);
-/// Time without an acknowledgement from a peer that has data to acknowledge.
-const PEER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time without an acknowledgement from a peer that has data to acknowledge, or without room for more at that peer: longer than the
+/// host lets a reader pause (600 s).
+const PEER_TIMEOUT: Duration = Duration::from_secs(660);
 /// Threads for disk work; they end when idle.
 const MAX_DISK_THREADS: usize = 16;
 /// How long an idle thread waits for more.

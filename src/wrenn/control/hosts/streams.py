@@ -13,7 +13,7 @@ from typing import Final
 
 import aiohttp
 
-from wrenn.base.errors import AgentFailure, Unavailable
+from wrenn.base.errors import AgentFailure, Unavailable, cause_of
 from wrenn.base.ids import SandboxId
 from wrenn.base.request_ids import request_id
 from wrenn.base.tasks import OwnedTasks
@@ -117,7 +117,7 @@ class HostStream:
             await self._socket.send_bytes(data)
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(
-                "The connection to the host of this sandbox broke.", context={"cause": repr(error)}
+                "The connection to the host of this sandbox broke.", context={"cause": cause_of(error)}
             ) from error
 
 

@@ -13,7 +13,14 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from wrenn.base.errors import AgentFailure, DeadlineExceeded, Unavailable, WrennError, error_class
+from wrenn.base.errors import (
+    AgentFailure,
+    DeadlineExceeded,
+    Unavailable,
+    WrennError,
+    cause_of,
+    error_class,
+)
 from wrenn.base.ids import SandboxId
 from wrenn.base.units import KIB
 from wrenn.control.hosts.transport import HostConnection
@@ -21,6 +28,8 @@ from wrenn.relay import read_bounded
 
 IDLE_TIMEOUT_S: Final = 60.0
 """Longest silence within a transfer, and of a host whose sandbox is watched."""
+_WRITTEN_TIMEOUT_S: Final = 75.0
+"""Time for the answer to a content that was sent whole: the agent gives its guest 60 s."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _LINE_LIMIT_B: Final = 256 * KIB
 """Of one change: a path of 4 KiB, each byte escaped for text and that for JSON."""
@@ -134,7 +143,12 @@ class Transfers:
                 self._url(sandbox_id, kind, query),
                 data=noting(),
                 headers={"Content-Type": "application/octet-stream"},
+                silence_s=_WRITTEN_TIMEOUT_S,
             )
+        except TimeoutError as error:
+            if failure:
+                raise failure[0] from None
+            raise DeadlineExceeded(f"The host did not answer within {_WRITTEN_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
             if failure:
                 raise failure[0] from None
@@ -157,7 +171,7 @@ async def _content(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         raise DeadlineExceeded(f"The sandbox sent nothing for {IDLE_TIMEOUT_S:.0f} s.") from error
     except (aiohttp.ClientError, OSError) as error:
         raise AgentFailure(
-            "The transfer from the sandbox broke off.", context={"cause": repr(error)}
+            "The transfer from the sandbox broke off.", context={"cause": cause_of(error)}
         ) from error
 
 
@@ -173,7 +187,7 @@ async def _changes(response: aiohttp.ClientResponse) -> AsyncIterator[Change]:
     except TimeoutError as error:
         raise Unavailable("The host of this sandbox does not answer now.") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise AgentFailure("The watch broke off.", context={"cause": repr(error)}) from error
+        raise AgentFailure("The watch broke off.", context={"cause": cause_of(error)}) from error
     raise AgentFailure("The host ended the watch without a reason.")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 from yarl import URL
 
-from wrenn.base.errors import Unavailable
+from wrenn.base.errors import Unavailable, cause_of
 from wrenn.base.request_ids import request_id_headers
 from wrenn.control.hosts.records import HostNotConnected
 from wrenn.control.hosts.resolver import RemoteResolver
@@ -33,7 +32,7 @@ from wrenn.relay import (
 _POOL_IDLE_S: Final = 60.0
 """Below the agent's keep-alive of 75 s, so that no request is sent on a connection that the agent is closing."""
 _CLOSE_TIMEOUT_S: Final = 5.0
-_UNACKNOWLEDGED_S: Final = 15.0
+_UNANSWERED_S: Final = 15.0
 """A machine that lost power answers nothing: so long a call waits for it, rather than for the call's whole time."""
 
 
@@ -48,11 +47,12 @@ class HostTransport:
         self._tls = _tls_context(pki)
         self._connector = PacedConnector(
             UNPACED,
+            unanswered_s=_UNANSWERED_S,
             limit=0,
             keepalive_timeout=_POOL_IDLE_S,
             use_dns_cache=False,
             resolver=RemoteResolver(),
-            socket_factory=_socket,
+            socket_factory=keepalive_socket,
         )
         self._session = new_session(self._connector)
 
@@ -104,7 +104,7 @@ class HostConnection:
         self.failures += 1
         is_unsent = isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         kind = HostNotConnected if is_unsent else Unavailable
-        return kind("The host of this sandbox does not answer now.", context={"cause": repr(cause)})
+        return kind("The host of this sandbox does not answer now.", context={"cause": cause_of(cause)})
 
     def url(self, target: str, *, encoded: bool = False) -> URL:
         """Return the URL of a path at the agent. `encoded`: use it exactly as it is.
@@ -182,13 +182,6 @@ class HostConnection:
             tls=self._current_tls(),
             server_name=self._server_name,
         )
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """Return a socket whose connection breaks when the host does not acknowledge what was sent; a slow agent's machine does."""
-    made = keepalive_socket(address)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(_UNACKNOWLEDGED_S * 1000))
-    return made
 
 
 def _with_request_id(headers: Headers) -> Headers:

@@ -10,7 +10,7 @@ from typing import Any, Final, Self, cast
 
 import httpx2
 
-from wrenn.base.errors import WrennError
+from wrenn.base.errors import WrennError, cause_of
 from wrenn.base.units import MIB
 
 _TIMEOUT_S: Final = 10.0
@@ -83,7 +83,7 @@ class ProviderClient:
                     raise _failed(url, f"status {answer.status_code}")
             return json.loads(body)
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
-            raise _failed(url, repr(error)) from error
+            raise _failed(url, cause_of(error)) from error
 
 
 def _failed(url: str, cause: str) -> ProviderFailed:

@@ -26,6 +26,7 @@ from wrenn.base.errors import (
     Unauthorized,
     Unavailable,
     WrennError,
+    cause_of,
     error_class,
 )
 from wrenn.base.ids import SandboxId
@@ -361,7 +362,7 @@ class _Route:
         sandbox_id = self._target.sandbox_id
         self._locations.forget(sandbox_id)
         return Unavailable(
-            f"The host of sandbox {sandbox_id} does not answer now.", context={"cause": repr(error)}
+            f"The host of sandbox {sandbox_id} does not answer now.", context={"cause": cause_of(error)}
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, Self, cast
 
 import aiohttp
 
-from wrenn.base.errors import AgentFailure
+from wrenn.base.errors import AgentFailure, cause_of
 from wrenn.base.units import KIB, MIB
 from wrenn.relay.http import read_bounded
 
@@ -262,7 +262,7 @@ class FirecrackerApi:
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RecursionError) as error:
             raise FirecrackerError(
                 f"Firecracker did not carry out {method} {path}.",
-                context={"cause": repr(error)[:_REASON_LIMIT]},
+                context={"cause": cause_of(error)},
             ) from error
         if not isinstance(answer, dict):
             raise FirecrackerError(f"Firecracker gave no sound answer to {method} {path}.")
