@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +193,12 @@ async def test_doctor_looks_at_an_installation_that_never_ran(tmp_path: Path) ->
     layout = Layout(tmp_path / "none", Block(0))
     owners = await find_owners(layout)
     assert owners.stored.missing == set()
+
+
+def test_a_snapshot_whose_parents_lead_back_to_it_is_refused(layout: Layout) -> None:
+    found = publish(layout)
+    draft = snapshots.draft_path(layout.snapshots, "snap-2")
+    shutil.copytree(found.directory, draft)
+    snapshots.publish(draft, layout.snapshots, replace(found.manifest, snapshot_id="snap-2", parent="snap-2"))
+    with pytest.raises(DamagedSnapshot, match="itself"):
+        whole(layout, "snap-2")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from wrenn.agent.bases import Bases
 from wrenn.agent.layout import Layout
 from wrenn.agent.sandboxes.check_snapshot import check_restorable
+from wrenn.agent.sandboxes.fetch_state import HoldGarbage
 from wrenn.agent.sandboxes.journal import NetworkSettings, Record, SandboxSpec, State
 from wrenn.agent.sandboxes.launch import Launch, Origin, Save
 from wrenn.agent.sandboxes.running import RunningSandbox
@@ -20,6 +22,7 @@ from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
 from wrenn.linux.files import remove_tree, translated
+from wrenn.linux.threads import run_to_end
 from wrenn.protocol.api import DEFAULT_DISK_SIZE_MB
 from wrenn.storage.layers import new_layer_id
 from wrenn.vm import Driver, Shape
@@ -40,16 +43,19 @@ class BringUp:
     clock: Clock
 
     async def run(
-        self, spec: SandboxSpec, network: NetworkSettings, save: Save
+        self, spec: SandboxSpec, network: NetworkSettings, save: Save, *, hold_garbage: HoldGarbage
     ) -> tuple[Record, RunningSandbox]:
-        """Start the sandbox. After a failure or cancellation nothing of it remains.
+        """Start the sandbox. After a failure or cancellation nothing of it remains. `hold_garbage` has a snapshot kept that is unpinned meanwhile.
 
         Raises:
             NotFound: no such template, image or snapshot. InvalidRequest: not in this size. NoCapacity, StorageFull: no room.
             AgentFailure, Unavailable: it did not start.
         """
-        # No await between checking the snapshot and writing the journal that references it: it could be collected in between.
-        record, origin = self._from_snapshot(spec) if spec.snapshot_id else await self._from_template(spec)
+        # No await between the end of this and writing the journal that references the snapshot: it could be collected in between.
+        if spec.snapshot_id:
+            record, origin = await self._from_snapshot(spec, hold_garbage)
+        else:
+            record, origin = await self._from_template(spec)
         record = replace(record, network=network)
         directory = self.layout.sandbox(spec.sandbox_id)
         async with Undo() as undo:
@@ -87,8 +93,9 @@ class BringUp:
         record = replace(self._new(spec), base=base.key, metadata=base.metadata, disk_mb=disk_mb)
         return record, Origin(token=self.launch.tokens.of(base.key), disk_mb=image_mb)
 
-    def _from_snapshot(self, spec: SandboxSpec) -> tuple[Record, Origin]:
-        snapshot = check_restorable(self.layout, self.driver, spec.snapshot_id)
+    async def _from_snapshot(self, spec: SandboxSpec, hold_garbage: HoldGarbage) -> tuple[Record, Origin]:
+        with hold_garbage():
+            snapshot = await run_to_end(partial(check_restorable, self.layout, self.driver, spec.snapshot_id))
         manifest = snapshot.manifest
         if spec.shape != Shape(manifest.vcpus, manifest.memory_mb):
             raise InvalidRequest(

@@ -7,34 +7,50 @@ from wrenn.agent.vm_platform import platform_of
 from wrenn.base.errors import InvalidState
 from wrenn.storage import snapshots
 from wrenn.storage.errors import DamagedBase, DamagedSnapshot
+from wrenn.storage.layers import LayerSeal
 from wrenn.storage.snapshots import Manifest, Snapshot
 from wrenn.vm import Driver
 
 
 def check_intact(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """Return the snapshot after checking its files, layers, base and parents.
+    """Return the snapshot after checking its files, layers, base and parents. Blocking: layers are read, for up to seconds.
 
     Raises:
         NotFound: there is none. DamagedSnapshot: it, or what it lies on, is not what was saved.
     """
-    snapshot = snapshots.find(layout.snapshots, snapshot_id)
-    if snapshot.manifest.has_memory:
-        driver.memory.check(snapshot)
-    for layer in snapshot.manifest.layers:
-        driver.disks.check(layer)
+    asked = snapshot = snapshots.find(layout.snapshots, snapshot_id)
+    checked: set[LayerSeal] = set()  # a snapshot has most of its layers in common with its parent
+    found: set[str] = set()
+    while True:
+        manifest = snapshot.manifest
+        if manifest.has_memory:
+            driver.memory.check(snapshot)
+        for layer in manifest.layers:
+            if layer not in checked:
+                driver.disks.check(layer)
+                checked.add(layer)
+        _check_base(driver, manifest)
+        if not manifest.parent:
+            return asked
+        found.add(manifest.snapshot_id)
+        if manifest.parent in found:
+            raise DamagedSnapshot(f"{snapshot_id} lies on itself.")
+        snapshot = snapshots.find(layout.snapshots, manifest.parent)
+
+
+def _check_base(driver: Driver, manifest: Manifest) -> None:
     try:
-        same = driver.bases.content_digest(snapshot.manifest.base) == snapshot.manifest.base_digest
+        same = driver.bases.content_digest(manifest.base) == manifest.base_digest
     except DamagedBase as error:
-        raise DamagedSnapshot(f"The base of {snapshot_id} is missing or damaged.") from error
+        raise DamagedSnapshot(f"The base of {manifest.snapshot_id} is missing or damaged.") from error
     if not same:
-        raise DamagedSnapshot(f"The base of {snapshot_id} was made again since; it lies on the former one.")
-    if snapshot.manifest.parent:
-        check_intact(layout, driver, snapshot.manifest.parent)
-    return snapshot
+        raise DamagedSnapshot(
+            f"The base of {manifest.snapshot_id} was made again since; it lies on the former one."
+        )
 
 
 def check_restorable(layout: Layout, driver: Driver, snapshot_id: str) -> Snapshot:
-    """Return the snapshot after `check_intact` and after comparing what it was saved on with this host.
+    """Return the snapshot after `check_intact` and after comparing what it was saved on with this host. Blocking.
 
     Raises:
         as `check_intact`. InvalidState: it needs another VMM, architecture or processor; the message says which.

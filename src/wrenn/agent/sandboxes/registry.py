@@ -256,7 +256,10 @@ class Sandboxes:
                     await self.stored_snapshots.require(snapshot_id, snapshot_image)
                     step_done("image")
                 entry.record, entry.running = await self._operations.bring_up.run(
-                    entry.record.spec, entry.record.network, partial(self._save, entry)
+                    entry.record.spec,
+                    entry.record.network,
+                    partial(self._save, entry),
+                    hold_garbage=self._garbage.held,
                 )
             finally:
                 entry.starting = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from wrenn.agent.layout import Layout
@@ -20,6 +21,7 @@ from wrenn.base.faults import fault_point
 from wrenn.base.steps import step_done
 from wrenn.base.undo import Undo
 from wrenn.base.units import MIB
+from wrenn.linux.threads import run_to_end
 from wrenn.storage.layers import new_layer_id
 from wrenn.storage.snapshots import Manifest
 from wrenn.vm import Driver
@@ -50,7 +52,7 @@ class Resume:
             AgentFailure, Unavailable: it did not start.
         """
         before = record
-        snapshot = check_restorable(self.layout, self.driver, record.snapshot)
+        snapshot = await run_to_end(partial(check_restorable, self.layout, self.driver, record.snapshot))
         manifest = snapshot.manifest
         disk_mb = manifest.disk_mb or self.driver.disks.image_size_b(manifest.base) // MIB
         copy_of, frozen = self._disk(manifest, disk_mb)

@@ -142,7 +142,7 @@ class TakeSnapshot:
             raise InvalidState(
                 f"{record.spec.sandbox_id} was paused while its programs could not be stopped: resume it and try again."
             )
-        found = check_intact(self.layout, self.driver, record.snapshot)
+        found = await run_to_end(partial(check_intact, self.layout, self.driver, record.snapshot))
         async with Undo() as undo:
             draft = self.saver.make_draft(snapshot_id)
             undo.push("remove draft", lambda: asyncio.to_thread(remove_tree, draft))
