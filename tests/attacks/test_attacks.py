@@ -17,7 +17,7 @@ from wrenn.base.units import MIB
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ATTACK_S = 8.0
+ATTACK_S = 5.0
 """How long each attack lasts."""
 NEIGHBOUR_LIMIT_S = 10
 """Longest that a call of the neighbour may take on a loaded test machine; seen without the defences: 70 s and 504."""

@@ -1,12 +1,14 @@
-"""One data folder for all tests here, so that each template and shape is booted once a run."""
+"""One data folder for the agents of all tests here, so that each template and shape is booted once, and one platform for the others."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,10 @@ from wrenn.testing.server import free_port
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs a hypervisor; on a machine without root or images it says so and is skipped."""
+    """Everything here needs a hypervisor; on a machine without root or images it says so and is skipped.
+
+    The tests that share a platform are the last, so that it does not run while others do.
+    """
     reason = ""
     if os.geteuid() != 0:
         reason = "virtual machines need root"
@@ -32,9 +37,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.vm)
-            item.add_marker(pytest.mark.timeout(240))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(240))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
+    places = [place for place, item in enumerate(items) if here in item.path.parents]
+    in_order = sorted((items[place] for place in places), key=_shares_platform)
+    for place, item in zip(places, in_order, strict=True):
+        items[place] = item
+
+
+def _shares_platform(item: pytest.Item) -> bool:
+    return "platform_of_run" in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -59,10 +73,22 @@ def images_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def data_dir(images_dir: Path) -> Iterator[Path]:
-    """A data folder of this run. Short, because control sockets live below it (limit of AF_UNIX: 107 bytes)."""
-    import asyncio
+def data_dir() -> Iterator[Path]:
+    """A data folder of this run, for agents in this process and for platforms of one test."""
+    with _data_folder() as folder:
+        yield folder
 
+
+@pytest.fixture(scope="session")
+def platform_dir() -> Iterator[Path]:
+    """The data folder of `platform_of_run`, whose agent runs while other tests start agents on `data_dir`."""
+    with _data_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def _data_folder() -> Generator[Path]:
+    """A new data folder. Short, because control sockets live below it (limit of AF_UNIX: 107 bytes)."""
     folder = Path(tempfile.mkdtemp(prefix="wrenn-test-"))
     yield folder
     asyncio.run(remove_installation(folder))
@@ -82,18 +108,18 @@ def settings(data_dir: Path, images_dir: Path) -> Settings:
     )
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def platform_of_module(data_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
-    """A whole platform in processes of its own, on the run's data folder and so with its bases."""
-    async with running_platform(data_dir, images_dir, armable=True) as platform:
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def platform_of_run(platform_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
+    """A whole platform in processes of its own."""
+    async with running_platform(platform_dir, images_dir, armable=True) as platform:
         yield platform
 
 
 @pytest.fixture
-async def platform(platform_of_module: Platform) -> AsyncIterator[Platform]:
-    """The module's platform; what the test killed is started again afterwards, and its sandboxes are removed."""
-    yield platform_of_module
-    await platform_of_module.restore()
+async def platform(platform_of_run: Platform) -> AsyncIterator[Platform]:
+    """The run's platform; what the test killed is started again afterwards, and its sandboxes are removed."""
+    yield platform_of_run
+    await platform_of_run.restore()
 
 
 @pytest.fixture

@@ -34,13 +34,13 @@ def _created() -> Sandbox:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sandbox(images_dir: Path, platform_of_module: Platform) -> AsyncIterator[Sandbox]:
+async def sandbox(images_dir: Path, platform_of_run: Platform) -> AsyncIterator[Sandbox]:
     if not (images_dir / "templates" / TEMPLATE / "manifest.json").is_file():
         pytest.skip(f"the template is not built: sudo wrenn images build {TEMPLATE}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("E2B_API_URL", f"{platform_of_module.base_url}/e2b")
-        patch.setenv("E2B_SANDBOX_URL", platform_of_module.base_url)
-        patch.setenv("E2B_API_KEY", platform_of_module.key)
+        patch.setenv("E2B_API_URL", f"{platform_of_run.base_url}/e2b")
+        patch.setenv("E2B_SANDBOX_URL", platform_of_run.base_url)
+        patch.setenv("E2B_API_KEY", platform_of_run.key)
         made = await asyncio.to_thread(_created)
         yield made
         await asyncio.to_thread(made.kill)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,25 +26,41 @@ from wrenn.linux.disk_space import free_b
 from wrenn.testing.server import free_port
 
 
-@pytest.fixture
-def small_disk(images_dir: Path) -> Iterator[Settings]:
-    """An installation whose data folder is a file system of 800 MiB."""
+@pytest.fixture(scope="module")
+def small_folder() -> Iterator[Path]:
+    """A file system of 800 MiB for the one installation of these tests, whose base is booted once."""
     folder = Path(tempfile.mkdtemp(prefix="wrenn-full-"))
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=800m", "tmpfs", str(folder)], check=True)
     try:
-        yield Settings.from_environment(
-            {
-                "WRENN_DATA_DIR": str(folder),
-                "WRENN_IMAGES_DIR": str(images_dir),
-                "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
-                "WRENN_READY_SLOTS": "1",
-                "WRENN_DISK_RESERVE_MB": "32",
-            }
-        )
+        yield folder
     finally:
-        asyncio.run(remove_installation(folder))
+        empty(folder)
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
         folder.rmdir()
+
+
+@pytest.fixture
+def small_disk(small_folder: Path, images_dir: Path) -> Iterator[Settings]:
+    """An installation without sandboxes, whose data folder is a file system of 800 MiB."""
+    yield Settings.from_environment(
+        {
+            "WRENN_DATA_DIR": str(small_folder),
+            "WRENN_IMAGES_DIR": str(images_dir),
+            "WRENN_AGENT_LISTEN": f"127.0.0.1:{free_port()}",
+            "WRENN_READY_SLOTS": "1",
+            "WRENN_DISK_RESERVE_MB": "32",
+        }
+    )
+    (small_folder / "filler").unlink(missing_ok=True)
+    if any(path for name in ("sandboxes", "snapshots") for path in (small_folder / name).glob("*")):
+        empty(small_folder)
+
+
+def empty(folder: Path) -> None:
+    """Remove the installation, with what a test that failed has left."""
+    asyncio.run(remove_installation(folder))
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def fill(path: Path, *, leave_b: int) -> None:

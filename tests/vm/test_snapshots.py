@@ -75,7 +75,7 @@ async def test_clones_of_one_snapshot_have_their_own_identity(agent: Agent) -> N
     waiting = """
 import os, socket, time, uuid
 while not os.path.exists("/dev/shm/go"):
-    pass
+    time.sleep(0.01)
 open("/dev/shm/facts", "w").write(f"{uuid.uuid4()} {os.urandom(16).hex()} {socket.gethostname()} {time.time()}")
 """
     await sandbox.commands.start(CommandLine("python3", ("-c", waiting)), tag="waiting")
@@ -198,7 +198,7 @@ class Model:
     """What a sandbox must hold: random data in a program's memory, in a tmpfs, on the disk; and zeros where data was."""
 
     HOLDER = """
-import hashlib, os, socket, threading, time
+import hashlib, os, random, socket, threading, time
 held = bytearray(8 << 20)
 count = 0
 def tick():
@@ -207,10 +207,8 @@ def tick():
         count += 1
         time.sleep(0.02)
 threading.Thread(target=tick, daemon=True).start()
-server = socket.socket(socket.AF_UNIX)
-server.bind("/dev/shm/holder")
-server.listen()
-import random
+server = socket.create_server(("127.0.0.1", 7100))
+open("/dev/shm/listens", "w").close()
 while True:
     client = server.accept()[0]
     words = client.recv(200).decode().split()
@@ -223,7 +221,8 @@ while True:
     client.sendall(answer.encode())
     client.close()
 """
-    ASK = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('/dev/shm/holder'); s.sendall(sys.argv[1].encode()); print(s.recv(200).decode())"
+    # Under emulation an interpreter of Python would take longer to start than the rest of a turn.
+    ASK = 'exec 3<>/dev/tcp/127.0.0.1/7100; printf %s "$1" >&3; cat <&3'
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance
@@ -240,12 +239,14 @@ while True:
     async def begin(cls, sandbox: RunningSandbox) -> Model:
         await sandbox.commands.start(CommandLine("python3", ("-c", cls.HOLDER)), tag="holder")
         await output(
-            sandbox, "for i in $(seq 50); do test -S /dev/shm/holder && exit 0; sleep 0.1; done; exit 1"
+            sandbox, "for i in $(seq 50); do test -e /dev/shm/listens && exit 0; sleep 0.1; done; exit 1"
         )
         return cls(random.Random(random.randrange(2**32)))
 
     async def _ask(self, sandbox: RunningSandbox, question: str) -> str:
-        result = await sandbox.commands.run(CommandLine("python3", ("-c", self.ASK, question)), timeout_s=30)
+        result = await sandbox.commands.run(
+            CommandLine("/bin/bash", ("-c", self.ASK, "ask", question)), timeout_s=30
+        )
         assert result.exit_code == 0, result
         return result.stdout.decode().strip()
 
