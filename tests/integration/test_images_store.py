@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import random
 import time
@@ -642,6 +643,31 @@ async def test_a_teams_own_hosts_write_for_several_images_what_its_quota_permits
     await world.plane.control.images.give_up(first)
     assert (await asked(second, 60)).status_code == 200
     await world.plane.control.images.give_up(second)
+    await database.execute(text("DELETE FROM team_limits WHERE team_id = :team"), {"team": team_id.value})
+
+
+async def test_an_upload_waits_until_another_of_its_team_leaves_room(
+    world: World, rootfs: Path, caplog: pytest.LogCaptureFixture
+):
+    """However long the other one takes, which is longer than a control plane that does not answer is waited for."""
+    team_id = world.team(world.ada)
+    database = world.plane.control.database
+    await database.execute(
+        text("INSERT INTO team_limits (team_id, snapshot_mb) VALUES (:team, 40)"), {"team": team_id.value}
+    )
+    other, image_id = [await world.begin(world.of_ada, team_id) for _ in range(2)]
+    assert (await upload_urls(world, world.of_ada, other, 40)).status_code == 200
+    with caplog.at_level(logging.DEBUG, logger=ImageTransfer.__module__):
+        upload = quick(world.transfer(world.of_ada)).upload(image_id, rootfs, quiet)
+        uploading = asyncio.create_task(upload)
+        async with asyncio.timeout(60):
+            while len(caplog.records) < 7 and not uploading.done():
+                await asyncio.sleep(0.05)
+    assert not uploading.done()
+    await world.plane.control.images.give_up(other)
+    async with asyncio.timeout(60):
+        assert await uploading > 0
+    await world.plane.control.images.give_up(image_id)
     await database.execute(text("DELETE FROM team_limits WHERE team_id = :team"), {"team": team_id.value})
 
 

@@ -72,6 +72,9 @@ _LEAST_RATE_B: Final = 256 * KIB
 _ATTEMPTS: Final = 6
 """Attempts for one request, over about 15 s."""
 _FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 15.0
+_TURN_LIMIT_S: Final = 3000.0
+"""How long an upload waits while others of the same team use what its quota permits. Less than the control plane waits without progress."""
 _DAMAGED_ATTEMPTS: Final = 2
 """A chunk that is damaged is fetched once more: it may have been damaged on the way."""
 _UPLOAD_ROUNDS: Final = 3
@@ -316,19 +319,24 @@ class _Connection:
         """Write an object. Raises StoreUnavailable, StorageFull."""
         await self._request("PUT", url, data, CHUNK_STORED_LIMIT_B)
 
-    async def patiently(self, work: Callable[[], Awaitable[_T]]) -> _T:
-        """Call `work` until it succeeds; after `_ATTEMPTS` that fail because somebody does not answer, raise what the last one raised."""
+    async def patiently(self, work: Callable[[], Awaitable[_T]], *, turn_until: float = 0.0) -> _T:
+        """Call `work` until it succeeds; after `_ATTEMPTS` that fail because somebody does not answer, raise what the last one raised.
+
+        RateLimited counts as such an attempt only after `turn_until`, a time of the event loop.
+        """
         pause_s = self._first_pause_s
-        for attempt in range(1, _ATTEMPTS + 1):
+        failed = 0
+        while True:
             try:
                 return await work()
             except _RETRIED as error:
-                if attempt == _ATTEMPTS:
+                if not isinstance(error, RateLimited) or asyncio.get_running_loop().time() >= turn_until:
+                    failed += 1
+                if failed == _ATTEMPTS:
                     raise
                 _log.debug("transfer of an image repeated", extra={"cause": error.message})
             await asyncio.sleep(pause_s)
-            pause_s *= 2
-        raise AssertionError("the last attempt returns or raises")
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def _request(self, method: str, url: str, data: bytes | None, limit_b: int) -> bytes:
         is_ours = url.startswith("/")
@@ -391,6 +399,7 @@ class _Upload:
         self._done: set[str] = set()
         self._done_b = 0
         self._key: ObjectKey | None = None
+        self._answered_at = asyncio.get_running_loop().time()
         self.sent_b = 0
 
     async def send_missing(self) -> None:
@@ -408,8 +417,10 @@ class _Upload:
     async def _urls(self, digests: Sequence[str]) -> Mapping[str, str]:
         control = self._connection.control
         answer = await self._connection.patiently(
-            lambda: control.upload_urls(*self._connection.identity, str(self._image_id), digests)
+            lambda: control.upload_urls(*self._connection.identity, str(self._image_id), digests),
+            turn_until=self._answered_at + _TURN_LIMIT_S,
         )
+        self._answered_at = asyncio.get_running_loop().time()
         self._key = key_of(answer)
         return urls_of(answer, digests)
 
