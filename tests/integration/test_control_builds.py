@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -366,6 +367,38 @@ async def test_the_log_is_streamed_to_its_end_and_from_where_it_broke_off(platfo
         400,
         "invalid_request",
     )
+
+
+async def test_the_files_of_the_context_are_on_the_disk_until_the_last_copy(platform: Platform):
+    """And not as long as the programs run that come after it."""
+
+    def scratch_files() -> list[str]:
+        found: list[str] = []
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                found.append(str(descriptor.readlink()))
+        return [path for path in found if "/scratch/" in path]
+
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        entry = tarfile.TarInfo("file")
+        entry.size = MIB
+        tar.addfile(entry, io.BytesIO(os.urandom(MIB)))
+    wait = "RUN --timeout=5m while ! test -e /root/{0}; do sleep 0.1; done"
+    recipe = [wait.format("first"), "COPY file /tmp/copied-once", wait.format("second")]
+    config = {"name": "held", "recipe": recipe, "skip_pre_post": True}
+    answer = await platform.api.post(
+        "/v1/builds", data={"config": json.dumps(config)}, files={"archive": ("c.tar.gz", archive.getvalue())}
+    )
+    path = f"/v1/builds/{answer.json()['id']}"
+    async with asyncio.timeout(2 * DEADLINE_S):
+        for step, name, count in ((1, "first", 1), (3, "second", 0)):
+            while (running := (await platform.api.get(path)).json())["current_step"] != step:
+                await asyncio.sleep(0.1)
+            assert len(scratch_files()) == count
+            (platform.host.root_of(running["sandbox_id"]) / "root" / name).touch()
+    made = await ended(platform, answer.json()["id"])
+    assert made["status"] == "success", made
 
 
 async def test_files_of_the_context_are_copied(platform: Platform):

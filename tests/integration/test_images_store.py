@@ -646,7 +646,7 @@ async def test_a_teams_own_hosts_write_for_several_images_what_its_quota_permits
     await database.execute(text("DELETE FROM team_limits WHERE team_id = :team"), {"team": team_id.value})
 
 
-async def test_an_upload_waits_until_another_of_its_team_leaves_room(
+async def test_an_upload_waits_until_another_of_its_team_has_ended(
     world: World, rootfs: Path, caplog: pytest.LogCaptureFixture
 ):
     """However long the other one takes, which is longer than a control plane that does not answer is waited for."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from io import BytesIO
 from typing import Any, Final
+from uuid import UUID
 
 from wrenn.base.errors import Conflict, StorageFull, WrennError
 from wrenn.base.faults import fault_point
@@ -28,11 +29,12 @@ from wrenn.control.builds.scratch import ScratchSpace
 from wrenn.control.builds.stage_copy import Place
 from wrenn.control.builds.steps import DEFAULT_ENVIRONMENT, BuildSandbox, StepFailed
 from wrenn.control.db import Database
+from wrenn.control.identity import owning_user_of
 from wrenn.control.objects import ObjectStore
 from wrenn.control.sandboxes import CreateSandbox, InternalSandboxes
 from wrenn.control.templates import Template
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
-from wrenn.recipe import Recipe, Step
+from wrenn.recipe import Copy, Recipe, Step
 from wrenn.recipe.archive import ContextArchive
 from wrenn.recipe.cache_key import changes_disk
 
@@ -273,19 +275,22 @@ class BuildRunner:
         if build.archive_key is None or recipes.is_from_archive(base):
             context = ContextArchive.empty()
         else:
-            context = await self._opened(build.archive_key)
+            context = await self._opened(
+                build.archive_key, await owning_user_of(self.database, build.team_id)
+            )
         try:
             yield context
         finally:
             context.close()
 
-    async def _opened(self, archive_key: str) -> ContextArchive:
+    async def _opened(self, archive_key: str, owner: UUID) -> ContextArchive:
         try:
             # Few at once: until it is unpacked, the archive is in memory.
             async with self.opening:
                 data = await self.objects.get(archive_key, limit_b=ARCHIVE_LIMIT_B)
+                new_scratch = partial(self.scratch.new, owner)
                 return await asyncio.to_thread(
-                    partial(ContextArchive.open, BytesIO(data), new_scratch=self.scratch.new)
+                    partial(ContextArchive.open, BytesIO(data), new_scratch=new_scratch)
                 )
         except OSError as error:
             raise StorageFull("The control plane has no room to unpack the archive.") from error
@@ -293,8 +298,14 @@ class BuildRunner:
     async def _carry_out(self, attempt: Attempt, stage: Stage, known: Planned, begun: Begun) -> None:
         steps, layers = known.plan.steps, known.keys.layers
         numbers = steps_to_keep(known.plan, known.keys)
+        last_copy = max(
+            (number for number, (_, step) in enumerate(steps, start=1) if isinstance(step, Copy)), default=0
+        )
         saving = _Saving()
         for number, (phase, step) in enumerate(steps[begun.steps :], start=begun.steps + 1):
+            if stage is attempt.result and number > last_copy:
+                # Its temporary files are not held while programs run for hours.
+                attempt.context.close()
             in_build = stage.first_step + number
             await self._set_step(attempt.build, in_build)
             attempt.log.begin(in_build, phase=phase, command=stage.shown(step))

@@ -171,8 +171,8 @@ class Builds:
         key = None
         if archive is not None:
             key = f"{owner_name(owner_of(caller.team_id))}/uploads/{build_id}"
-            async with self._uploads_of_owners.taken(caller.team_id):
-                await self._uploads.store(caller.team_id, key, archive)
+            async with self._uploads_of_owners.taken(caller.team_id) as owner:
+                await self._uploads.store(caller.team_id, owner, key, archive)
         if tags is None:
             tags = [LATEST, *([body.tag] if body.tag else [])]
         values = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import BinaryIO, Final
+from uuid import UUID
 
 from wrenn.base.errors import DeadlineExceeded, RateLimited, TooLarge
 from wrenn.base.ids import TeamId
@@ -35,8 +36,8 @@ class ArchiveUploads:
         self._storing = asyncio.Semaphore(_STORED_AT_ONCE)
         self._uploading: set[TeamId] = set()
 
-    async def store(self, team_id: TeamId, key: str, archive: AsyncIterator[bytes]) -> None:
-        """Receive an archive and write it to the store.
+    async def store(self, team_id: TeamId, owner: UUID, key: str, archive: AsyncIterator[bytes]) -> None:
+        """Receive an archive and write it to the store. `owner`: of the team.
 
         Raises:
             RateLimited: another upload of the team is under way, or too many of others. TooLarge. DeadlineExceeded: it came too slowly.
@@ -48,7 +49,7 @@ class ArchiveUploads:
             raise RateLimited("Too many archives are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:
-            received = await asyncio.to_thread(self._scratch.new)
+            received = await asyncio.to_thread(self._scratch.new, owner)
             try:
                 await receive_archive(archive, received)
                 async with self._storing:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from io import BytesIO
 from typing import BinaryIO, Final
+from uuid import UUID
 
 from wrenn.base.errors import Conflict, DeadlineExceeded, InvalidRequest, RateLimited, TooLarge
 from wrenn.base.faults import fault_point
@@ -21,7 +22,7 @@ from wrenn.control.builds import ScratchSpace, receive_archive
 from wrenn.control.db import Database, Transaction
 from wrenn.control.e2b import announced_store, file_store
 from wrenn.control.e2b.upload_links import UploadLink, UploadLinks
-from wrenn.control.identity import OwnerShare
+from wrenn.control.identity import OwnerShare, owning_user_of
 from wrenn.control.images import owner_name
 from wrenn.control.objects import ObjectStore
 from wrenn.protocol.image_manifest import ARCHIVE_LIMIT_B
@@ -93,7 +94,7 @@ class BuilderFiles:
             raise RateLimited("Too many files are uploaded at this moment. Try again.")
         self._uploading.add(team_id)
         try:
-            async with self._owners.taken(team_id), self._temporary_file() as received:
+            async with self._owners.taken(team_id) as owner, self._temporary_file(owner) as received:
                 async with asyncio.timeout(_UPLOAD_TIMEOUT_S):
                     await receive_archive(content, received, timeout_s=_UPLOAD_TIMEOUT_S)
                     async with self._in_memory:
@@ -124,7 +125,8 @@ class BuilderFiles:
             )
         self._packing_for.add(team_id)
         try:
-            async with self._temporary_file() as packed:
+            owner = await owning_user_of(self._database, team_id)
+            async with self._temporary_file(owner) as packed:
                 try:
                     async with asyncio.timeout(_PACKING_TIMEOUT_S), self._packing:
                         await self._pack(team_id, folders, packed)
@@ -137,8 +139,8 @@ class BuilderFiles:
             self._packing_for.discard(team_id)
 
     @asynccontextmanager
-    async def _temporary_file(self) -> AsyncGenerator[BinaryIO]:
-        file = await asyncio.to_thread(self._scratch.new)
+    async def _temporary_file(self, owner: UUID) -> AsyncGenerator[BinaryIO]:
+        file = await asyncio.to_thread(self._scratch.new, owner)
         try:
             yield file
         finally:

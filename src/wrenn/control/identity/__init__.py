@@ -12,6 +12,7 @@ from wrenn.control.identity.store import (
     insert_team,
     lock_active_team,
     may_write,
+    owning_user_of,
     replace_key,
     writer,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "insert_team",
     "lock_active_team",
     "may_write",
+    "owning_user_of",
     "replace_key",
     "sessions",
     "team_api_keys",

@@ -30,8 +30,8 @@ class OwnerShare:
         self._taken: Counter[UUID] = Counter()
 
     @asynccontextmanager
-    async def taken(self, team_id: TeamId) -> AsyncGenerator[None]:
-        """Take one for a team as long as the context lasts.
+    async def taken(self, team_id: TeamId) -> AsyncGenerator[UUID]:
+        """Take one for a team as long as the context lasts, which is given the id of the owner.
 
         Raises:
             RateLimited: all teams of its owner together have as many as they may.
@@ -43,7 +43,7 @@ class OwnerShare:
             )
         self._taken[owner] += 1
         try:
-            yield
+            yield owner
         finally:
             self._taken[owner] -= 1
             # Owners who have none any more.
