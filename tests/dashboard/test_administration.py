@@ -54,7 +54,10 @@ async def test_users_are_made_admins_and_deactivated(admin: Visitor, platform: P
     await page.goto(f"{admin.person.url}/admin/users")
     row = page.get_by_role("row").filter(has_text=user.email)
     await row.get_by_role("button", name="Make admin").click()
-    await page.get_by_role("dialog").get_by_role("button", name="Make admin").click()
+    dialog = page.get_by_role("dialog")
+    await expect(dialog).to_contain_text("Nobody has verified")
+    await dialog.get_by_role("textbox").fill(user.email)
+    await dialog.get_by_role("button", name="Make admin").click()
     await expect(row.get_by_role("button", name="Withdraw admin")).to_be_visible()
     assert (await user.get("/v1/admin/users")).status_code == 200
     await row.get_by_role("button", name="Withdraw admin").click()

@@ -373,6 +373,16 @@ async def test_admins_change_users_and_teams(people: People):
         await root.put(f"/v1/admin/users/{root.user_id}/active", {"active": False}), 400, "invalid_request"
     )
     admin = f"/v1/admin/users/{ada.user_id}/admin"
+    # Whose account it is, nobody knows: anybody can sign up with this address.
+    refused(await root.put(admin, {"admin": True}), 409, "email_not_verified")
+    refused(await ada.get("/v1/admin/users"), 403, "forbidden")
+    listed = {each["user_id"]: each for each in (await root.get("/v1/admin/users")).json()["users"]}
+    assert listed[ada.user_id]["email_verified"] is False
+    assert (await root.put(admin, {"admin": True, "accept_unverified": True})).status_code == 204
+    assert (await root.put(admin, {"admin": False})).status_code == 204
+    await run_sql(
+        people.database_url, f"UPDATE users SET email_verified_at = now() WHERE email = '{ada.email}'"
+    )
     assert (await root.put(admin, {"admin": True})).status_code == 204
     assert (await ada.get("/v1/admin/users")).status_code == 200
     assert (await root.put(admin, {"admin": False})).status_code == 204

@@ -36,8 +36,14 @@ async def set_user_active(user_id: str, body: SetActive, admin: AdminOf, adminis
 
 @router.put("/users/{user_id}/admin", status_code=204, responses=refusals(403, 404, 409))
 async def set_user_admin(user_id: str, body: SetAdmin, admin: AdminOf, administration: Service) -> Response:
-    """Make a user an admin of the platform, or not any more."""
-    await administration.set_admin(admin, user_id, is_admin=body.admin)
+    """Make a user an admin of the platform, or not any more.
+
+    An account whose e-mail address was never verified may have been made by somebody else: 409 `email_not_verified`, unless
+    `accept_unverified` is set.
+    """
+    await administration.set_admin(
+        admin, user_id, is_admin=body.admin, accept_unverified=body.accept_unverified
+    )
     return Response(status_code=204)
 
 

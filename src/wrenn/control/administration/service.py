@@ -13,7 +13,7 @@ from wrenn.control.db import Database, Transaction
 from wrenn.control.identity import audit_actions
 from wrenn.control.sessions import session_store
 from wrenn.control.teams import TeamDeletion, team_store
-from wrenn.control.users import LastAdmin, User, user_store
+from wrenn.control.users import EmailNotVerified, LastAdmin, User, user_store
 
 CountSandboxes = Callable[[Sequence[TeamId]], Awaitable[Mapping[TeamId, int]]]
 """How many sandboxes of each team have not ended."""
@@ -62,11 +62,13 @@ class Administration:
 
         await self._database.transaction(set_active)
 
-    async def set_admin(self, admin: Account, text_id: str, *, is_admin: bool) -> None:
+    async def set_admin(
+        self, admin: Account, text_id: str, *, is_admin: bool, accept_unverified: bool
+    ) -> None:
         """Grant or revoke that a user is an admin of the platform.
 
         Raises:
-            NotFound. LastAdmin.
+            NotFound. LastAdmin. EmailNotVerified: unless it is accepted.
         """
         user_id = UserId.parse(text_id)
 
@@ -76,6 +78,11 @@ class Administration:
                 return
             if not is_admin:
                 await self._expect_another_admin(tx, user)
+            elif not user.is_email_verified and not accept_unverified:
+                raise EmailNotVerified(
+                    f"Nobody has verified that this account belongs to the owner of {user.email}. "
+                    "Ask them to verify the address, or set accept_unverified if you know whose account it is."
+                )
             await user_store.set_admin(tx, user_id, is_admin=is_admin)
             action = audit_actions.ADMIN_GRANTED if is_admin else audit_actions.ADMIN_REVOKED
             await audit_actions.record_for_platform(tx, admin.actor, action, user_id)

@@ -22,6 +22,7 @@ class UserRecord:
 
     user_id: UserId
     email: str
+    is_email_verified: bool
     name: str
     status: str
     is_admin: bool
@@ -77,6 +78,7 @@ async def users_page(database: Database, page: int) -> tuple[list[UserRecord], i
         UserRecord(
             UserId(row.id),
             row.email,
+            row.email_verified_at is not None,
             row.name,
             row.status,
             row.is_admin,

@@ -19,9 +19,13 @@ class SetActive(RequestBody):
 
 
 class SetAdmin(RequestBody):
-    """Whether the user is an admin of the platform."""
+    """Whether the user is an admin of the platform.
+
+    `accept_unverified`: the account gets the rights though nobody has verified that it belongs to the owner of its e-mail address.
+    """
 
     admin: StrictBool
+    accept_unverified: StrictBool = False
 
 
 class SetByoc(RequestBody):
@@ -35,6 +39,7 @@ class UserRecordView(BaseModel):
 
     user_id: str
     email: str
+    email_verified: bool
     name: str
     status: Literal["active", "disabled"]
     is_admin: bool

@@ -11,6 +11,7 @@ def user_record_json(record: UserRecord) -> dict[str, object]:
     return {
         "user_id": str(record.user_id),
         "email": record.email,
+        "email_verified": record.is_email_verified,
         "name": record.name,
         "status": record.status,
         "is_admin": record.is_admin,

@@ -3,6 +3,7 @@
 from wrenn.control.users import user_store
 from wrenn.control.users.errors import (
     AccountDisabled,
+    EmailNotVerified,
     EmailTaken,
     LastAdmin,
     LastLoginMethod,
@@ -33,6 +34,7 @@ __all__ = [
     "AccountDisabled",
     "AccountSettings",
     "Email",
+    "EmailNotVerified",
     "EmailTaken",
     "LastAdmin",
     "LastLoginMethod",

@@ -47,6 +47,12 @@ class OwnsTeamWithMembers(Conflict):
     code = "owns_team_with_members"
 
 
+class EmailNotVerified(Conflict):
+    """The owner of the e-mail address has not verified that the account is theirs."""
+
+    code = "email_not_verified"
+
+
 class LastAdmin(Conflict):
     """The change would leave the platform without an admin."""
 
