@@ -9,7 +9,25 @@ import pytest
 from wrenn.base.ids import SandboxId
 from wrenn.base.secrets import Secret
 from wrenn.control.proxy.port_target import PortTarget
-from wrenn.control.proxy.request_head import request_headers, response_headers
+from wrenn.control.proxy.request_head import may_be_code_run, request_headers, response_headers
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/execute", b"/%65xecute", b"/%2565xecute", b"//execute", b"/execute/", b"/./execute", b"/a/../execute", b"/..%2fexecute",
+        b"/execute;a=b", b"/Execute", b"\\execute", b"/%2e/execute",
+    ],
+)  # fmt: skip
+def test_every_spelling_of_the_path_that_runs_code_needs_the_token(path: bytes):
+    assert may_be_code_run(path)
+
+
+@pytest.mark.parametrize(
+    "path", [b"/", b"/executes", b"/a/execute", b"/execute/..", b"/%65", b"/health", b"/contexts"]
+)
+def test_other_paths_of_the_code_interpreter_do_not(path: bytes):
+    assert not may_be_code_run(path)
 
 
 @pytest.mark.parametrize("name", ["set-cookie", "location", "strict-transport-security", "nel", "refresh"])

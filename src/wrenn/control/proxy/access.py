@@ -147,7 +147,7 @@ class PortAccess:
     def _needs_code_token(visit: Visit, target: PortTarget, location: SandboxLocation) -> bool:
         """Return whether the visit would run code, which not everybody may who knows the address of another port of the sandbox."""
         meant = target.port in location.sandbox.ingress.public_ports
-        return target.port == CODE_INTERPRETER_PORT and visit.is_code_run and not meant
+        return target.port == CODE_INTERPRETER_PORT and visit.may_be_code_run and not meant
 
     async def _existing(self, target: PortTarget) -> SandboxLocation:
         location = await self._locations.find(target.sandbox_id)

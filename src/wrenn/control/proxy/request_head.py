@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from wrenn.base.secrets import Secret
 from wrenn.control.http import VISIT_COOKIE
@@ -21,6 +21,10 @@ from wrenn.protocol.api import API_KEY_HEADER
 from wrenn.protocol.guest_agent import ACCESS_HEADER, E2B_TRAFFIC_HEADER, HEALTH_PATH
 from wrenn.relay import Headers, Scope, end_to_end, header_value
 
+_EXECUTE: Final = b"/execute"
+"""The path of the code interpreter that runs code."""
+_SLASHES: Final = re.compile(rb"[/\\]")
+_DECODED_TIMES: Final = 3
 _COOKIE: Final = b"wrenn_link"
 _SESSION: Final = VISIT_COOKIE.encode()
 _OUR_COOKIES: Final = (b"wrenn_", b"__host-wrenn_", b"__secure-wrenn_", b"oauth_state", b"__host-oauth_state")
@@ -70,6 +74,7 @@ class Visit:
         access_token: the token of the guest agent, of a client of the e2b API; may be empty.
         traffic_token: the token of the ports, of a client of the e2b API; may be empty.
         is_code_run: it runs code, if the port is that of a code interpreter.
+        may_be_code_run: some server may take it for such a request.
         is_health_check: it asks only whether the guest agent answers.
         file: the call of the guest agent's `/files`, which may be signed; None: it is another request.
         is_foreign: the request was caused by a page of another host; cookies then prove nothing.
@@ -84,6 +89,7 @@ class Visit:
     access_token: bytes
     traffic_token: bytes
     is_code_run: bool
+    may_be_code_run: bool
     is_health_check: bool
     file: SignedFile | None
     is_foreign: bool
@@ -108,12 +114,38 @@ def visit_of(scope: Scope) -> Visit:
         else scope["query_string"],
         access_token=header_value(headers, _ACCESS_TOKEN) or b"",
         traffic_token=header_value(headers, _TRAFFIC_TOKEN) or b"",
-        is_code_run=scope["raw_path"] == b"/execute",
+        is_code_run=scope["raw_path"] == _EXECUTE,
+        may_be_code_run=may_be_code_run(scope["raw_path"]),
         is_health_check=scope["raw_path"] == HEALTH_PATH.encode() and scope.get("method") in ("GET", "HEAD"),
         file=SignedFile.of(scope),
         is_foreign=is_foreign(headers),
         wants_page=b"text/html" in (header_value(headers, b"accept") or b""),
     )
+
+
+def may_be_code_run(raw_path: bytes) -> bool:
+    """Return whether some server might take a path for the one that runs code.
+
+    It is forwarded as it was sent, and servers differ: they may decode it, resolve `.` and `..`, and ignore case, parameters and slashes.
+    """
+    parts: list[bytes] = []
+    for part in _SLASHES.split(_decoded(raw_path)):
+        name = part.partition(b";")[0].strip()
+        if name == b"..":
+            parts = parts[:-1]
+        elif name not in (b"", b"."):
+            parts.append(name.lower())
+    return parts == [_EXECUTE[1:]]
+
+
+def _decoded(raw_path: bytes) -> bytes:
+    # More than once, as a server behind a proxy of its own may do.
+    for _ in range(_DECODED_TIMES):
+        decoded = unquote_to_bytes(raw_path)
+        if decoded == raw_path:
+            break
+        raw_path = decoded
+    return raw_path
 
 
 def is_foreign(headers: Headers) -> bool:
