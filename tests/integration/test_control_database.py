@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
 from wrenn.agent.enrolment.credentials import CredentialsFile
-from wrenn.base.errors import DatabaseUnavailable
+from wrenn.base.errors import DatabaseUnavailable, InternalError
 from wrenn.base.ids import HostId
 from wrenn.base.secrets import Secret
 from wrenn.control.db import Database, Transaction, metadata
@@ -154,6 +154,15 @@ async def test_a_half_made_server_is_made_anew(own_dir: Path):
     (own_dir / "postgres.new/PG_VERSION").write_text("18\n")
     try:
         await ensure_running(own_dir)
+    finally:
+        await stop(own_dir)
+
+
+async def test_how_long_a_server_may_take_to_be_made_is_up_to_the_caller(own_dir: Path):
+    with pytest.raises(InternalError, match="initdb did not end within 0 s"):
+        await ensure_running(own_dir, timeout_s=0.001)
+    try:
+        await ensure_running(own_dir, timeout_s=120)
     finally:
         await stop(own_dir)
 

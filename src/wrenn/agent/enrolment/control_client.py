@@ -35,6 +35,8 @@ from wrenn.protocol.api import (
 from wrenn.relay import CONNECT_TIMEOUT_S, read_bounded
 
 _TIMEOUT_S: Final = 10.0
+_REGISTER_TIMEOUT_S: Final = 60.0
+"""Longest for a registration: if its answer is not waited for, the token is used up."""
 _URLS_TIMEOUT_S: Final = 60.0
 """Longest for the control plane to look for a batch of chunks."""
 _MANIFEST_TIMEOUT_S: Final = 120.0
@@ -82,7 +84,7 @@ class ControlClient:
 
     async def register(self, body: Mapping[str, object]) -> Mapping[str, Any]:
         """Register this host. Raises Unauthorized if the one-time token is wrong, used or expired."""
-        return await self._post("/v1/hosts/register", body)
+        return await self._post("/v1/hosts/register", body, timeout_s=_REGISTER_TIMEOUT_S)
 
     async def refresh(self, body: Mapping[str, object]) -> Mapping[str, Any]:
         """Exchange a refresh token for new credentials. Raises Unauthorized if it is not valid any more."""
@@ -154,8 +156,10 @@ class ControlClient:
         )
         return _object(content)
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> Mapping[str, Any]:
-        content, _ = await self._send("POST", path, json.dumps(body).encode(), {})
+    async def _post(
+        self, path: str, body: Mapping[str, object], *, timeout_s: float = _TIMEOUT_S
+    ) -> Mapping[str, Any]:
+        content, _ = await self._send("POST", path, json.dumps(body).encode(), {}, timeout_s=timeout_s)
         return _object(content)
 
     async def _send(

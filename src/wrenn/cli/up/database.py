@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from wrenn.base.errors import Conflict, NotFound
-from wrenn.cli.settings import external_database_url
+from wrenn.cli.settings import external_database_url, up_timeout_s
 from wrenn.cli.up.layout import Layout, write_private
 from wrenn.linux.process import ProcessRef
 
@@ -39,7 +39,7 @@ async def set_up(layout: Layout) -> str:
         )
     if given is not None and recorded is None:
         write_private(record, f"{given}\n")
-    return given or recorded or await ensure_running(layout.data_dir)
+    return given or recorded or await ensure_running(layout.data_dir, timeout_s=up_timeout_s())
 
 
 async def ensure(data_dir: Path) -> str:
@@ -57,7 +57,7 @@ async def ensure(data_dir: Path) -> str:
         raise NotFound(
             f"There is no platform in {data_dir}: `wrenn up` sets one up. For that of other machines set DATABASE_URL."
         )
-    return await ensure_running(data_dir)
+    return await ensure_running(data_dir, timeout_s=up_timeout_s())
 
 
 async def stop(data_dir: Path) -> None:

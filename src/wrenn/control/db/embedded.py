@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import math
 import os
 import pwd
 import shlex
@@ -37,10 +38,9 @@ from wrenn.control.db.connect import create_engine
 SYSTEM_USER: Final = "wrenn-postgres"
 DATABASE: Final = "wrenn"
 
-_START_TIMEOUT_S: Final = 60.0
-"""Crash recovery after `kill -9` replays the log before the server answers."""
+START_TIMEOUT_S: Final = 60.0
+"""Longest time until a new server's files are made, and again until it answers: crash recovery after `kill -9` replays the log."""
 _STOP_TIMEOUT_S: Final = 30.0
-_INIT_TIMEOUT_S: Final = 60.0
 _LOCK_POLL_S: Final = 0.05
 _SOCKET_PATH_LIMIT_B: Final = 107
 _SOCKET_NAME: Final = ".s.PGSQL.5432"
@@ -99,10 +99,11 @@ def _package() -> Path:
     return Path(spec.origin).parent
 
 
-async def ensure_running(data_dir: Path) -> str:
+async def ensure_running(data_dir: Path, *, timeout_s: float = START_TIMEOUT_S) -> str:
     """Start the data folder's server unless it runs, and return its URL. Made on first use; quick when it runs.
 
     Recovers from any earlier end of the server, `kill -9` included. May be called by several processes at once.
+    `timeout_s` limits how long its files may take to be made, and again how long it may take to answer.
 
     Raises:
         Forbidden: the folder cannot be reached by the system user that PostgreSQL runs as.
@@ -111,10 +112,10 @@ async def ensure_running(data_dir: Path) -> str:
     server = _server(data_dir.absolute())
     if _runs(server):
         return server.url
-    async with _locked(server):
+    async with _locked(server, timeout_s=2 * timeout_s):
         if not _runs(server):
-            await _prepare(server)
-            await _start(server)
+            await _prepare(server, timeout_s=timeout_s)
+            await _start(server, timeout_s=timeout_s)
             await _ensure_database(server)
     return server.url
 
@@ -124,7 +125,7 @@ async def stop(data_dir: Path) -> None:
     server = _server(data_dir.absolute())
     if not server.folder.exists():
         return
-    async with _locked(server):
+    async with _locked(server, timeout_s=2 * START_TIMEOUT_S):
         for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
             pid = _postmaster(server)
             if pid is None:
@@ -158,12 +159,12 @@ def _server(data_dir: Path) -> _Server:
 
 
 @contextlib.asynccontextmanager
-async def _locked(server: _Server) -> AsyncGenerator[None]:
+async def _locked(server: _Server, *, timeout_s: float) -> AsyncGenerator[None]:
     """Be the only one who starts or stops this server. The kernel frees the lock of a process that dies."""
     server.data_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
     descriptor = os.open(server.data_dir / "postgres.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        async with asyncio.timeout(_INIT_TIMEOUT_S + _START_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,7 +205,7 @@ def _processes_in(folder: Path) -> set[int]:
     return pids
 
 
-async def _prepare(server: _Server) -> None:
+async def _prepare(server: _Server, *, timeout_s: float) -> None:
     """Make programs, data and socket folder where they are missing."""
     if server.user is not None:
         _open_to(server.user, server.data_dir)
@@ -222,7 +223,7 @@ async def _prepare(server: _Server) -> None:
             "initdb",
             ["-D", str(scratch), "-U", DATABASE, "--auth-local=trust", "--auth-host=scram-sha-256",
              "--encoding=UTF8", "--locale=C.UTF-8", *options],
-            timeout_s=_INIT_TIMEOUT_S,
+            timeout_s=timeout_s,
         )  # fmt: skip
         scratch.rename(server.folder)
     if server.sockets != server.folder:
@@ -294,9 +295,9 @@ def _remove_socket_folder(server: _Server) -> None:
         server.sockets.rmdir()
 
 
-async def _start(server: _Server) -> None:
+async def _start(server: _Server, *, timeout_s: float) -> None:
     # A starter that died may have left a server that is about to be ready.
-    async with asyncio.timeout(_START_TIMEOUT_S):
+    async with asyncio.timeout(timeout_s):
         while _postmaster(server) is not None:
             if _runs(server):
                 return
@@ -308,8 +309,8 @@ async def _start(server: _Server) -> None:
         await _program(
             server,
             "pg_ctl",
-            ["start", "-w", "-t", f"{_START_TIMEOUT_S:.0f}", "-D", str(server.folder), "-l", str(log), "-o", options],
-            timeout_s=_START_TIMEOUT_S + 5,
+            ["start", "-w", "-t", f"{math.ceil(timeout_s)}", "-D", str(server.folder), "-l", str(log), "-o", options],
+            timeout_s=timeout_s + 5,
         )  # fmt: skip
     except InternalError as error:
         end = log.read_text(errors="replace")[-1500:] if log.exists() else ""
