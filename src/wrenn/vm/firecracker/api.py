@@ -24,6 +24,8 @@ from wrenn.relay.http import read_bounded
 CALL_TIMEOUT_S: Final = 10.0
 METADATA_ADDRESS: Final = "169.254.169.254"
 """Where guests of every cloud look for it. Firecracker answers packets to it itself: they never reach the tap."""
+START_TIMEOUT_S: Final = 60.0
+"""Of a boot: Firecracker reads the kernel before it answers, and on a busy disk that takes its time."""
 SNAPSHOT_TIMEOUT_S: Final = 120.0
 _SLOWEST_B_PER_S: Final = 20 * MIB
 """A full snapshot writes the whole memory: seconds, and many minutes of a large one on a slow disk."""
@@ -191,7 +193,8 @@ class FirecrackerApi:
                     "network_interfaces": [configuration.metadata_interface],
                 },
             )
-        await self._call("PUT", "/actions", {"action_type": "InstanceStart"})
+        action = {"action_type": "InstanceStart"}
+        await self._call("PUT", "/actions", action, timeout_s=START_TIMEOUT_S)
 
     async def pause(self) -> None:
         """Stop all vCPUs. A paused instance stays paused."""
