@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 
@@ -165,27 +163,22 @@ async def test_the_client_gives_names_and_finds_by_them(shared: Platform):
 
 
 async def test_the_command_line_gives_names_labels_and_policies(shared: Platform):
-    environment = {**os.environ, "WRENN_BASE_URL": shared.url, "WRENN_API_KEY": shared.key.reveal()}
-
-    async def wrenn(*words: str) -> str:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "wrenn.cli.main", *words, env=environment, stdout=asyncio.subprocess.PIPE
-        )
-        output, _ = await process.communicate()
-        assert process.returncode == 0, words
-        return output.decode()
+    async def run(*words: str) -> str:
+        code, output, errors = await wrenn(shared, *words)
+        assert code == 0, (words, errors)
+        return output
 
     closed = ("--no-internet", "--allow", "44.0.0.1", "--deny", "44.0.0.0/8")
-    made = (await wrenn("create", "--name", "cli", "--label", "team=blue", *closed)).strip()
-    assert await wrenn("network", made) == "internet  no\nallow     44.0.0.1\ndeny      44.0.0.0/8\n"
+    made = (await run("create", "--name", "cli", "--label", "team=blue", *closed)).strip()
+    assert await run("network", made) == "internet  no\nallow     44.0.0.1\ndeny      44.0.0.0/8\n"
     assert (
-        await wrenn("network", made, "--reset", "--deny", "45.0.0.0/8")
+        await run("network", made, "--reset", "--deny", "45.0.0.0/8")
         == "internet  yes\ndeny      45.0.0.0/8\n"
     )
     for words in (("list", "--label", "team=blue"), ("ls", "--name", "cl*", "--state", "running")):
-        assert made in await wrenn(*words)
-    assert made not in await wrenn("ls", "--label", "team=red")
-    assert "no internet" not in await wrenn("info", made)
+        assert made in await run(*words)
+    assert made not in await run("ls", "--label", "team=red")
+    assert "no internet" not in await run("info", made)
 
 
 async def test_the_sdk_and_the_command_line_list_page_by_page(shared: Platform):
