@@ -6,12 +6,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The longest first.
 CHECKS := check-tests check-types check-style check-rust check-dashboard
-# `make test` runs two of these at a time, the longest first, each with its suites in order of speed: what makes networks and
-# virtual machines, what talks to the whole control plane, what needs neither, what runs in a host with KVM, what needs a browser,
-# and what uses the SDKs of others.
-PARTS := machines integration programs kvm browsers sdks
+# `make test` runs these side by side, the longest first, each with its suites in order of speed: what makes networks and virtual
+# machines, what talks to the whole control plane (sandboxes and builds; all the rest), what needs neither, what runs in a host
+# with KVM, what needs a browser, and what uses the SDKs of others.
+PARTS := machines control integration programs kvm browsers sdks
+# One more than processors: tests also wait, for leases, time limits and each other.
+TEST_JOBS ?= $(shell expr $$(nproc) + 1)
 machines := host drivers fleet vm attacks
-integration := integration
+control := $(patsubst tests/%,%,$(wildcard tests/integration/test_control_*.py))
+integration := $(patsubst tests/%,%,$(filter-out tests/integration/test_control_%,$(wildcard tests/integration/test_*.py)))
 programs := unit repo simulation contract envd agent
 kvm := kvm
 sdks := e2b examples
@@ -59,7 +62,7 @@ test: test-tools images ## run all tests that this machine supports, and list th
 	cargo test --manifest-path rust/Cargo.toml --locked --quiet
 	@$(MAKE) --no-print-directory check-dashboard
 	@mkdir -p build
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(addprefix test-part-,$(PARTS)); status=$$?; \
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(TEST_JOBS) $(addprefix test-part-,$(PARTS)); status=$$?; \
 	for part in $(PARTS); do echo; sed -n '/ slowest files of /,$$p' build/test-$$part.log; done; exit $$status
 
 test-part-%:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import text, update
+from sqlalchemy import func, text, update
 
 from wrenn.agent.sandboxes import State
 from wrenn.base.errors import AgentFailure, Conflict, InternalError, NoCapacity, StorageFull, Unavailable
@@ -25,6 +26,14 @@ from .conftest import DEADLINE_S, Platform, make_team, refused, running_platform
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 KEY = {"Idempotency-Key": "one request"}
+
+
+TAKEN_BY_ANOTHER = {
+    "lease_owner": "another",
+    "lease_until": func.now() + timedelta(seconds=1),
+    "version": sandboxes.c.version + 1,
+}
+"""As if another replica had taken the sandbox, with what is left of its lease."""
 
 
 @pytest.fixture
@@ -285,7 +294,7 @@ async def test_a_late_result_touches_no_row(platform: Platform, database: Databa
     creation = asyncio.create_task(platform.api.post("/v1/sandboxes", json={}, headers=KEY))
     await platform.host.wait_call("ensure_sandbox")
     # As if the worker had slept through its lease and another replica had taken the sandbox.
-    await database.execute(update(sandboxes).values(lease_owner="another", version=sandboxes.c.version + 1))
+    await database.execute(update(sandboxes).values(TAKEN_BY_ANOTHER))
     held.set()
     answer = await creation
     assert answer.status_code == 201
@@ -302,7 +311,7 @@ async def test_a_replica_that_has_lost_its_lease_removes_nothing_from_the_host(
     creation = asyncio.create_task(platform.api.post("/v1/sandboxes", json={}, headers=KEY))
     await platform.host.wait_call("ensure_sandbox")
     # As if the database had been out of reach until the lease ran out, and another replica had started the sandbox.
-    await database.execute(update(sandboxes).values(lease_owner="another", version=sandboxes.c.version + 1))
+    await database.execute(update(sandboxes).values(TAKEN_BY_ANOTHER))
     switches.hold["ensure_sandbox"] = held_again = asyncio.Event()
     held.set()
     await platform.host.wait_call("ensure_sandbox", count=2)
