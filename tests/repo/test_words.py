@@ -91,6 +91,52 @@ def test_every_file_that_contributing_names_exists() -> None:
     assert missing == set()
 
 
+def test_every_class_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`(?:\w+\.)*([A-Z][a-z]+(?:[A-Z][a-z]*)+)\b", text))
+    classes = {node.name for m in modules("src") for node in m.nodes if isinstance(node, ast.ClassDef)}
+    assert named, "classes are found by their names"
+    assert named - classes == set()
+
+
+def test_every_folder_of_the_source_is_in_the_architecture() -> None:
+    text = (ROOT / "docs/design/architecture.md").read_text()
+    tables = text.partition("## Folders")[2].partition("## Layering")[0]
+    rows = "".join(line.split("|")[1] for line in tables.splitlines() if line.startswith("|"))
+    below = ROOT / "src/wrenn"
+    folders = {
+        path.relative_to(below).parent
+        for path in files(".py")
+        if path.is_relative_to(below) and path.name == "__init__.py"
+    }
+    expected = {
+        folder.as_posix()
+        for folder in folders
+        if (len(folder.parts) == 1 and folder.name != "control") or folder.parent == Path("control")
+    }
+    assert expected, "packages are found by their __init__.py"
+    assert {folder for folder in expected if f"`{folder}`" not in rows} == set()
+
+
+def _expanded(name: str) -> list[str]:
+    """`vm/{qemu,firecracker}/driver.py` names two files."""
+    match = re.fullmatch(r"(.*)\{(.*)\}(.*)", name)
+    return [match[1] + part + match[3] for part in match[2].split(",")] if match else [name]
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs/design").glob("*.md")), ids=lambda page: page.name)
+def test_every_source_file_that_a_design_page_names_exists(page: Path) -> None:
+    paths = [f"/{path.relative_to(ROOT).as_posix()}" for path in files(".py", ".rs", ".proto")]
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    named = {
+        name
+        for code in re.findall(r"`([^`\n]+)`", text)
+        for match in re.findall(r"(?<![\w*.-])[\w{},/.-]*\.(?:py|rs|proto)\b", code)
+        for name in _expanded(match)
+    }
+    assert {name for name in named if not any(path.endswith(f"/{name}") for path in paths)} == set()
+
+
 def test_every_setting_of_the_programs_is_documented() -> None:
     page = (ROOT / "docs/reference/settings.md").read_text()
     read = {
