@@ -38,7 +38,7 @@ from wrenn.base.ids import HostId, ImageId, TeamId
 from wrenn.base.secrets import Secret
 from wrenn.base.units import MIB
 from wrenn.control.images import retire_images
-from wrenn.control.images.garbage import GarbageCollection
+from wrenn.control.images.chunk_collection import ChunkCollection
 from wrenn.control.images.records import chunk_key
 from wrenn.control.images.store import REMOVALS
 from wrenn.control.objects import ObjectStore, StoreSettings, UrlSigner
@@ -736,7 +736,7 @@ async def test_an_image_whose_upload_begins_late_ends_a_collection_under_way(
     monkeypatch.setattr(control.objects, "folders", folders)
     with control.images.renewing_lease(image_id):
         await control.database.execute(text("DELETE FROM images WHERE id = :id"), {"id": old.value})
-        await GarbageCollection(control.database, control.objects).collect(person.team_id)
+        await ChunkCollection(control.database, control.objects).collect(person.team_id)
         await world.publish(image_id)
     await world.transfer(world.second).fetch(image_id, tmp_path / "copy", quiet)
     assert sha(tmp_path / "copy") == sha(rootfs)
@@ -766,7 +766,7 @@ async def test_no_upload_begins_while_a_deletion_that_failed_may_still_be_carrie
         raise StoreUnavailable("It did not answer.")
 
     monkeypatch.setattr(control.objects, "delete", carried_out_late)
-    collection = GarbageCollection(control.database, control.objects, late_s=3.0)
+    collection = ChunkCollection(control.database, control.objects, late_s=3.0)
     collecting = asyncio.create_task(collection.collect(person.team_id))
     await failed.wait()
     image_id = await control.images.begin_alone(team_id, HostId.parse(world.host.host_id), retry_s=20)

@@ -17,7 +17,7 @@ from wrenn.base.loops import Loop
 from wrenn.control.db import Database, Transaction
 from wrenn.control.hosts import REMOVALS_A_ROUND, FirstMet, Host, HostClients, HostRounds, all_hosts
 from wrenn.control.images import collection_store, store
-from wrenn.control.images.garbage import GarbageCollection
+from wrenn.control.images.chunk_collection import ChunkCollection
 from wrenn.control.images.records import ImageKind, StoredImage, manifests_prefix
 from wrenn.control.objects import ObjectStore
 
@@ -58,7 +58,7 @@ class ImageSweep:
         self._find_users = find_users
         self._interval_s = interval_s
         self._unknown_grace_s = unknown_grace_s
-        self._collection = GarbageCollection(database, objects)
+        self._collection = ChunkCollection(database, objects)
         self.loop = Loop("sweep images")
         self._rounds = HostRounds("sweep images")
         self._unknown: FirstMet[ImageId] = FirstMet()

@@ -40,7 +40,7 @@ _ALIVE_S: Final = 5.0
 """How often the transaction that holds the lock is used while the store deletes: PostgreSQL ends one that is idle."""
 
 
-class GarbageCollection:
+class ChunkCollection:
     """Collects one owner at a time. Safe to run on any number of replicas at once.
 
     `late_s`: how long after a deletion has failed the store may still carry it out.
