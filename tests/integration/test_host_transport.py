@@ -206,6 +206,26 @@ async def test_who_read_the_host_before_the_withdrawal_calls_it_no_more(
         await clients.close()
 
 
+async def test_who_holds_the_client_of_before_the_withdrawal_calls_it_no_more(
+    certificates: Path, server: TlsServer
+) -> None:
+    """As a build does between two steps."""
+    clients = HostClients(certificates)
+    try:
+        held = clients.at(server.endpoint)
+        clients.at(replace(server.endpoint, cert_epoch=1))
+        with pytest.raises(HostNotConnected):
+            await held.report(timeout_s=5)
+        assert not server.connections
+        held = clients.at(replace(server.endpoint, cert_epoch=1))
+        for _ in range(2):
+            clients.keep_hosts([])
+        with pytest.raises(HostNotConnected):
+            await held.report(timeout_s=5)
+    finally:
+        await clients.close()
+
+
 async def test_what_is_open_ends_with_the_withdrawal(
     server: TlsServer, transport: HostTransport, connection: HostConnection
 ) -> None:

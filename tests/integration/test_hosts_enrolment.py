@@ -27,6 +27,7 @@ from wrenn.base.ids import HostId, SandboxId
 from wrenn.control.auth import Tokens, ensure_secret
 from wrenn.control.db import Database
 from wrenn.control.hosts import Authority
+from wrenn.protocol.api import HOST_RENEWAL_HEADER
 
 from .conftest import client, refused, run_sql
 from .host_agents import (
@@ -614,3 +615,27 @@ async def greeted(server: ssl.SSLContext, calling: ssl.SSLContext, name: str) ->
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+
+async def test_a_certificate_of_a_replica_that_knows_no_withdrawals_is_renewed_at_once(
+    people: People, root: Person
+):
+    """During an upgrade such a replica may answer the registration after a withdrawal, and new ones do not reach the host."""
+    host_id = HostId.parse((player := await registered(root)).host_id)
+    assert HOST_RENEWAL_HEADER not in (await player.heartbeat()).headers
+    await run_sql(people.database_url, f"UPDATE hosts SET cert_epoch = 1 WHERE id = '{host_id.value}'")
+    for status in ("online", "unreachable"):
+        await run_sql(
+            people.database_url, f"UPDATE hosts SET status = '{status}' WHERE id = '{host_id.value}'"
+        )
+        assert HOST_RENEWAL_HEADER in (await player.heartbeat()).headers
+    assert (await player.refresh()).status_code == 200
+    names = player.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert f"{host_id}.e1" in names.get_values_for_type(x509.DNSName)
+    for _ in range(2):
+        assert HOST_RENEWAL_HEADER not in (await player.heartbeat()).headers
+    await run_sql(
+        people.database_url,
+        f"UPDATE host_refresh_tokens SET cert_epoch = NULL WHERE host_id = '{host_id.value}'",
+    )
+    assert HOST_RENEWAL_HEADER in (await player.heartbeat()).headers

@@ -90,7 +90,7 @@ async def test_many_heartbeats_are_stored_by_few_statements_each_with_what_it_sa
     before = await statements(database)
     held = await asyncio.gather(*map(heartbeats.record, [*saying, *hosts[20:]]))
     made = await statements(database) - before
-    assert {each.signer for each in held if each is not None} == {"signer"}
+    assert {each.cas.signer for each in held if each.cas is not None} == {"signer"}
     assert len(held) == 40
     assert made < 12, "with those of the count itself"
     for n, host in enumerate(saying):

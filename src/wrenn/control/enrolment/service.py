@@ -228,7 +228,7 @@ class Enrolment:
     async def heartbeat(self, sender: HostToken, body: bytes) -> bool:
         """Store that the agent of this host is alive, and what it says of the host, if that can be read.
 
-        Returns whether it must refresh its credentials, as the CA was changed.
+        Returns whether it must refresh its credentials: the CA was changed, or its certificate counts as withdrawn.
 
         Raises:
             HostDeleted, NotFound. Unauthorized: the token was revoked. InvalidRequest: the body is neither empty nor a JSON object.
@@ -259,7 +259,7 @@ class Enrolment:
                 await self._record_activity(host_id, heartbeat.active)
             except WrennError as error:
                 _log.warning("activity not stored", extra={"host_id": str(host_id), "cause": error.message})
-        return held != self._authority().identity
+        return held.is_outdated or held.cas != self._authority().identity
 
     async def _wrong_token(self, client: str, message: str) -> Unauthorized:
         """Count a wrong token and return the refusal of it.

@@ -100,6 +100,10 @@ class HostClient:
         """Where the host is reached."""
         return self._connection.endpoint
 
+    def withdraw(self) -> None:
+        """Refuse all further calls, also of those who hold this client: the host's certificates were withdrawn, or it was deleted."""
+        self._connection.withdraw()
+
     @property
     def failures(self) -> int:
         """How many calls until now the agent did not answer, or could not carry out: a change is a reason to look at the host."""
@@ -484,6 +488,7 @@ class HostClients:
                     withdrawn = replace(endpoint, address="")
                     return HostClient(self._transport.connection_to(withdrawn), self._tasks)
                 if endpoint.cert_epoch > client.endpoint.cert_epoch:
+                    client.withdraw()
                     self._transport.cut(client.endpoint)
                 self._tasks.start("close spare connection", client.streams.close())
             client = HostClient(self._transport.connection_to(endpoint), self._tasks)
@@ -498,6 +503,7 @@ class HostClients:
         absent = self._clients.keys() - set(host_ids)
         for host_id in absent & self._absent:
             client = self._clients.pop(host_id)
+            client.withdraw()
             self._transport.cut(client.endpoint)
             self._tasks.start("close spare connection", client.streams.close())
         self._absent = absent & self._clients.keys()

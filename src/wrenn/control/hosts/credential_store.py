@@ -225,6 +225,7 @@ async def _issue_refresh_token(tx: Transaction, host_id: HostId, cas: CaIdentity
             created_at=func.clock_timestamp(),
             ca_signer=cas.signer,
             ca_trusted=trusted_text(cas),
+            cert_epoch=select(hosts.c.cert_epoch).where(hosts.c.id == host_id.value).scalar_subquery(),
         )
     )
     of_host = _refresh.host_id == host_id.value

@@ -58,16 +58,30 @@ class ReceivedHeartbeat:
     heartbeat: HostHeartbeat
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCredentials:
+    """What the agent of a host was given with the token that it sends its heartbeats with.
+
+    Attributes:
+        cas: which CA signed its certificate, and which it trusts. None: it is from before a version that stored them.
+        is_outdated: its certificate does not say that it is from after the last withdrawal, so the host is not reached. It was signed by a
+            replica of a release that does not know withdrawals.
+    """
+
+    cas: CaIdentity | None
+    is_outdated: bool
+
+
 def _heartbeat() -> Select[*tuple[Any, ...]]:
     host_id, token_id = bindparam("of_host", type_=Uuid), bindparam("of_token", type_=Uuid)
     was = (
-        select(hosts.c.id, hosts.c.status, hosts.c.deleted_at, log_team(hosts.c.team_id))
+        select(hosts.c.id, hosts.c.status, hosts.c.deleted_at, hosts.c.cert_epoch, log_team(hosts.c.team_id))
         .where(hosts.c.id == host_id)
         .with_for_update(key_share=True)
         .cte("was")
     )
     token = (
-        select(_refresh.id, _refresh.created_at, _refresh.ca_signer, _refresh.ca_trusted)
+        select(_refresh.id, _refresh.created_at, _refresh.ca_signer, _refresh.ca_trusted, _refresh.cert_epoch)
         .where(_refresh.id == token_id, _refresh.host_id == host_id, _refresh.revoked_at.is_(None))
         .cte("token")
     )
@@ -114,17 +128,19 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         is_seen.label("is_seen"),
         select(token.c.ca_signer).scalar_subquery().label("ca_signer"),
         select(token.c.ca_trusted).scalar_subquery().label("ca_trusted"),
+        (func.coalesce(select(token.c.cert_epoch).scalar_subquery(), 0) < was.c.cert_epoch).label(
+            "is_outdated"
+        ),
     ).add_cte(revoked, *marked(back, "marked_up", Status.SUCCESS))
 
 
 _HEARTBEAT: Final = _heartbeat()
 
 
-async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> CaIdentity | None:
+async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> HeldCredentials:
     """Store a heartbeat of a host, in one statement.
 
-    Refresh tokens before the one that its token came with are revoked: the agent has the answer that it came in. Returns which CAs that answer named;
-    None: it is from before a version that stored them.
+    Refresh tokens before the one that its token came with are revoked: the agent has the answer that it came in. Returns what came with it.
 
     Raises:
         HostDeleted. NotFound: there was never such a host. Unauthorized: the refresh token was revoked.
@@ -142,7 +158,7 @@ async def record_heartbeat(database: Database, received: ReceivedHeartbeat) -> C
         raise HostDeleted(f"Host {received.host_id} was deleted.")
     if not row.is_seen:
         raise Unauthorized(REFUSED_HOST)
-    return identity_of(row.ca_signer, row.ca_trusted)
+    return _held(row)
 
 
 _GIVEN_TYPES: Final = {"id": Uuid(), "token_id": Uuid(), "inventory": Text()}
@@ -165,7 +181,12 @@ def _usual_heartbeats() -> Executable:
         )
     )
     usual = (
-        select(*given.c, _refresh.ca_signer, _refresh.ca_trusted)
+        select(
+            *given.c,
+            _refresh.ca_signer,
+            _refresh.ca_trusted,
+            (func.coalesce(_refresh.cert_epoch, 0) < hosts.c.cert_epoch).label("is_outdated"),
+        )
         .select_from(
             given.join(hosts, hosts.c.id == given.c.id).join(
                 host_refresh_tokens, and_(_refresh.id == given.c.token_id, _refresh.host_id == hosts.c.id)
@@ -189,7 +210,7 @@ def _usual_heartbeats() -> Executable:
             updated_at=func.now(),
             **{name: func.coalesce(usual.c[name], hosts.c[name]) for name in REPORT_COLUMNS},
         )
-        .returning(hosts.c.id, usual.c.ca_signer, usual.c.ca_trusted)
+        .returning(hosts.c.id, usual.c.ca_signer, usual.c.ca_trusted, usual.c.is_outdated)
     )
 
 
@@ -198,7 +219,7 @@ _USUAL_HEARTBEATS: Final = _usual_heartbeats()
 
 async def record_usual_heartbeats(
     database: Database, received: Collection[ReceivedHeartbeat]
-) -> Mapping[HostId, CaIdentity | None]:
+) -> Mapping[HostId, HeldCredentials]:
     """Store those of the heartbeats that only renew what is known of their host, at most one of each host; one statement.
 
     Returns as `record_heartbeat` for each that was stored. Not stored, and left to that function, are those of hosts that are not
@@ -206,7 +227,11 @@ async def record_usual_heartbeats(
     no host holds up the others.
     """
     found = await database.execute(_USUAL_HEARTBEATS, {"heartbeats": [_given(each) for each in received]})
-    return {HostId(row.id): identity_of(row.ca_signer, row.ca_trusted) for row in found}
+    return {HostId(row.id): _held(row) for row in found}
+
+
+def _held(row: Any) -> HeldCredentials:
+    return HeldCredentials(identity_of(row.ca_signer, row.ca_trusted), row.is_outdated)
 
 
 def _given(received: ReceivedHeartbeat) -> dict[str, Any]:

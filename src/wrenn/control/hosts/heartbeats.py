@@ -14,8 +14,7 @@ from wrenn.base.ids import HostId
 from wrenn.base.tasks import OwnedTasks
 from wrenn.control.db import Database
 from wrenn.control.hosts import heartbeat_store
-from wrenn.control.hosts.authority import CaIdentity
-from wrenn.control.hosts.heartbeat_store import ReceivedHeartbeat
+from wrenn.control.hosts.heartbeat_store import HeldCredentials, ReceivedHeartbeat
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +27,7 @@ class _Batch:
     """Heartbeats that are stored together, at most one of each host; `stored`: those that were."""
 
     received: dict[HostId, ReceivedHeartbeat] = field(default_factory=dict[HostId, ReceivedHeartbeat])
-    stored: asyncio.Future[Mapping[HostId, CaIdentity | None]] = field(
+    stored: asyncio.Future[Mapping[HostId, HeldCredentials]] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
     )
 
@@ -42,7 +41,7 @@ class Heartbeats:
         self._tasks = OwnedTasks()
         self._is_storing = False
 
-    async def record(self, received: ReceivedHeartbeat) -> CaIdentity | None:
+    async def record(self, received: ReceivedHeartbeat) -> HeldCredentials:
         """Store a heartbeat; as `heartbeat_store.record_heartbeat`. A cancellation leaves open whether it is stored.
 
         Raises:

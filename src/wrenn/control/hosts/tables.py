@@ -121,6 +121,8 @@ host_refresh_tokens = Table(
     # Fingerprints of the CA that signed what came with it, and of those that came as trusted, separated by commas.
     Column("ca_signer", Text, nullable=False, server_default=""),
     Column("ca_trusted", Text, nullable=False, server_default=""),
+    # Of the host when it was issued, as the certificate that came with it says; NULL: by a release that does not know it.
+    Column("cert_epoch", Integer),
 )
 
 # What replicas must have in common. The last one stays when it has ended, so that the next is compared with it.

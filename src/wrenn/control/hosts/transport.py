@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -105,6 +106,10 @@ class HostConnection:
         is_unsent = isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
         kind = HostNotConnected if is_unsent else Unavailable
         return kind("The host of this sandbox does not answer now.", context={"cause": cause_of(cause)})
+
+    def withdraw(self) -> None:
+        """Let nothing more be sent to this host by whoever holds this connection."""
+        self.endpoint = replace(self.endpoint, address="")
 
     def url(self, target: str, *, encoded: bool = False) -> URL:
         """Return the URL of a path at the agent. `encoded`: use it exactly as it is.
