@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 import tarfile
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -13,10 +15,14 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from wrenn.base.units import KIB, MIB
+
 from .conftest import Platform, client, refused, run_sql
 from .people import People
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+MORE_THAN_ALL_BUFFERS_B = 24 * MIB
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -95,6 +101,34 @@ async def test_names_that_a_program_chose_stay_names(platform: Platform, path: s
     assert said.count('"') == 2
     shown = unquote(said.rpartition("UTF-8''")[2])
     assert shown == file.rpartition("/")[2].replace("\n", "_").replace("\u202e", "_")
+
+
+async def test_a_download_that_nobody_reads_ends(
+    platform: Platform, path: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It would hold a connection to the sandbox's host for ever, and one of the control plane."""
+    monkeypatch.setattr("wrenn.control.http.connection._UNREAD_TIMEOUT_S", 0.5)
+    await write(platform, path, "/tmp/large", bytes(MORE_THAN_ALL_BUFFERS_B))
+    where = await link(platform, path, "/tmp/large")
+    server = urlsplit(platform.url)
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 * KIB)
+        reader.connect((server.hostname, server.port))
+        port = reader.getsockname()[1]
+        reader.sendall(f"GET {where} HTTP/1.1\r\nHost: {server.netloc}\r\n\r\n".encode())
+        assert await asyncio.to_thread(reader.recv, 12) == b"HTTP/1.1 200"
+        async with asyncio.timeout(30):
+            while has_connection_from(port):
+                await asyncio.sleep(0.1)
+    # Who reads gets all of it.
+    where = await link(platform, path, "/tmp/large")
+    assert len((await get(platform, where)).content) == MORE_THAN_ALL_BUFFERS_B
+
+
+def has_connection_from(port: int) -> bool:
+    """Whether the other end of a connection over IPv4 has this port, as the kernel's list of established ones says."""
+    fields = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return any(int(field[2].rpartition(":")[2], 16) == port and field[3] == "01" for field in fields)
 
 
 async def test_a_directory_is_downloaded_as_an_archive(platform: Platform, path: str):

@@ -38,8 +38,10 @@ class AbandonedArchives:
             await self.delete_once()
 
     async def delete_once(self) -> None:
-        """Delete archives that are old and of no build."""
+        """Delete archives that are old and of no build, and what killed writes left of objects of any kind."""
         before = self._clock.now() - _GRACE
+        if drafts := await self._objects.delete_drafts(before):
+            _log.warning("unfinished objects of the store deleted", extra={"objects": drafts})
         for owner in await self._objects.folders():
             async for page in self._objects.pages(f"{owner}/uploads"):
                 old = {_build_of(found): found.key for found in page if found.modified_at < before}

@@ -17,6 +17,8 @@ from wrenn.base.errors import AccessLost, Cancelled, DeadlineExceeded, InvalidRe
 from wrenn.base.tasks import EndedFirst, run_unless
 from wrenn.base.units import MIB
 from wrenn.control.http.errors import error_response
+from wrenn.relay import IncompleteResponse
+from wrenn.relay.server import abort_response
 
 T = TypeVar("T")
 UPLOAD_SILENCE_S: Final = 60.0
@@ -26,6 +28,8 @@ _SEND_TIMEOUT_S: Final = 600.0
 """A client may take this long to read an answer for which memory is held,"""
 _PIECE_TIMEOUT_S: Final = 30.0
 """and this long for each piece of it."""
+_UNREAD_TIMEOUT_S: Final = 300.0
+"""How long a client may read nothing of a download. By then even a slow one has read what the buffers hold."""
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -190,7 +194,7 @@ class DownloadResponse(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the response; stops reading from the sandbox when the client goes away."""
+        """Send the response; stops reading from the sandbox when the client goes away, or reads nothing for `_UNREAD_TIMEOUT_S`."""
         has_begun = False
         try:
             async with self._opening as download:
@@ -206,8 +210,14 @@ class DownloadResponse(Response):
                     async for chunk in download.chunks:
                         if is_gone():
                             return
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        try:
+                            async with asyncio.timeout(_UNREAD_TIMEOUT_S):
+                                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                        except TimeoutError as error:
+                            raise IncompleteResponse("The client does not read the answer.") from error
                     await send({"type": "http.response.body", "body": b""})
+        except IncompleteResponse as error:
+            await abort_response(scope, receive, error)
         except (AccessLost, DeadlineExceeded):
             # Of an answer that is not whole the server closes the connection.
             if not has_begun:

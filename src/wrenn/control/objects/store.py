@@ -32,6 +32,8 @@ from wrenn.protocol.sealed_objects import SEALED_EXTRA_B
 
 T = TypeVar("T")
 
+_DRAFT: Final = re.compile(r"#[0-9]+$")
+"""The end of the name of a file that is not written to its end."""
 _CONNECT_TIMEOUT_S: Final = 5.0
 _CALL_TIMEOUT_S: Final = 20.0
 _TIMEOUT_S: Final = 30.0
@@ -291,6 +293,13 @@ class ObjectStore:
         # To its end, which the deadlines of the library bound: nothing may be deleted when nobody expects it any more.
         await self._call("delete objects", lambda: self._store.delete(keys), to_end=True)
 
+    async def delete_drafts(self, before: datetime) -> int:
+        """Delete what writes that were killed before that time left of a folder's objects; returns how many there were."""
+        folder = self._folder
+        if folder is None:
+            return 0
+        return await self._call("delete drafts", lambda: _delete_drafts(folder, before), to_end=True)
+
     async def sign(
         self, method: Method, keys: Sequence[str], *, expires_s: float, is_bounded: bool = False
     ) -> list[str]:
@@ -353,7 +362,7 @@ class ObjectStore:
 def _write_durably(path: Path, data: bytes) -> None:
     """Write a file, whole or not at all, also if the power fails: whoever finds an object relies on its content."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # The library does not list files with such names.
+    # The library does not list files with such names; `_DRAFT` finds them.
     draft = path.with_name(f"{path.name}#{secrets.randbits(60)}")
     try:
         with draft.open("xb") as file:
@@ -370,6 +379,21 @@ def _write_durably(path: Path, data: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def _delete_drafts(folder: Path, before: datetime) -> int:
+    deleted = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            draft = Path(root, name)
+            if not _DRAFT.search(name):
+                continue
+            # It may be renamed at this moment, as what is written to the store takes no day.
+            with contextlib.suppress(FileNotFoundError):
+                if draft.stat().st_mtime < before.timestamp():
+                    draft.unlink()
+                    deleted += 1
+    return deleted
 
 
 def _cause(error: BaseException) -> str:
