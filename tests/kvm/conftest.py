@@ -27,6 +27,11 @@ _SAMPLE = {
     "test_layers_are_listed_measured_and_removed",
 }
 """Tests of tests/drivers that `make test` runs here too; `make kvm-test` runs all of them."""
+_SAMPLE_OF_QEMU = {
+    "test_memory_and_programs_survive_a_save_and_a_restore",
+    "test_a_machine_outlives_its_agent_and_is_adopted",
+}
+"""The rest does not depend on the processor: on QEMU without KVM, tests/drivers has it in `make test`."""
 
 _machines: list[HostMachine] = []
 _EVIDENCE = {
@@ -38,12 +43,13 @@ _EVIDENCE = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here need root, and are slow: those of the driver suite that are not in `_SAMPLE` are marked."""
+    """All tests here need root, and are slow: those of the driver suite that are not in the sample are marked."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
             function = getattr(item, "originalname", item.name)
-            if item.path.name.startswith("test_driver_") and function not in _SAMPLE:
+            sample = _SAMPLE_OF_QEMU if "qemu-kvm" in item.name else _SAMPLE
+            if item.path.name.startswith("test_driver_") and function not in sample:
                 item.add_marker(pytest.mark.all_kvm)
             item.add_marker(pytest.mark.vm)
             item.add_marker(pytest.mark.root)

@@ -10,8 +10,10 @@ from tests.vm import test_disk_only, test_pause, test_sandboxes, test_snapshots
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-_SAMPLE = (test_sandboxes.test_sandboxes_survive_the_agent,)
-_OTHERS = (
+_SAMPLE = (test_sandboxes.test_sandboxes_survive_the_agent, "firecracker-kvm")
+"""`make test` has it on QEMU too, without KVM: in tests/vm."""
+_TESTS = (
+    test_sandboxes.test_sandboxes_survive_the_agent,
     test_disk_only.test_a_sandbox_that_was_paused_without_memory_boots_with_its_files,
     test_disk_only.test_copies_of_a_snapshot_without_memory_boot_and_the_sandbox_goes_on,
     test_pause.test_processes_memory_and_files_survive,
@@ -33,11 +35,18 @@ _TIMEOUT_S = 300.0
 
 
 @pytest.mark.parametrize(
-    "function",
-    [*_SAMPLE, *(pytest.param(function, marks=pytest.mark.all_kvm) for function in _OTHERS)],
-    ids=lambda function: function.__name__,
+    ("function", "driver_name"),
+    [
+        pytest.param(
+            function,
+            driver,
+            id=f"{driver}-{function.__name__}",
+            marks=() if (function, driver) == _SAMPLE else pytest.mark.all_kvm,
+        )
+        for driver in sorted(DRIVERS)
+        for function in _TESTS
+    ],
 )
-@pytest.mark.parametrize("driver_name", sorted(DRIVERS))
 async def test_of_the_agent(host_machine: HostMachine, function: object, driver_name: str) -> None:
     module, name = function.__module__, function.__name__  # type: ignore[attr-defined]
     await host_machine.call(

@@ -31,7 +31,7 @@ async def test_the_clock_of_a_restored_guest_is_right_and_never_goes_back(
     await driver.suspend(name)
     snapshot = await driver.save(name, ImageRef(driver.base), (layer,))
     await driver.kill(name)
-    await asyncio.sleep(5)
+    await asyncio.sleep(2)
     above = new_layer_id()
     await driver.create_layer(above, DiskRef((layer,), driver.base))
     await driver.restore("later", DiskRef((above, layer), driver.base), ImageRef(driver.base, snapshot))
@@ -45,7 +45,7 @@ async def test_the_clock_of_a_restored_guest_is_right_and_never_goes_back(
         for n in (await driver.run("later", "cat /dev/shm/uptime; cut -d' ' -f1 /proc/uptime")).split()
     )
     assert after >= before
-    assert guest - float(await driver.run("later", "cat /dev/shm/date")) >= 5
+    assert guest - float(await driver.run("later", "cat /dev/shm/date")) >= 2
     assert "kvm-clock" in await driver.run(
         "later", "cat /sys/devices/system/clocksource/clocksource0/current_clocksource"
     )

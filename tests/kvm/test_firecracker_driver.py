@@ -60,8 +60,16 @@ async def test_a_guest_reads_its_ids_with_a_token_only(
     "function",
     [
         firecracker_agent_runs.machines_that_end_by_themselves_leave_nothing_while_the_agent_runs,
-        firecracker_agent_runs.a_resume_does_not_wait_for_what_the_one_before_needed,
-        firecracker_agent_runs.a_guest_whose_host_is_full_waits_and_loses_nothing,
+        # Of the recorded order, the sample has the figures of test_firecracker.py.
+        pytest.param(
+            firecracker_agent_runs.a_resume_does_not_wait_for_what_the_one_before_needed,
+            marks=pytest.mark.all_kvm,
+        ),
+        # Of a full host, it has the disks of test_disks.py.
+        pytest.param(
+            firecracker_agent_runs.a_guest_whose_host_is_full_waits_and_loses_nothing,
+            marks=pytest.mark.all_kvm,
+        ),
     ],
     ids=lambda function: function.__name__,
 )
