@@ -11,6 +11,9 @@ import pytest
 
 from tests.simulation.scenario import play
 
+# A connection attempt that is cancelled when it has just succeeded leaves its socket to the interpreter (aiohappyeyeballs).
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("WRENN_SEEDS", "20"))
 

@@ -14,6 +14,9 @@ import pytest
 from tests.simulation.database import Server
 from tests.simulation.fleet_scenario import play
 
+# A connection attempt that is cancelled when it has just succeeded leaves its socket to the interpreter (aiohappyeyeballs).
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 FIRST_SEED = int(os.environ.get("WRENN_FIRST_SEED", "1"))
 SEEDS = int(os.environ.get("WRENN_SEEDS", "20"))
 ALL_TWICE = "WRENN_SEEDS" in os.environ
