@@ -110,6 +110,7 @@ class Box:
         self.remove, self.move = bound(files.remove), bound(files.move)
         self.upload, self.download = bound(files.upload), bound(files.download)
         self._commands, self._files = commands, files
+        self.run_code, self.create_context = bound(sandbox.run_code), bound(sandbox.code.create_context)
         self.git = Git(bound, sandbox.git)
         self.change, self.ports, self.console = (
             bound(sandbox.change),

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
+import resource
 import socket
 import tarfile
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from sdk_clients import Client
+from sdk_clients import Box, Client
 
 from wrenn import (
     CapacityError,
@@ -21,6 +24,7 @@ from wrenn import (
     InvalidStateError,
     NotFoundError,
     UnexpectedAnswerError,
+    WrennError,
 )
 
 SANDBOX = (
@@ -363,3 +367,98 @@ async def test_a_directory_that_breaks_off_leaves_nothing(
             await box.download("/d", tmp_path / "d")
         await box.close()
     assert list(tmp_path.iterdir()) == []
+
+
+# A program of the sandbox in place of its code interpreter, which may answer anything.
+
+FROM_SANDBOX = b"X-Wrenn-Source: sandbox\r\n"
+CODE_CALLS = ["run_code", "create_context"]
+
+
+def packed(size_b: int) -> bytes:
+    """Zeros that were compressed three times."""
+    block = gzip.compress(bytes(1024 * 1024))
+    return gzip.compress(gzip.compress(block * (size_b // (1024 * 1024))))
+
+
+async def call_code(box: Box, call: str) -> None:
+    await (box.run_code("1") if call == "run_code" else box.create_context())
+
+
+@pytest.mark.parametrize("call", CODE_CALLS)
+@pytest.mark.parametrize("status", [200, 500])
+async def test_a_compressed_answer_of_a_sandbox_is_not_unpacked(
+    client: Client, scripted: Serving, status: int, call: str
+) -> None:
+    body = packed(4 * 1024**3)
+    head = b"HTTP/1.1 %d X\r\nContent-Encoding: gzip, gzip, gzip\r\nContent-Length: %d\r\n" % (
+        status,
+        len(body),
+    )
+    hostile = head + FROM_SANDBOX + b"Connection: close\r\n\r\n" + body
+    async with scripted(Script(answer(201, SANDBOX), hostile)) as script:
+        box = await client.create(lifetime_sec=0)
+        before_kb, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        with pytest.raises(UnexpectedAnswerError, match="compressed"):
+            await call_code(box, call)
+        assert time.process_time() - began < 2
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 64 * 1024
+        await box.close()
+        assert b"accept-encoding: identity\r\n" in script.requests[1].lower()
+
+
+@pytest.mark.parametrize("call", CODE_CALLS)
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_answer_of_a_sandbox_is_read_up_to_a_limit(
+    client: Client, scripted: Serving, status: int, call: str
+) -> None:
+    class Endless(Script):
+        async def reply(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self.answers:
+                await super().reply(reader, writer)
+                return
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 %d X\r\n" % status + FROM_SANDBOX + b"\r\n")
+            while True:
+                writer.write(b" " * 65536)
+                await writer.drain()
+
+    async with scripted(Endless(answer(201, SANDBOX))):
+        box = await client.create(lifetime_sec=0)
+        with pytest.raises(UnexpectedAnswerError, match="too long"):
+            await call_code(box, call)
+        await box.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(401, UnexpectedAnswerError), (503, UnexpectedAnswerError), (404, NotFoundError)],
+)
+async def test_a_sandbox_cannot_answer_as_the_platform(
+    client: Client, scripted: Serving, status: int, error: type[WrennError]
+) -> None:
+    body = b'{"error":{"code":"unauthorized","message":"The API key was revoked."}}'
+    hostile = answer(status, body).replace(b"X-Request-Id", FROM_SANDBOX + b"X-Request-Id")
+    async with scripted(Script(answer(201, SANDBOX), hostile, hostile)) as script:
+        box = await client.create(lifetime_sec=0)
+        for call in CODE_CALLS:
+            with pytest.raises(error) as raised:
+                await call_code(box, call)
+            assert type(raised.value) is error
+        await box.close()
+        assert len(script.requests) == 3
+
+
+async def test_cookies_of_a_sandbox_do_not_go_along_with_later_calls(
+    client: Client, scripted: Serving
+) -> None:
+    cookies = b"".join(b"Set-Cookie: a%d=%s; Path=/\r\n" % (n, b"x" * 30_000) for n in range(3))
+    hostile = answer(200, b'{"type":"end_of_execution"}\n').replace(
+        b"X-Request-Id", cookies + b"X-Request-Id"
+    )
+    async with scripted(Script(answer(201, SANDBOX), hostile, answer(204, b""))) as script:
+        box = await client.create(lifetime_sec=0)
+        await box.run_code("1")
+        await box.kill()
+        assert script.requests[2].startswith(b"DELETE /v1/sandboxes/cl-x ")
+        assert b"cookie" not in script.requests[2].lower()

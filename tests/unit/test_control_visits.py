@@ -149,6 +149,15 @@ def test_only_its_own_pages_frame_a_port_that_is_not_public() -> None:
     assert response_headers(own, scope(host="a"), target, is_public=True) == own
 
 
+def test_a_port_named_by_headers_sets_no_cookie_and_cannot_answer_as_the_platform() -> None:
+    target = PortTarget(SandboxId.parse(ID), 80, by_headers=True)
+    own = [(b"set-cookie", b"a=1"), (b"x-wrenn-source", b"platform"), (b"x-own", b"1")]
+    answered = response_headers(own, scope(host="a"), target, is_public=True)
+    assert [value for name, value in answered if name == b"x-wrenn-source"] == [b"sandbox"]
+    assert (b"x-own", b"1") in answered
+    assert not [value for name, value in answered if name == b"set-cookie"]
+
+
 def test_what_belongs_to_one_connection_stays_behind_but_not_what_frames_a_message() -> None:
     headers = [
         (b"Connection", b"close, X-Mine, Content-Length, Host, Cookie"),

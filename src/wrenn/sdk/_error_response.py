@@ -5,16 +5,34 @@ from __future__ import annotations
 from typing import Final, cast
 
 from wrenn.sdk._parse import Fields, json_of
-from wrenn.sdk.errors import CommandTimeoutError, UnexpectedAnswerError, WrennError, error_for
+from wrenn.sdk.errors import (
+    CommandTimeoutError,
+    InvalidRequestError,
+    NotFoundError,
+    UnexpectedAnswerError,
+    WrennError,
+    error_for,
+)
 from wrenn.sdk.types import CommandResult
 
 _TEXT_LIMIT: Final = 300
+_OF_SANDBOX: Final[dict[int, type[WrennError]]] = {400: InvalidRequestError, 404: NotFoundError}
 
 
-def raise_for_status(status: int, body: bytes, request_id: str | None) -> None:
-    """Raise the error for a response of `status`, unless it is a success."""
-    if not 200 <= status < 300:
-        raise error_of_response(status, body, request_id)
+def raise_for_status(
+    status: int, body: bytes, request_id: str | None, *, is_from_sandbox: bool = False
+) -> None:
+    """Raise the error for a response of `status`, unless it is a success.
+
+    A program in a sandbox cannot choose an error that speaks of the platform, such as a revoked API key.
+    """
+    if 200 <= status < 300:
+        return
+    if is_from_sandbox:
+        kind = _OF_SANDBOX.get(status, UnexpectedAnswerError)
+        message = f"The sandbox answered with HTTP status {status}{_text_of(body)}"
+        raise kind(message, status=status, request_id=request_id)
+    raise error_of_response(status, body, request_id)
 
 
 def error_of_response(status: int, body: bytes, request_id: str | None) -> WrennError:

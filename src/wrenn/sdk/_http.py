@@ -12,17 +12,30 @@ import threading
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Final
 
 import httpx2
 
 from wrenn.sdk._messages import Answer, Request
-from wrenn.sdk.errors import ConnectionFailedError, DeadlineExceededError, InvalidRequestError
+from wrenn.sdk.errors import (
+    ConnectionFailedError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    UnexpectedAnswerError,
+)
 from wrenn.sdk.settings import ClientSettings
 
 CONNECT_TIMEOUT_S: Final = 5.0
 """Longest time to establish a connection."""
 _NEXT_CURSOR: Final = "X-Next-Cursor"
+_SOURCE: Final = "X-Wrenn-Source"
+"""The platform sets it to `sandbox` on what a program in a sandbox answered."""
+
+
+_ENCODED: Final = (
+    "The response is compressed, which the client did not ask for: the cause may be a proxy in between."
+)
 
 
 @contextmanager
@@ -54,7 +67,12 @@ def _tls(settings: ClientSettings) -> ssl.SSLContext | bool:
 
 
 def _headers(settings: ClientSettings) -> dict[str, str]:
-    return {**settings.credentials, "User-Agent": "wrenn-python"}
+    return {**settings.credentials, "User-Agent": "wrenn-python", "Accept-Encoding": "identity"}
+
+
+def _no_cookies() -> CookieJar:
+    # Programs in sandboxes answer on the same host name: cookies of theirs would go along with every later call.
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
 def _limits(timeout_s: float) -> httpx2.Timeout:
@@ -63,6 +81,37 @@ def _limits(timeout_s: float) -> httpx2.Timeout:
 
 def _request_id(response: httpx2.Response) -> str | None:
     return response.headers.get("x-request-id")
+
+
+def _is_encoded(response: httpx2.Response) -> bool:
+    # Some bytes of a compressed body may become any number of bytes, all at once. A program in a sandbox could use that.
+    return response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity")
+
+
+class _Body:
+    """Collects a body up to a limit of bytes, until a deadline.
+
+    Raises:
+        UnexpectedAnswerError: it is longer. TimeoutError: it has not ended in time.
+    """
+
+    def __init__(self, *, limit_b: int, timeout_s: float) -> None:
+        self._pieces: list[bytes] = []
+        self._left_b = limit_b
+        self._deadline = time.monotonic() + timeout_s
+
+    def add(self, piece: bytes) -> None:
+        """Take the next piece."""
+        self._left_b -= len(piece)
+        if self._left_b < 0:
+            raise UnexpectedAnswerError("The response is too long.")
+        if time.monotonic() > self._deadline:
+            raise TimeoutError
+        self._pieces.append(piece)
+
+    def content(self) -> bytes:
+        """Return all pieces."""
+        return b"".join(self._pieces)
 
 
 class AsyncStream:
@@ -74,6 +123,7 @@ class AsyncStream:
         self.status = response.status_code
         self.request_id = _request_id(response)
         self.set_cookie = response.headers.get("set-cookie")
+        self.is_from_sandbox = response.headers.get(_SOURCE) == "sandbox"
 
     def header(self, name: str) -> str:
         """Return a header of the response, or an empty string."""
@@ -82,8 +132,21 @@ class AsyncStream:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
         with _translated(self._base_url):
-            async for chunk in self._response.aiter_bytes():
+            async for chunk in self._response.aiter_raw():
                 yield chunk
+
+    async def body(self, *, limit_b: int, timeout_s: float) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            UnexpectedAnswerError: it is longer than `limit_b`. DeadlineExceededError: it did not end within `timeout_s`.
+        """
+        body = _Body(limit_b=limit_b, timeout_s=timeout_s)
+        with _translated(self._base_url):
+            async with asyncio.timeout(timeout_s):
+                async for chunk in self.chunks():
+                    body.add(chunk)
+        return body.content()
 
     async def close(self) -> None:
         """Return the connection to the pool. Idempotent."""
@@ -103,6 +166,7 @@ class AsyncTransport:
                 headers=_headers(self._settings),
                 verify=_tls(self._settings),
                 trust_env=not self._settings.is_local,
+                cookies=_no_cookies(),
             )
         return self._client
 
@@ -119,7 +183,11 @@ class AsyncTransport:
                 content=request.content,
                 timeout=_limits(idle_timeout_s),
             )
-            return AsyncStream(await pool.send(message, stream=True), self._settings.base_url)
+            response = await pool.send(message, stream=True)
+            if _is_encoded(response):
+                await response.aclose()
+                raise UnexpectedAnswerError(_ENCODED)
+            return AsyncStream(response, self._settings.base_url)
 
     async def exchange(self, request: Request, *, timeout_s: float) -> Answer:
         """Send the request and return the complete response, within `timeout_s`."""
@@ -127,10 +195,17 @@ class AsyncTransport:
             async with asyncio.timeout(timeout_s):
                 stream = await self.open(request, idle_timeout_s=timeout_s)
                 try:
-                    body = b"".join([chunk async for chunk in stream.chunks()])
+                    body = await stream.body(limit_b=request.answer_limit_b, timeout_s=timeout_s)
                 finally:
                     await stream.close()
-        return Answer(stream.status, stream.request_id, body, stream.set_cookie, stream.header(_NEXT_CURSOR))
+        return Answer(
+            stream.status,
+            stream.request_id,
+            body,
+            stream.set_cookie,
+            stream.header(_NEXT_CURSOR),
+            stream.is_from_sandbox,
+        )
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -148,6 +223,7 @@ class Stream:
         self.status = response.status_code
         self.request_id = _request_id(response)
         self.set_cookie = response.headers.get("set-cookie")
+        self.is_from_sandbox = response.headers.get(_SOURCE) == "sandbox"
 
     def header(self, name: str) -> str:
         """Return a header of the response, or an empty string."""
@@ -156,7 +232,19 @@ class Stream:
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
         with _translated(self._base_url):
-            yield from self._response.iter_bytes()
+            yield from self._response.iter_raw()
+
+    def body(self, *, limit_b: int, timeout_s: float) -> bytes:
+        """Return the whole body. A single read cannot be interrupted, so it may take up to twice as long.
+
+        Raises:
+            UnexpectedAnswerError: it is longer than `limit_b`. DeadlineExceededError: it did not end within `timeout_s`.
+        """
+        body = _Body(limit_b=limit_b, timeout_s=timeout_s)
+        with _translated(self._base_url):
+            for chunk in self.chunks():
+                body.add(chunk)
+        return body.content()
 
     def close(self) -> None:
         """Return the connection to the pool. Idempotent."""
@@ -178,6 +266,7 @@ class Transport:
                     headers=_headers(self._settings),
                     verify=_tls(self._settings),
                     trust_env=not self._settings.is_local,
+                    cookies=_no_cookies(),
                 )
             return self._client
 
@@ -197,7 +286,11 @@ class Transport:
                 content=request.content,
                 timeout=_limits(idle_timeout_s),
             )
-            return Stream(pool.send(message, stream=True), self._settings.base_url)
+            response = pool.send(message, stream=True)
+            if _is_encoded(response):
+                response.close()
+                raise UnexpectedAnswerError(_ENCODED)
+            return Stream(response, self._settings.base_url)
 
     def exchange(self, request: Request, *, timeout_s: float) -> Answer:
         """Send the request and return the complete response, within `timeout_s`.
@@ -207,17 +300,17 @@ class Transport:
         """
         deadline = time.monotonic() + timeout_s
         stream = self.open(request, idle_timeout_s=timeout_s)
-        body: list[bytes] = []
-        with _translated(self._settings.base_url):
-            try:
-                for chunk in stream.chunks():
-                    body.append(chunk)
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
-            finally:
-                stream.close()
+        try:
+            body = stream.body(limit_b=request.answer_limit_b, timeout_s=deadline - time.monotonic())
+        finally:
+            stream.close()
         return Answer(
-            stream.status, stream.request_id, b"".join(body), stream.set_cookie, stream.header(_NEXT_CURSOR)
+            stream.status,
+            stream.request_id,
+            body,
+            stream.set_cookie,
+            stream.header(_NEXT_CURSOR),
+            stream.is_from_sandbox,
         )
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from wrenn.control.http import VISIT_COOKIE
 from wrenn.control.proxy.file_signature import SignedFile
 from wrenn.control.proxy.links import LINK_PARAMETER
 from wrenn.control.proxy.port_target import PortTarget
-from wrenn.protocol.api import API_KEY_HEADER
+from wrenn.protocol.api import API_KEY_HEADER, SOURCE_HEADER
 from wrenn.protocol.guest_agent import ACCESS_HEADER, E2B_TRAFFIC_HEADER, HEALTH_PATH
 from wrenn.relay import Headers, Scope, end_to_end, header_value
 
@@ -38,8 +38,9 @@ _FRAMES: Final = frozenset({b"iframe", b"frame", b"embed", b"object", b"fencedfr
 """Values of `Sec-Fetch-Dest` for content that another page embeds."""
 _NOT_ANSWERED: Final = frozenset({b"alt-svc", b"clear-site-data", b"date"})
 """Response headers that are not forwarded: they would affect other host names, or our server sets them."""
+_SOURCE: Final = SOURCE_HEADER.lower().encode()
 _NOT_UNDER_OTHER_NAMES: Final = frozenset(
-    {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed"}
+    {b"cache-control", b"expires", b"pragma", b"age", b"service-worker-allowed", b"set-cookie", _SOURCE}
 )
 _OF_FILES: Final = frozenset(
     {
@@ -227,7 +228,8 @@ def response_headers(
     """Return the headers that are forwarded to the client.
 
     Only pages of the same host name may frame a port that is not public. If the port was given by headers, the host name may be that of the API:
-    then the response is not cached, and its page is sandboxed (CSP), so that it has no rights of that host name.
+    then the response is not cached, sets no cookies, and its page is sandboxed (CSP), so that it has no rights of that host name. A header
+    tells it from the platform's own answers.
     """
     if target.by_signature:
         return _inert(headers)
@@ -235,7 +237,11 @@ def response_headers(
     if not is_public:
         forwarded.append((b"content-security-policy", b"frame-ancestors 'self'"))
     if target.by_headers:
-        forwarded += [(b"cache-control", b"no-store"), (b"content-security-policy", b"sandbox")]
+        forwarded += [
+            (b"cache-control", b"no-store"),
+            (b"content-security-policy", b"sandbox"),
+            (_SOURCE, b"sandbox"),
+        ]
     for name, value in headers:
         if name in _NOT_ANSWERED or (target.by_headers and name in _NOT_UNDER_OTHER_NAMES):
             continue

@@ -18,6 +18,8 @@ IDEMPOTENCY_KEY_HEADER: Final = "Idempotency-Key"
 SANDBOX_HEADER: Final = "X-Wrenn-Sandbox"
 PORT_HEADER: Final = "X-Wrenn-Port"
 """Headers that select a port of a sandbox where its host name cannot be used."""
+SOURCE_HEADER: Final = "X-Wrenn-Source"
+"""Response header with the value `sandbox` on what a program answered whose port was selected by headers."""
 
 SANDBOXES_PREFIX: Final = "/v1/sandboxes"
 CAPSULES_PREFIX: Final = "/v1/capsules"

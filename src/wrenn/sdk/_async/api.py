@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from wrenn.sdk._aio import sleep
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from wrenn.sdk._sockets import AsyncSocket
 
 T = TypeVar("T")
+_PORT_ANSWER_LIMIT_B: Final = 8 * 1024 * 1024
+_ERROR_LIMIT_B: Final = 1024 * 1024
+"""Longest body of an error in place of a streamed response."""
 
 
 class AsyncApi:
@@ -66,7 +69,9 @@ class AsyncApi:
     ) -> Answer:
         async def attempt(left_s: float) -> Answer:
             answer = await self._transport.exchange(request, timeout_s=left_s)
-            raise_for_status(answer.status, answer.body, answer.request_id)
+            raise_for_status(
+                answer.status, answer.body, answer.request_id, is_from_sandbox=answer.is_from_sandbox
+            )
             return answer
 
         return await _with_retries(
@@ -86,9 +91,18 @@ class AsyncApi:
         request = Request("POST", path, params=params, headers=headers, content=content)
         stream = await self._opened(request)
         try:
-            return b"".join([chunk async for chunk in stream.chunks()])
+            return await stream.body(
+                limit_b=request.answer_limit_b, timeout_s=self.settings.request_timeout_s
+            )
         finally:
             await stream.close()
+
+    async def ask_port(
+        self, method: str, path: str, *, headers: Mapping[str, str], json: object = None
+    ) -> bytes:
+        """Make one call of a program in a sandbox, which `headers` name, and return the body of the response, which is limited."""
+        request = Request(method, path, headers=headers, json=json, answer_limit_b=_PORT_ANSWER_LIMIT_B)
+        return (await self._answered(request, repeatable=False)).body
 
     async def open(
         self,
@@ -158,10 +172,14 @@ class AsyncApi:
             stream = await self._transport.open(request, idle_timeout_s=idle_timeout_s)
             if stream.status >= 300:
                 try:
-                    body = b"".join([chunk async for chunk in stream.chunks()])
+                    body = await stream.body(
+                        limit_b=_ERROR_LIMIT_B, timeout_s=self.settings.request_timeout_s
+                    )
                 finally:
                     await stream.close()
-                raise_for_status(stream.status, body, stream.request_id)
+                raise_for_status(
+                    stream.status, body, stream.request_id, is_from_sandbox=stream.is_from_sandbox
+                )
             return stream
 
         return await _with_retries(attempt, repeatable=False, timeout_s=idle_timeout_s)

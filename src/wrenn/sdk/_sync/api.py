@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote, urlencode
 
 from wrenn.sdk._error_response import raise_for_status
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from wrenn.sdk._sockets import Socket
 
 T = TypeVar("T")
+_PORT_ANSWER_LIMIT_B: Final = 8 * 1024 * 1024
+_ERROR_LIMIT_B: Final = 1024 * 1024
+"""Longest body of an error in place of a streamed response."""
 
 
 class Api:
@@ -65,7 +68,9 @@ class Api:
     def _answered(self, request: Request, *, repeatable: bool, timeout_s: float | None = None) -> Answer:
         def attempt(left_s: float) -> Answer:
             answer = self._transport.exchange(request, timeout_s=left_s)
-            raise_for_status(answer.status, answer.body, answer.request_id)
+            raise_for_status(
+                answer.status, answer.body, answer.request_id, is_from_sandbox=answer.is_from_sandbox
+            )
             return answer
 
         return _with_retries(
@@ -85,9 +90,14 @@ class Api:
         request = Request("POST", path, params=params, headers=headers, content=content)
         stream = self._opened(request)
         try:
-            return b"".join(list(stream.chunks()))
+            return stream.body(limit_b=request.answer_limit_b, timeout_s=self.settings.request_timeout_s)
         finally:
             stream.close()
+
+    def ask_port(self, method: str, path: str, *, headers: Mapping[str, str], json: object = None) -> bytes:
+        """Make one call of a program in a sandbox, which `headers` name, and return the body of the response, which is limited."""
+        request = Request(method, path, headers=headers, json=json, answer_limit_b=_PORT_ANSWER_LIMIT_B)
+        return (self._answered(request, repeatable=False)).body
 
     def open(
         self,
@@ -156,10 +166,12 @@ class Api:
             stream = self._transport.open(request, idle_timeout_s=idle_timeout_s)
             if stream.status >= 300:
                 try:
-                    body = b"".join(list(stream.chunks()))
+                    body = stream.body(limit_b=_ERROR_LIMIT_B, timeout_s=self.settings.request_timeout_s)
                 finally:
                     stream.close()
-                raise_for_status(stream.status, body, stream.request_id)
+                raise_for_status(
+                    stream.status, body, stream.request_id, is_from_sandbox=stream.is_from_sandbox
+                )
             return stream
 
         return _with_retries(attempt, repeatable=False, timeout_s=idle_timeout_s)

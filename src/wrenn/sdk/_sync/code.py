@@ -53,6 +53,7 @@ class Code:
             DeadlineExceededError: the code was interrupted at its time limit.
             InvalidRequestError: the language is not supported, or both language and context are given.
             NotFoundError: there is no such context.
+            UnexpectedAnswerError: the sandbox gave another answer than a code interpreter does.
         """
         if language is not None and context is not None:
             raise InvalidRequestError("Give a language or a context, not both: a context has its language.")
@@ -104,7 +105,7 @@ class Code:
         self._call("DELETE", _path(context))
 
     def _call(self, method: str, path: str, body: object = None) -> bytes:
-        return self._api.call(method, path, headers=self._headers, json=body)
+        return self._api.ask_port(method, path, headers=self._headers, json=body)
 
 
 def _path(context: CodeContext | str) -> str:
