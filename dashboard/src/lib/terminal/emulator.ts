@@ -4,6 +4,7 @@ import { Terminal, type ITheme } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
 import { visible } from '$lib/text';
 import { followTheme, themeColour } from '$lib/theme';
+import { limitRepeats } from './repeats';
 
 const SCROLLBACK_LINES = 5_000;
 const FONT = '"JetBrains Mono Variable"';
@@ -64,6 +65,7 @@ export class Emulator {
 			cursorBlink: false,
 			linkHandler: { activate: (_, url) => this.#openLink(url) }
 		});
+		limitRepeats(this.#terminal);
 		this.#terminal.loadAddon(this.#fit);
 		// A program's `--` must not look like one long dash.
 		parent.style.fontVariantLigatures = 'none';
