@@ -95,6 +95,32 @@ async def test_a_wrong_password_stores_nothing(people: People, cli: Cli):
     assert not cli.file.exists()
 
 
+async def test_a_login_goes_to_the_platform_of_the_profile(people: People, cli: Cli):
+    ada = await people.sign_up()
+    await cli.log_in(ada)
+    # Nothing of the environment names the platform, and none is at the default address.
+    await cli("login", "--email", ada.email, stdin=f"{PASSWORD}\n")
+    assert len((await ada.get("/v1/api-keys")).json()) == 1
+    elsewhere = "http://127.0.0.1:1"
+    said = await cli("login", "--email", ada.email, stdin=f"{PASSWORD}\n", code=2, WRENN_BASE_URL=elsewhere)
+    assert people.url in said
+    assert elsewhere in said
+    assert tomllib.loads(cli.file.read_text())["default"]["base_url"] == people.url
+    said = await cli(
+        "login", "--profile", "work", stdin=f"{ada.email}\n{PASSWORD}\n", code=5, WRENN_BASE_URL=elsewhere
+    )
+    assert said.startswith(f"Log in to {elsewhere}\n")
+
+
+async def test_an_ended_session_names_the_profile_to_log_in_to(people: People, cli: Cli):
+    ada = await people.sign_up()
+    await cli.log_in(ada, "--profile", "work")
+    kept = cli.file.read_text()
+    await cli("logout", "--profile", "work")
+    cli.file.write_text(kept)
+    assert "`wrenn login --profile work`" in await cli("--profile", "work", "whoami", code=4)
+
+
 async def test_profiles_stand_side_by_side(people: People, cli: Cli):
     ada, bob = await people.sign_up(), await people.sign_up()
     await cli.log_in(ada)
@@ -175,11 +201,20 @@ async def test_a_forgotten_password_is_replaced_by_the_link_of_a_mail(people: Pe
             f" SELECT id, '{purpose.removeprefix('p')}', '{digest}', email, now() + interval '1 minute'"
             f" FROM users WHERE email = '{ada.email}'",
         )
-    await cli("account", "verify-email", f"https://x.example/account/verify-email#{tokens['verify']}", *where)
+    other = f"https://x.example/account/verify-email#{tokens['verify']}"
+    assert "x.example" in await cli("account", "verify-email", other, *where, code=2)
+    await cli("account", "verify-email", f"{people.url}/account/verify-email#{tokens['verify']}")
     assert (await ada.get("/v1/me")).json()["email_verified"] is True
-    link = f"https://x.example/account/reset-password#{tokens['preset']}"
-    await cli("account", "reset-password", link, *where, stdin="short\n", code=2)
-    await cli("account", "reset-password", link, *where, stdin="another password\n")
+    other = f"https://x.example/account/reset-password#{tokens['preset']}"
+    assert "x.example" in await cli(
+        "account", "reset-password", other, *where, stdin="another password\n", code=2
+    )
+    link = f"{people.url}/account/reset-password#{tokens['preset']}"
+    await cli("account", "reset-password", link, stdin="short\n", code=2)
+    await cli("account", "reset-password", tokens["preset"], *where, stdin="short\n", code=2)
+    await cli(
+        "account", "reset-password", link, stdin="another password\n", WRENN_BASE_URL="http://127.0.0.1:1"
+    )
     assert (await log_in(people.url, ada.email, "another password")).status_code == 200
     await cli("account", "reset-password", link, *where, stdin="another password\n", code=3)
 

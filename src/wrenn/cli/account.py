@@ -24,17 +24,38 @@ UrlOption = Annotated[
 
 
 def _post(url: str | None, path: str, body: dict[str, str]) -> None:
+    from wrenn.cli.settings import platform_url
     from wrenn.sdk.account import post_anonymously
-    from wrenn.sdk.settings import account_settings, chosen_base_url
+    from wrenn.sdk.settings import load_profile
 
-    base_url = account_settings(url, request_timeout_s=60).base_url if url else chosen_base_url()
-    post_anonymously(base_url, path, body)
+    post_anonymously(platform_url(url, load_profile()), path, body)
 
 
 def _token_of(text: str, prefix: str) -> str | None:
     """Extract the token from a link, or return a token as it is; None for other text."""
     token = text.rpartition("#")[2].strip()
     return token if token.startswith(prefix) else None
+
+
+def _platform_of(link: str, page: str, url: str | None) -> str | None:
+    """Return the URL of the platform that a link is of; of a token without a link, `url`.
+
+    Raises:
+        InvalidRequest: it is not the platform of `url`, which must not learn the token.
+        InvalidRequestError: it is not a link.
+    """
+    from wrenn.base.errors import InvalidRequest
+    from wrenn.sdk.settings import account_settings
+
+    address = link.strip().rpartition("#")[0]
+    if not address:
+        return url
+    platform = account_settings(address.removesuffix(page), request_timeout_s=60).base_url
+    if url is not None and account_settings(url, request_timeout_s=60).base_url != platform:
+        raise InvalidRequest(
+            f"The link is of {platform}, not of {url}: leave out --url, or give only what follows the # in the link."
+        )
+    return platform
 
 
 @app.command("reset-password")
@@ -48,16 +69,17 @@ def reset_password(
     """Reset your password if you have forgotten it.
 
     With an address: sends a mail with a link, if the account exists. Open the link in a browser, or pass it
-    to this command, which prompts for the new password. The link works once, for an hour. All sessions of the
-    account end; log in afterwards.
+    to this command, which prompts for the new password and sends it to the platform that the link names. The
+    link works once, for an hour. All sessions of the account end; log in afterwards.
     """
     token = _token_of(email_or_link, "wrp_")
     if token is None:
         _post(url, "/v1/auth/password-reset", {"email": email_or_link})
         sys.stderr.write("If there is an account with this address, a mail is on its way to it.\n")
         return
+    platform = _platform_of(email_or_link, "/account/reset-password", url)
     password = read_password(twice=True)
-    _post(url, "/v1/auth/password-reset/confirm", {"token": token, "new_password": password.reveal()})
+    _post(platform, "/v1/auth/password-reset/confirm", {"token": token, "new_password": password.reveal()})
     sys.stderr.write("The password is changed. Log in: wrenn login\n")
 
 
@@ -79,5 +101,6 @@ def verify_email(
         _post(url, "/v1/auth/verify-email/resend", {"email": email_or_link})
         sys.stderr.write("If there is an account that needs it, a mail is on its way to this address.\n")
         return
-    _post(url, "/v1/auth/verify-email", {"token": token})
+    platform = _platform_of(email_or_link, "/account/verify-email", url)
+    _post(platform, "/v1/auth/verify-email", {"token": token})
     sys.stderr.write("The address is confirmed.\n")

@@ -64,6 +64,12 @@ def _section(name: str, profile: Profile) -> str:
     return f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items())
 
 
+def _login_command(name: str) -> str:
+    from wrenn.sdk.settings import DEFAULT_PROFILE
+
+    return "wrenn login" if name == DEFAULT_PROFILE else f"wrenn login --profile {name}"
+
+
 @contextmanager
 def account() -> Generator[Account]:
     """Continue the session of the selected profile.
@@ -79,12 +85,16 @@ def account() -> Generator[Account]:
     with locked():
         profile = load_profile(name)
         if profile is None:
-            raise AuthenticationError(f"Nobody is logged in (profile {name}): run `wrenn login`.", status=401)
+            raise AuthenticationError(
+                f"Nobody is logged in (profile {name}): run `{_login_command(name)}`.", status=401
+            )
         try:
             resumed = Account.resume(profile.base_url, profile.refresh_token)
         except AuthenticationError as error:
             raise AuthenticationError(
-                "The session has ended: run `wrenn login`.", status=401, request_id=error.request_id
+                f"The session has ended: run `{_login_command(name)}`.",
+                status=401,
+                request_id=error.request_id,
             ) from error
         save(name, replace(profile, refresh_token=resumed.refresh_token))
     try:

@@ -39,7 +39,8 @@ def read_password(*, twice: bool = False) -> Secret:
 def login(
     *,
     url: Annotated[
-        str | None, typer.Option("--url", help="The platform. [default: WRENN_BASE_URL or this machine]")
+        str | None,
+        typer.Option("--url", help="The platform. [default: WRENN_BASE_URL, the profile's, or this machine]"),
     ] = None,
     email: Annotated[str | None, typer.Option("--email", help="Prompted for if missing.")] = None,
     profile: ProfileOption = None,
@@ -49,16 +50,27 @@ def login(
     Creates an API key for this machine and stores it with the session in
     `$XDG_CONFIG_HOME/wrenn/credentials.toml`, which only you can read. The SDK finds it there. The password
     is read from standard input if that is not a terminal. If you forgot it: `wrenn account reset-password`.
+    A profile of another platform is replaced only with `--url`.
     """
+    from wrenn.base.errors import InvalidRequest
     from wrenn.base.secrets import Secret
     from wrenn.cli import credentials
+    from wrenn.cli.settings import platform_url
     from wrenn.sdk._parse import Fields
     from wrenn.sdk.account import Account
     from wrenn.sdk.profiles import Profile
-    from wrenn.sdk.settings import account_settings, chosen_base_url, load_profile, profile_name
+    from wrenn.sdk.settings import load_profile, profile_name
 
     name = profile_name(profile)
-    base_url = account_settings(url, request_timeout_s=60).base_url if url else chosen_base_url()
+    known = load_profile(name)
+    base_url = platform_url(url, known)
+    if known is not None and known.base_url != base_url and url is None:
+        raise InvalidRequest(
+            f"Profile {name} is of {known.base_url}, not of {base_url}: choose another one with --profile,"
+            f" or replace it with --url {base_url}."
+        )
+    if email is None or sys.stdin.isatty():
+        sys.stderr.write(f"Log in to {base_url}\n")
     address = email or typer.prompt("E-mail", err=True)
     account = Account.log_in(base_url, address, read_password())
     try:

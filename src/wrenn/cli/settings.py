@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from wrenn.base.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from wrenn.sdk.profiles import Profile
 
 DEFAULT_DATA_DIR: Final = Path("/var/lib/wrenn")
 _OWN: Final = "WRENN_"
@@ -59,6 +62,21 @@ def use_profile(name: str, *, may_be_new: bool) -> None:
         raise NotFound(f"There is no profile {name}: run `wrenn login --profile {name}`.")
     for variable in ("WRENN_API_KEY", "WRENN_BASE_URL"):
         os.environ.pop(variable, None)
+
+
+def platform_url(given: str | None, profile: Profile | None) -> str:
+    """Return the URL of the platform to call without its credentials: `given`, `WRENN_BASE_URL`, the profile's, or this machine's.
+
+    Raises:
+        InvalidRequestError: it is malformed.
+    """
+    from wrenn.sdk.settings import account_settings, chosen_base_url
+
+    if given:
+        return account_settings(given, request_timeout_s=60).base_url
+    if profile is not None and not os.environ.get("WRENN_BASE_URL"):
+        return profile.base_url
+    return chosen_base_url()
 
 
 def read_env(path: Path) -> dict[str, str]:
