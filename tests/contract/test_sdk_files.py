@@ -249,6 +249,53 @@ async def test_a_password_is_neither_in_arguments_nor_in_files(box: Box) -> None
         await box.git.clone("http://example.com/x.git", username="ada", password="s3cret")
 
 
+async def test_credentials_are_sent_to_the_server_alone_that_the_caller_names(
+    box: Box, tmp_path: Path
+) -> None:
+    """A sandbox whose programs changed the remote, and put a hook and a helper where git finds them."""
+    requests: list[str] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        wants = "" if "uthorization" in requests[-1] else 'WWW-Authenticate: Basic realm="git"\r\n'
+        writer.write(
+            f"HTTP/1.1 {401 if wants else 403} No\r\n{wants}Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
+        await writer.drain()
+        writer.close()
+
+    git, found = box.git, tmp_path / "found"
+    login = {"username": "ada", "password": "s3cret"}
+    async with await asyncio.start_server(server, "127.0.0.1", 0) as listening:
+        evil = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        await git.init("repo")
+        await git.commit("repo", "first", allow_empty=True, author_name="A", author_email="a@example.com")
+        await box.run("git -C repo remote add origin https://git.example.com/x.git")
+        for call in (git.push, git.pull):
+            with pytest.raises(InvalidRequestError, match="server="):
+                await call("repo", **login)
+        await box.run(f"git -C repo remote set-url origin {evil}/x.git")
+        for call in (git.push, git.pull):
+            with pytest.raises(InvalidRequestError, match="not at https://git"):
+                await call("repo", server="https://git.example.com", **login)
+        assert requests == []
+        # What `get-url` does not show is found by git later, and gets no credentials.
+        steal = f"env > {found}"
+        await box.run(
+            f"printf '#!/bin/sh\\n{steal}\\n' > repo/.git/hooks/pre-push; chmod +x repo/.git/hooks/pre-push"
+        )
+        await box.run(f"git -C repo config core.fsmonitor '{steal}; false'")
+        with pytest.raises(GitError):
+            await git.push("repo", server=evil, **login)
+        assert [request for request in requests if "Basic YWRhOnMzY3JldA==" in request]
+        await box.run(
+            f"git -C repo config protocol.ext.allow always; git -C repo config url.'ext::sh -c env>&2%20'.insteadOf {evil}/"
+        )
+        with pytest.raises((GitError, InvalidRequestError)):
+            await git.push("repo", server=evil, **login)
+    assert not found.exists() or "s3cret" not in found.read_text()
+
+
 async def test_the_synchronous_client_works_within_a_running_loop(platform: Platform, tmp_path: Path) -> None:
     """As in a notebook, whose cells run in the loop's own thread; the platform is in another process for that."""
     cell = """

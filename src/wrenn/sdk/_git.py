@@ -17,6 +17,15 @@ _HELPER: Final = (
     ' "$WRENN_GIT_USERNAME" "$WRENN_GIT_PASSWORD"; }; f'
 )
 """The arguments contain only the names of the variables, not their values."""
+_HARDENED: Final = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "http.proxy=",
+    "push.gpgSign=false",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "push.recurseSubmodules=no",
+)
 _UNAUTHORISED: Final = re.compile(
     r"authentication failed|could not read (username|password)|terminal prompts disabled|permission denied \(publickey",
     re.IGNORECASE,
@@ -28,7 +37,11 @@ _BRANCH: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Credentials for one server: options of git and environment variables of its process."""
+    """Credentials for one server: options of git and environment variables of its process.
+
+    Programs in the sandbox write the configuration of its repositories. So git runs no hooks with them, contacts no server
+    through a proxy or a helper of theirs, and the credentials are given to the server alone that the caller named.
+    """
 
     options: list[str]
     envs: dict[str, str]
@@ -43,14 +56,45 @@ class Login:
         if username is None and password is None:
             return None
         parts = urlsplit(url)
+        if not parts.hostname:
+            raise InvalidRequestError("Credentials are for a server: give a URL such as https://github.com.")
         if parts.scheme != "https" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
             raise InvalidRequestError("Credentials are sent over https only.")
         secrets = (username or "git", password or "")
         if any("\n" in secret or "\0" in secret for secret in secrets):
             raise InvalidRequestError("Credentials are single lines.")
-        origin = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        options = ["-c", "credential.helper=", "-c", f"credential.{origin}.helper={_HELPER}"]
-        return cls(options, {"WRENN_GIT_USERNAME": secrets[0], "WRENN_GIT_PASSWORD": secrets[1]})
+        helper = f"credential.{origin_of(url)}.helper={_HELPER}"
+        settings = ("credential.helper=", helper, "http.sslVerify=true", *_HARDENED)
+        envs = {
+            "WRENN_GIT_USERNAME": secrets[0],
+            "WRENN_GIT_PASSWORD": secrets[1],
+            # Takes precedence over all `protocol.*.allow`.
+            "GIT_ALLOW_PROTOCOL": parts.scheme,
+        }
+        return cls([word for setting in settings for word in ("-c", setting)], envs)
+
+
+def origin_of(url: str) -> str:
+    """Return scheme, host and port of a URL."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def check_server(server: str | None, urls: str) -> str:
+    """Return `server` if all `urls` of a remote, one a line, are there. The remote is written in the sandbox.
+
+    Raises:
+        InvalidRequestError: no server was given, or a URL is of another one.
+    """
+    if server is None:
+        raise InvalidRequestError(
+            'Name the server that the credentials are for, such as server="https://github.com": '
+            "programs in the sandbox can change the remote."
+        )
+    for url in urls.split():
+        if origin_of(url) != origin_of(server):
+            raise InvalidRequestError(f"The remote is at {origin_of(url)}, not at {origin_of(server)}.")
+    return server
 
 
 def plain_url(url: str) -> str:

@@ -21,7 +21,9 @@ class Git:
     """`sandbox.git`. Paths are folders of work trees in the sandbox; relative ones start at the user's home.
 
     git never prompts. A `username` and `password` (or token) are passed in the environment of the one
-    command, for the one server; they appear neither in its arguments nor in the sandbox's files.
+    command, for the one server that you name; they appear neither in its arguments nor in the sandbox's files.
+    Programs that run as the same user, or as root, can read them while that command runs: use tokens that
+    expire soon and are for one repository.
 
     Every call raises `GitError` if git fails, with the last lines of its output.
     """
@@ -132,15 +134,29 @@ class Git:
         remote: str = "origin",
         branch: str | None = None,
         *,
+        server: str | None = None,
         username: str | None = None,
         password: str | None = None,
         user: str | None = None,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Fast-forward to the remote branch; fails if a merge is needed."""
-        argv = ["pull", "--quiet", "--ff-only", "--", remote, *([branch] if branch is not None else [])]
-        login = self._login(path, remote, username, password, user)
-        self._git(argv, path=path, user=user, login=login, timeout_s=timeout_s)
+        """Fast-forward to the remote branch; fails if a merge is needed.
+
+        With credentials `server` says where they may be sent, for example `https://github.com`.
+
+        Raises:
+            InvalidRequestError: the remote is at another server.
+        """
+        source = ["--", remote, *([branch] if branch is not None else [])]
+        login = self._login(path, remote, server=server, username=username, password=password, user=user)
+        if login is None:
+            argv = ["pull", "--quiet", "--ff-only", *source]
+            self._git(argv, path=path, user=user, timeout_s=timeout_s)
+            return
+        self._git(["fetch", "--quiet", *source], path=path, user=user, login=login, timeout_s=timeout_s)
+        # Without the credentials: files are checked out by filters that the repository's configuration names.
+        argv = ["merge", "--quiet", "--ff-only", "FETCH_HEAD"]
+        self._git(argv, path=path, user=user, timeout_s=timeout_s)
 
     def push(
         self,
@@ -149,15 +165,25 @@ class Git:
         branch: str | None = None,
         *,
         set_upstream: bool = True,
+        server: str | None = None,
         username: str | None = None,
         password: str | None = None,
         user: str | None = None,
         timeout_s: float = TRANSFER_TIMEOUT_S,
     ) -> None:
-        """Push a branch to the remote, by default the checked-out one."""
+        """Push a branch to the remote, by default the checked-out one.
+
+        With credentials `server` says where they may be sent, for example `https://github.com`; the hooks of the
+        repository do not run then.
+
+        Raises:
+            InvalidRequestError: the remote is at another server.
+        """
         argv = ["push", "--quiet", *(["--set-upstream"] if set_upstream else []), "--", remote]
         argv.append("HEAD" if branch is None else branch)
-        login = self._login(path, remote, username, password, user)
+        login = self._login(
+            path, remote, server=server, username=username, password=password, user=user, to_push=True
+        )
         self._git(argv, path=path, user=user, login=login, timeout_s=timeout_s)
 
     def get_config(
@@ -188,12 +214,21 @@ class Git:
         self._git(["config", *scope, key, value], path=path, user=user, timeout_s=timeout_s)
 
     def _login(
-        self, path: str, remote: str, username: str | None, password: str | None, user: str | None
+        self,
+        path: str,
+        remote: str,
+        *,
+        server: str | None,
+        username: str | None,
+        password: str | None,
+        user: str | None,
+        to_push: bool = False,
     ) -> Login | None:
         if username is None and password is None:
             return None
-        found = self._git(["remote", "get-url", "--", remote], path=path, user=user, timeout_s=30)
-        return Login.of(username, password, found.stdout.strip())
+        argv = ["remote", "get-url", "--all", *(["--push"] if to_push else []), "--", remote]
+        found = self._git(argv, path=path, user=user, timeout_s=30)
+        return Login.of(username, password, _git.check_server(server, found.stdout))
 
     def _git(
         self,
