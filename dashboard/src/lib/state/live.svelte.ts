@@ -1,6 +1,7 @@
 /**
  * The event stream of the team. One tab of a browser reads it and passes the events on to the others, as a browser
- * permits six connections to a host over HTTP/1.1. Where tabs cannot agree on one (no Web Locks over plain HTTP), each
+ * permits six connections to a host over HTTP/1.1. If that tab falls silent, as one does that hangs or that the system froze, a visible one
+ * takes its place. Where tabs cannot agree on one (no Web Locks over plain HTTP), each
  * visible tab reads a stream of its own.
  */
 import { readEvents } from '$lib/api/event-stream';
@@ -19,8 +20,13 @@ export interface LiveEvent {
 /** Why changes do not arrive: no answer, too many streams of the team, or no right to read them. */
 export type Problem = 'silence' | 'limit' | 'refusal';
 
-type Message = { kind: 'event'; event: LiveEvent } | { kind: 'status'; live: boolean; problem: Problem } | { kind: 'hello' };
+type Message = { kind: 'event'; event: LiveEvent } | { kind: 'status'; live: boolean; problem: Problem } | { kind: 'hello' } | { kind: 'beat' };
 
+const BEAT_MS = 5_000;
+/** Longest silence of the tab that reads the stream. */
+const SILENCE_MS = 15_000;
+/** The same for the answer to the first question. */
+const ANSWER_MS = 3_000;
 const RETRY_MS = [500, 1_000, 2_000, 5_000, 10_000];
 
 class Live {
@@ -66,29 +72,63 @@ class Live {
 	}
 
 	#share(teamId: string, signal: AbortSignal): void {
-		const channel = new BroadcastChannel(`wrenn-events-${teamId}`);
+		const name = `wrenn-events-${teamId}`;
+		const channel = new BroadcastChannel(name);
+		const post = (message: Message) => channel.postMessage(message);
+		const status = (live: boolean) => post({ kind: 'status', live, problem: this.problem });
 		let leads = false;
+		let heardAt = performance.now() - SILENCE_MS + ANSWER_MS;
 		channel.onmessage = ({ data }: MessageEvent<Message>) => {
 			if (data.kind === 'hello') {
-				if (leads) channel.postMessage({ kind: 'status', live: this.isLive, problem: this.problem } satisfies Message);
-			} else if (data.kind === 'status') {
+				if (leads) status(this.isLive);
+				return;
+			}
+			heardAt = performance.now();
+			// What a tab still says whose place this one has taken is not of this stream.
+			if (leads) return;
+			if (data.kind === 'status') {
 				this.problem = data.problem;
 				this.#setLive(data.live);
-			}
-			else this.#deliver(data.event);
+			} else if (data.kind === 'event') this.#deliver(data.event);
 		};
-		channel.postMessage({ kind: 'hello' } satisfies Message);
-		signal.addEventListener('abort', () => channel.close());
-		navigator.locks
-			.request(`wrenn-events-${teamId}`, { signal }, async () => {
+		post({ kind: 'hello' });
+
+		let turn = new AbortController();
+		const take = (steal: boolean) => {
+			turn.abort();
+			turn = new AbortController();
+			const ended = AbortSignal.any([signal, turn.signal]);
+			const lead = async () => {
 				leads = true;
-				await this.#read(
-					signal,
-					(event) => channel.postMessage({ kind: 'event', event } satisfies Message),
-					(live) => channel.postMessage({ kind: 'status', live, problem: this.problem } satisfies Message)
-				);
-			})
-			.catch(() => {}); // aborted: another team is shown
+				post({ kind: 'beat' });
+				const beat = setInterval(() => post({ kind: 'beat' }), BEAT_MS);
+				const rest = () => {
+					leads = false;
+					clearInterval(beat);
+				};
+				ended.addEventListener('abort', rest);
+				await this.#read(ended, (event) => post({ kind: 'event', event }), status);
+			};
+			navigator.locks.request(name, steal ? { steal } : { signal: ended }, lead).catch(() => {
+				if (ended.aborted) return; // another team is shown, or this tab took the lock itself
+				// Another tab heard nothing from this one, and has read what this one has not.
+				take(false);
+				heardAt = performance.now();
+				this.#deliver(reset());
+			});
+		};
+		take(false);
+
+		const watch = setInterval(() => {
+			if (leads || document.visibilityState !== 'visible' || performance.now() - heardAt <= SILENCE_MS) return;
+			this.problem = 'silence';
+			this.#setLive(false);
+			take(true);
+		}, BEAT_MS);
+		signal.addEventListener('abort', () => {
+			clearInterval(watch);
+			channel.close();
+		});
 	}
 
 	#whileVisible(signal: AbortSignal): void {
