@@ -186,3 +186,9 @@ def test_a_file_is_readable_by_its_owner_only_until_it_is_complete(tmp_path: Pat
 def test_what_windows_takes_for_more_than_a_name_is_known(name: str) -> None:
     assert not is_windows_name(name)
     assert is_windows_name("an ordinary name.txt")
+
+
+def test_an_archive_of_too_many_levels_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnexpectedAnswerError, match="levels"):
+        unpack(archive(("a/" * 1000 + "a", tarfile.REGTYPE, "", b"")), tmp_path / "top")
+    assert not (tmp_path / "top").exists()

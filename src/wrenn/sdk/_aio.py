@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from inspect import isawaitable
 from typing import ParamSpec, TypeVar, cast
 
@@ -45,6 +46,21 @@ async def sleep(seconds: float) -> None:
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run work that may block on the local disk."""
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def to_end_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run short work that may block on the local disk. A cancellation takes effect once it has ended.
+
+    The thread cannot be interrupted, and whoever cleans up must not do that while it goes on writing.
+    """
+    running = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        while not running.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait({running})
+        raise
 
 
 async def chunks_of(source: Source) -> AsyncIterator[bytes]:

@@ -35,6 +35,11 @@ def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     return work(*args, **kwargs)
 
 
+def to_end_in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run work that may block on the local disk."""
+    return work(*args, **kwargs)
+
+
 def chunks_of(source: Source) -> Iterator[bytes]:
     """Yield the bytes of `source`."""
     if isinstance(source, os.PathLike):

@@ -21,6 +21,8 @@ from wrenn.sdk.errors import ConflictError, UnexpectedAnswerError
 
 BLOCK_B: Final = 512
 _HOLE_B: Final = 64 * 1024
+_LEVELS_LIMIT: Final = 256
+"""Deepest path. Removing a tree takes a level of the interpreter's stack for each of its own."""
 _NAME_LIMIT_B: Final = 8 * 1024
 _SEGMENTS_LIMIT: Final = 65_536
 _FILE, _HARD_LINK, _SYMLINK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"5", b"6"
@@ -338,6 +340,8 @@ def _parts(name: bytes) -> list[str]:
     parts = [part for part in name.split(b"/") if part not in (b"", b".")]
     if name.startswith(b"/") or b".." in parts or b"\0" in name:
         raise _bad("an entry leads outside of the target")
+    if len(parts) > _LEVELS_LIMIT:
+        raise _bad("an entry has too many levels")
     decoded = [os.fsdecode(part) for part in parts]
     if os.name == "nt" and not all(is_windows_name(part) for part in decoded):
         raise _bad("the name of an entry is not possible on Windows")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from wrenn.sdk._aio import Source, chunks_of, in_thread
+from wrenn.sdk._aio import Source, chunks_of, in_thread, to_end_in_thread
 from wrenn.sdk._async.api import AsyncApi
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of
 from wrenn.sdk._tar import Packed, Unpacker, create_private
@@ -124,14 +124,14 @@ async def download(
             chunks = files.read_stream(path, user=user, on_resume=on_resume)
             await _save(chunks, temporary, entry, on_progress)
         if not merged:
-            await in_thread(temporary.replace, place)
+            await to_end_in_thread(temporary.replace, place)
     except OSError as error:
         raise InvalidRequestError(
             f"{place} cannot be written: {error.strerror or error} ({error.filename or place})."
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # what failed before it is what matters
-            await in_thread(_remove, temporary)
+        with contextlib.suppress(OSError, RecursionError):  # what failed before it is what matters
+            await to_end_in_thread(_remove, temporary)
 
 
 async def _is_tree(files: AsyncFiles, path: RemotePath, user: str | None) -> bool:
@@ -147,7 +147,7 @@ async def _unpack(chunks: AsyncIterator[bytes], top: Path, on_progress: Progress
     passed = 0
     try:
         async for chunk in chunks:
-            await in_thread(unpacker.feed, chunk)
+            await to_end_in_thread(unpacker.feed, chunk)
             passed += len(chunk)
             if on_progress is not None:
                 on_progress(passed, None)
@@ -163,7 +163,7 @@ async def _save(
     passed = 0
     with create_private(path) as file:
         async for chunk in chunks:
-            await in_thread(file.write, chunk)
+            await to_end_in_thread(file.write, chunk)
             passed += len(chunk)
             if on_progress is not None:
                 on_progress(passed, total)

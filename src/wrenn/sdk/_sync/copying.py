@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from wrenn.sdk._io import Source, chunks_of, in_thread
+from wrenn.sdk._io import Source, chunks_of, in_thread, to_end_in_thread
 from wrenn.sdk._paths import Progress, RemotePath, Resumed, message_of
 from wrenn.sdk._sync.api import Api
 from wrenn.sdk._tar import Packed, Unpacker, create_private
@@ -123,14 +123,14 @@ def download(
             chunks = files.read_stream(path, user=user, on_resume=on_resume)
             _save(chunks, temporary, entry, on_progress)
         if not merged:
-            in_thread(temporary.replace, place)
+            to_end_in_thread(temporary.replace, place)
     except OSError as error:
         raise InvalidRequestError(
             f"{place} cannot be written: {error.strerror or error} ({error.filename or place})."
         ) from error
     finally:
-        with contextlib.suppress(OSError):  # what failed before it is what matters
-            in_thread(_remove, temporary)
+        with contextlib.suppress(OSError, RecursionError):  # what failed before it is what matters
+            to_end_in_thread(_remove, temporary)
 
 
 def _is_tree(files: Files, path: RemotePath, user: str | None) -> bool:
@@ -146,7 +146,7 @@ def _unpack(chunks: Iterator[bytes], top: Path, on_progress: Progress | None) ->
     passed = 0
     try:
         for chunk in chunks:
-            in_thread(unpacker.feed, chunk)
+            to_end_in_thread(unpacker.feed, chunk)
             passed += len(chunk)
             if on_progress is not None:
                 on_progress(passed, None)
@@ -160,7 +160,7 @@ def _save(chunks: Iterator[bytes], path: Path, entry: FileEntry, on_progress: Pr
     passed = 0
     with create_private(path) as file:
         for chunk in chunks:
-            in_thread(file.write, chunk)
+            to_end_in_thread(file.write, chunk)
             passed += len(chunk)
             if on_progress is not None:
                 on_progress(passed, total)
