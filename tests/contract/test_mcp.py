@@ -111,7 +111,7 @@ async def test_a_model_uses_a_sandbox(platform: Platform, nothing_left: None):
             {"name": "a.txt", "type": "file", "size": 8}
         ]
         read = await call("read_file", sandbox_id=box, path="/root/notes/a.txt")
-        assert read == {"text": "grüße\n", "size": 8, "next_offset": None}
+        assert read == {"text": "grüße\n", "size": 8, "next_offset": None, "is_exact": True}
 
         await call("kill_sandbox", sandbox_id=box)
         assert await call("list_sandboxes") == []
@@ -134,6 +134,19 @@ async def test_what_is_long_is_cut_and_said_to_be(platform: Platform, nothing_le
             part = await call("read_file", sandbox_id=box, path="/root/seq", offset=offset)
             text, offset = text + part["text"], part["next_offset"]
         assert text == "".join(f"{number}\n" for number in range(1, 1001))
+
+        # Characters of two, three and four bytes at all places of the end of a part; and no text.
+        whole = "x" + "äß│🙂" * 500
+        await call("write_file", sandbox_id=box, path="/root/text", text=whole)
+        text, offset = "", 0
+        while offset is not None:
+            part = await call("read_file", sandbox_id=box, path="/root/text", offset=offset)
+            assert part["is_exact"]
+            text, offset = text + part["text"], part["next_offset"]
+        assert text == whole
+        await call("run_command", sandbox_id=box, command=r"printf '\211PNG\r\n' > /root/picture")
+        part = await call("read_file", sandbox_id=box, path="/root/picture")
+        assert (part["is_exact"], part["next_offset"]) == (False, None)
 
         output = await call("run_command", sandbox_id=box, command="echo begun; sleep 60", timeout_sec=60)
         assert output["timed_out"], "the limit of the session, not of the call"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+
 from pydantic import BaseModel, Field
 
 from wrenn.sdk import CommandResult, FileEntry, SandboxInfo
+
+_CHARACTER_LIMIT_B = 4
 
 
 class SandboxSummary(BaseModel):
@@ -52,6 +56,19 @@ class FileText(BaseModel):
     text: str
     size: int = Field(description="size of the whole file in bytes")
     next_offset: int | None = Field(description="where the rest begins; null: this is the end of the file")
+    is_exact: bool = Field(
+        description="false: some bytes are not UTF-8 and were replaced, so that writing the text back would damage the file"
+    )
+
+    @classmethod
+    def of(cls, data: bytes, *, offset: int, size: int) -> FileText:
+        """Return the bytes at `offset` of a file of `size` bytes without a character that is incomplete at their end."""
+        end = offset + len(data)
+        text, used, is_exact = _characters(data, is_last=end >= size)
+        rest = offset + used
+        return cls(
+            text=text, size=size, next_offset=rest if used and rest < size else None, is_exact=is_exact
+        )
 
 
 class Entry(BaseModel):
@@ -85,6 +102,19 @@ class PortUrl(BaseModel):
 
     url: str
     expires_in_sec: int
+
+
+def _characters(data: bytes, *, is_last: bool) -> tuple[str, int, bool]:
+    """Decode `data`: the text, the number of bytes that it stands for, and whether they can be restored from it."""
+    # Fewer bytes than one character has cannot be continued.
+    is_last = is_last or len(data) < _CHARACTER_LIMIT_B
+    strict = codecs.getincrementaldecoder("utf-8")()
+    try:
+        text = strict.decode(data, is_last)
+    except UnicodeDecodeError:
+        tolerant = codecs.getincrementaldecoder("utf-8")("replace")
+        return tolerant.decode(data, is_last), len(data) - len(tolerant.getstate()[0]), False
+    return text, len(data) - len(strict.getstate()[0]), True
 
 
 def _tail(data: bytes, limit_b: int) -> tuple[str, bool]:

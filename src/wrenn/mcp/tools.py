@@ -118,12 +118,7 @@ def add_tools(server: MCPServer, session_of: Callable[[], Session]) -> None:
         async with _failures_as_results(), session.open(sandbox_id) as sandbox:
             size = (await sandbox.files.stat(path)).size
             data = await sandbox.files.read(path, "bytes", offset=offset, length=session.limits.output_b)
-            end = offset + len(data)
-            return FileText(
-                text=data.decode(errors="replace"),
-                size=size,
-                next_offset=end if data and end < size else None,
-            )
+            return FileText.of(data, offset=offset, size=size)
 
     @server.tool()
     async def write_file(
