@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from wrenn.agent.storage_report import StorageReport, Usage
-from wrenn.cli.output import print_table, printable, size, until
+from wrenn.cli.exits import print_error
+from wrenn.cli.output import print_json, print_table, printable, size, until
 from wrenn.cli.storage import show
+from wrenn.sdk.errors import InvalidRequestError
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,27 @@ def test_a_name_of_a_guest_does_not_control_the_terminal(capsys: pytest.CaptureF
     print_table(["NAME"], [["a\x1b]52;c;aGk=\x07b\x9b2K\nforged"]])
     assert capsys.readouterr().out.splitlines() == ["NAME", "a\ufffd]52;c;aGk=\ufffdb\ufffd2K forged"]
     assert (printable("\udce9"), printable("\udce9", to_terminal=False)) == ("\ufffd", "\udce9")
+
+
+HOSTILE = "x\x1b]52;c;ZXZpbA==\x07\x9b2J\x7f\u202e"
+
+
+def test_an_error_controls_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(InvalidRequestError(f"{HOSTILE} cannot be written:\nsecond line"))
+    said = capsys.readouterr().err
+    assert said.startswith("wrenn: x")
+    assert said.endswith("second line\n")
+    assert all(c.isprintable() or c == "\n" for c in said)
+
+
+@pytest.mark.parametrize("to_terminal", [True, False])
+def test_json_controls_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, to_terminal: bool
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: to_terminal)
+    print_json({"name": f"{HOSTILE}ä"})
+    said = capsys.readouterr().out
+    assert json.loads(said) == {"name": f"{HOSTILE}ä"}
+    assert ("ä" in said) is not to_terminal
+    if to_terminal:
+        assert all(c.isprintable() or c == "\n" for c in said)

@@ -6,6 +6,7 @@ import sys
 from enum import IntEnum
 
 from wrenn.base import errors as base
+from wrenn.cli.output import printable_lines
 from wrenn.sdk import errors as sdk
 
 
@@ -46,4 +47,4 @@ def print_error(error: Exception) -> None:
         )
     if isinstance(error, sdk.WrennError) and error.request_id:
         message += f" (request {error.request_id})"
-    sys.stderr.write(f"wrenn: {message}\n")
+    sys.stderr.write(f"wrenn: {printable_lines(message)}\n")

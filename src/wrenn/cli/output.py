@@ -15,8 +15,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def print_json(value: object) -> None:
-    """Print a value as JSON: dataclasses as objects, times in RFC 3339."""
-    sys.stdout.write(json.dumps(value, default=_plain, ensure_ascii=False, indent=2) + "\n")
+    """Print a value as JSON: dataclasses as objects, times in RFC 3339.
+
+    On a terminal only ASCII is printed as it is: there are characters above that control the terminal, or the order of others.
+    """
+    text = json.dumps(value, default=_plain, ensure_ascii=sys.stdout.isatty(), indent=2)
+    sys.stdout.write(text.replace("\x7f", "\\u007f") + "\n")
 
 
 def printable(text: str, *, to_terminal: bool = True) -> str:
@@ -32,6 +36,11 @@ def printable(text: str, *, to_terminal: bool = True) -> str:
         else "\N{REPLACEMENT CHARACTER}"
         for c in text
     )
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of several lines of a guest or another user without what could control the terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
