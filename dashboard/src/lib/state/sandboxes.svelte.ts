@@ -22,6 +22,11 @@ const LIST_PAUSE_MS = 1_000;
 /** What events have of a row, under the same names. */
 const OF_EVENTS = ['status', 'name', 'expires_at', 'timeout_sec', 'on_expiry', 'disk_size_mb', 'public_ports', 'all_ports_public'] as const;
 
+interface Call {
+	id: string;
+	meanwhile: 'nothing' | 'changed' | 'ended';
+}
+
 class Sandboxes {
 	readonly rows = new SvelteMap<string, Sandbox>();
 	/** The last that is known of sandboxes that have ended, of which a page may be open. */
@@ -36,6 +41,8 @@ class Sandboxes {
 	#whole = new Map<string, number>();
 	#teamId = '';
 	#isListed = false;
+	/** Calls whose answers have a row, and what events say about it meanwhile: the answer may be older than they are. */
+	#calls = new Set<Call>();
 	/** Rows that changed while a list is being read: its answer may be older than they are. */
 	#newer: Set<string> | null = null;
 
@@ -80,11 +87,11 @@ class Sandboxes {
 
 	/** Read one sandbox; undefined if there is none of this id. */
 	async read(id: string): Promise<Sandbox | undefined> {
-		const teamId = this.#teamId;
 		try {
-			const sandbox = await answer(api.GET('/v1/sandboxes/{sandbox_id}', { params: { path: { sandbox_id: id } } }));
-			this.#put(sandbox, teamId);
-			return sandbox;
+			const read = () => answer(api.GET('/v1/sandboxes/{sandbox_id}', { params: { path: { sandbox_id: id } } }));
+			const { sandbox, meanwhile } = await this.#called(id, read);
+			if (meanwhile === 'changed') this.#readSoon(id);
+			return meanwhile === 'ended' ? undefined : (this.rows.get(id) ?? sandbox);
 		} catch (error) {
 			if (!(error instanceof ApiError) || error.status !== 404) throw error;
 			this.#remove(id);
@@ -94,13 +101,11 @@ class Sandboxes {
 
 	/** Pause, resume or destroy a sandbox. The row shows it at once, and its former state again if it fails. */
 	async act(id: string, action: Action, { keepalive = false } = {}): Promise<void> {
-		const teamId = this.#teamId;
 		this.#acting.set(id, action);
 		const params = { params: { path: { sandbox_id: id } } };
 		try {
-			if (action === 'pause') this.#put(await answer(api.POST('/v1/sandboxes/{sandbox_id}/pause', params)), teamId);
-			else if (action === 'resume')
-				this.#put(await answer(api.POST('/v1/sandboxes/{sandbox_id}/resume', params)), teamId);
+			if (action === 'pause') await this.#called(id, () => answer(api.POST('/v1/sandboxes/{sandbox_id}/pause', params)));
+			else if (action === 'resume') await this.#called(id, () => answer(api.POST('/v1/sandboxes/{sandbox_id}/resume', params)));
 			else {
 				await answer(api.DELETE('/v1/sandboxes/{sandbox_id}', { ...params, keepalive }));
 				this.#remove(id);
@@ -120,9 +125,22 @@ class Sandboxes {
 		else this.#acting.delete(id);
 	}
 
-	/** Show what an answer says, unless another team is shown meanwhile. */
-	#put(sandbox: Sandbox, teamId: string): void {
-		if (teamId !== this.#teamId) return;
+	/** Make a call and show what its answer says, unless another team is shown meanwhile, or an event said something newer. */
+	async #called(id: string, make: () => Promise<Sandbox>): Promise<{ sandbox: Sandbox; meanwhile: Call['meanwhile'] }> {
+		const teamId = this.#teamId;
+		const call: Call = { id, meanwhile: 'nothing' };
+		this.#calls.add(call);
+		try {
+			const sandbox = await make();
+			const isNewest = call.meanwhile === 'nothing' || (call.meanwhile === 'changed' && !this.rows.has(id));
+			if (teamId === this.#teamId && isNewest) this.#put(sandbox);
+			return { sandbox, meanwhile: call.meanwhile };
+		} finally {
+			this.#calls.delete(call);
+		}
+	}
+
+	#put(sandbox: Sandbox): void {
 		this.#newer?.add(sandbox.id);
 		if (ENDED.has(sandbox.status)) this.#remove(sandbox.id, sandbox);
 		else this.rows.set(sandbox.id, sandbox);
@@ -167,7 +185,9 @@ class Sandboxes {
 		const id = event.resource_id;
 		const row = this.rows.get(id);
 		const status = event.data['status'] as Sandbox['status'] | undefined;
-		if (event.type === 'sandbox.destroyed' || (status !== undefined && ENDED.has(status))) {
+		const isEnd = event.type === 'sandbox.destroyed' || (status !== undefined && ENDED.has(status));
+		for (const call of this.#calls) if (call.id === id) call.meanwhile = isEnd ? 'ended' : 'changed';
+		if (isEnd) {
 			this.#remove(id, row && patched(row, event));
 			return;
 		}

@@ -83,6 +83,28 @@ describe('sandboxes', () => {
 		expect(asked.slice(2)).toEqual(['GET /b']);
 	});
 
+	it('drops an answer that is older than an event', async () => {
+		rows.push(row('c'));
+		hear(event('sandbox.created', 'c', { status: 'running' }));
+		answerAfterMs = 300;
+		await vi.advanceTimersByTimeAsync(150);
+		expect(asked).toEqual(['GET /c']);
+		hear(event('sandbox.destroyed', 'c', { status: 'stopped' }));
+		await vi.advanceTimersByTimeAsync(1_000);
+		expect([...sandboxes.rows.keys()]).toEqual(['a', 'b']);
+
+		// The answer still has the old state; what is read again does not.
+		const read = sandboxes.read('a');
+		await vi.advanceTimersByTimeAsync(100);
+		hear(event('sandbox.paused', 'a', { status: 'paused' }));
+		rows[0] = row('a', 'paused');
+		await vi.advanceTimersByTimeAsync(201);
+		expect((await read)?.status).toBe('paused');
+		expect(sandboxes.rows.get('a')?.status).toBe('paused');
+		await vi.advanceTimersByTimeAsync(1_000);
+		expect([asked, sandboxes.rows.get('a')]).toEqual([['GET /c', 'GET /a', 'GET /a'], row('a', 'paused')]);
+	});
+
 	it('reads one list after the other under steady creates, and shows what each of them has', async () => {
 		answerAfterMs = 300;
 		for (let count = 0; count < 200; count++) {
