@@ -26,6 +26,9 @@ from wrenn import (
     UnexpectedAnswerError,
     WrennError,
 )
+from wrenn.sdk._sockets import AsyncSocket
+from wrenn.sdk.port_forward import forwarded_port
+from wrenn.sdk.settings import client_settings
 
 SANDBOX = (
     b'{"id":"cl-x","status":"running","template":"minimal","vcpus":1,"memory_mb":512,"timeout_sec":0,'
@@ -462,3 +465,26 @@ async def test_cookies_of_a_sandbox_do_not_go_along_with_later_calls(
         await box.kill()
         assert script.requests[2].startswith(b"DELETE /v1/sandboxes/cl-x ")
         assert b"cookie" not in script.requests[2].lower()
+
+
+@pytest.mark.parametrize("target", ["ws://127.0.0.1:{port}/x", "https://login.example.com/"])
+async def test_a_websocket_follows_no_redirect(scripted: Serving, target: str) -> None:
+    """The API key would go along to whatever host it names."""
+    other = Script()
+    server = await asyncio.start_server(other.serve, "127.0.0.1", 0)
+    location = target.format(port=server.sockets[0].getsockname()[1]).encode()
+    redirect = (
+        b"HTTP/1.1 302 Found\r\nLocation: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n" % location
+    )
+    async with server, scripted(Script(redirect, redirect)):
+        settings = client_settings()
+        with pytest.raises(WrennError):
+            await AsyncSocket.open(settings, "/v1/x", {}, timeout_s=10)
+        failures: list[WrennError] = []
+        async with forwarded_port(settings, "cl-x", 80, on_error=failures.append) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(10):
+                assert await reader.read() == b""
+            writer.close()
+        assert len(failures) == 1
+    assert other.requests == []

@@ -54,6 +54,14 @@ def _options(settings: ClientSettings, timeout_s: float) -> dict[str, Any]:
     }
 
 
+class DirectConnect(connect_async):
+    """Connects to the given URL and follows no redirects: the API key would go along to any other host."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """Return the error for the response, whatever it is."""
+        return exc
+
+
 @contextmanager
 def _opening(settings: ClientSettings) -> Generator[None]:
     try:
@@ -103,7 +111,7 @@ class AsyncSocket:
     ) -> Self:
         """Connect within `timeout_s`."""
         with _opening(settings):
-            return cls(await connect_async(_url(settings, path, params), **_options(settings, timeout_s)))
+            return cls(await DirectConnect(_url(settings, path, params), **_options(settings, timeout_s)))
 
     async def send(self, message: str | bytes) -> None:
         """Send a message; waits while the platform does not read it."""

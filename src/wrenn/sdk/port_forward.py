@@ -13,11 +13,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 
 from wrenn.sdk._error_response import error_of_response
-from wrenn.sdk._sockets import PONG_TIMEOUT_S
+from wrenn.sdk._sockets import PONG_TIMEOUT_S, DirectConnect
 from wrenn.sdk.errors import ConnectionFailedError, WrennError
 from wrenn.sdk.settings import ClientSettings
 
@@ -81,7 +81,7 @@ async def forwarded_port(
 async def _opened(settings: ClientSettings, sandbox_id: str, port: int) -> AsyncGenerator[ClientConnection]:
     url = f"ws{settings.base_url.removeprefix('http')}/v1/sandboxes/{sandbox_id}/ports/{port}/tunnel"
     try:
-        tunnel = await connect(
+        tunnel = await DirectConnect(
             url,
             additional_headers=settings.credentials,
             compression=None,
