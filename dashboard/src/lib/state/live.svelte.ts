@@ -72,7 +72,8 @@ class Live {
 	}
 
 	#share(teamId: string, signal: AbortSignal): void {
-		const name = `wrenn-events-${teamId}`;
+		// The number changes with the messages: tabs that were opened before an update agree among themselves.
+		const name = `wrenn-events-2-${teamId}`;
 		const channel = new BroadcastChannel(name);
 		const post = (message: Message) => channel.postMessage(message);
 		const status = (live: boolean) => post({ kind: 'status', live, problem: this.problem });
