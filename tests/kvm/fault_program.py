@@ -1,6 +1,6 @@
 """Kills an agent, or processes of a VM, at steps of create, resume, pause, snapshot and delete, in the host machine: run as a program.
 
-Usage: `python3 -m tests.kvm.fault_program VICTIM:POINT…` with the settings of the agent in the environment; VICTIM is `agent`, `monitor`
+Usage: `python3 -m tests.kvm.fault_program VICTIM:POINT…` with the settings of an agent that has its base in the environment; VICTIM is `agent`, `monitor`
 or `pager`. It prints a line for each. Afterwards each sandbox is as before the call or as after it, can be used, has what it held, and
 nothing is left over. Each agent is a fork of this process, which has imported everything.
 """
@@ -21,7 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tests.kvm.agent_tests import prepare
 from tests.vm.kit import created, new_spec, output
 from wrenn.agent.sandboxes import RunningSandbox, State
 from wrenn.agent.settings import Settings
@@ -210,8 +209,6 @@ def run_one(settings: Settings, victim: str, point: str) -> None:
 
 def main() -> None:
     settings = Settings.from_environment(os.environ)
-    if not settings.data_dir.exists():
-        assert forked(prepare(Path(os.environ["WRENN_BASES_OF"]), os.environ)) == 0
     before = left_over()
     failed = 0
     for argument in sys.argv[1:]:

@@ -121,6 +121,16 @@ class Server:
         """Run a test of tests/vm with an agent that `prepare_agent` has prepared."""
         await agent_tests.run_test(module, name, _environment(f"agent-{driver}", environment))
 
+    async def run_fault_program(
+        self, kills: tuple[str, ...], driver: str, environment: dict[str, str], limit_s: float
+    ) -> tuple[int, str]:
+        """Run `fault_program.py` with the settings of an agent that `prepare_agent` has prepared."""
+        settings = " ".join(
+            f"{name}='{value}'" for name, value in _environment(f"agent-{driver}", environment).items()
+        )
+        program = f"python3 -m tests.kvm.fault_program {' '.join(kills)}"
+        return await self.shell(f"cd /sources && {settings} exec timeout {limit_s:.0f} {program}")
+
     async def run_firecracker(self, initramfs: bytes) -> dict[str, float]:
         """Boot, save and restore a guest of this initramfs with Firecracker; returns how long it took."""
         return await firecracker_runs.a_jailed_guest_is_saved_and_restored(initramfs)

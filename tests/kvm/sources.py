@@ -30,7 +30,7 @@ _PACKAGES: Final = (
 )
 _TESTS: Final = (
     "drivers/__init__.py", "drivers/adapter.py",
-    "kvm/__init__.py", "kvm/agent_tests.py", "kvm/disk_runs.py", "kvm/firecracker_agent_runs.py", "kvm/firecracker_runs.py", "kvm/inside.py", "kvm/start.sh", "kvm/wire.py",
+    "kvm/__init__.py", "kvm/agent_tests.py", "kvm/disk_runs.py", "kvm/fault_program.py", "kvm/firecracker_agent_runs.py", "kvm/firecracker_runs.py", "kvm/inside.py", "kvm/start.sh", "kvm/wire.py",
     "vm/__init__.py", "vm/kit.py", "vm/test_disk_only.py", "vm/test_pause.py", "vm/test_sandboxes.py", "vm/test_snapshots.py",
 )  # fmt: skip
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.kvm.checkout import run_python
 from tests.kvm.host_machine import HostMachine
 from tests.kvm.running_machine import DRIVERS
 from tests.vm import test_faults, test_snapshot_faults
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
+_DRIVER = "firecracker-kvm"
 _SAMPLE = ("agent:resume.after_spawn", "pager:resume.after_ready")
 _AGENT = (
     *(point.removeprefix("agent.") for point in test_faults.AGENT),
@@ -39,16 +39,9 @@ _ALL = (
         pytest.param(_ALL, 3600, id="all", marks=[pytest.mark.all_kvm, pytest.mark.timeout(4500)]),
     ],
 )
-async def test_killed_at_any_step(checkout: HostMachine, kills: tuple[str, ...], limit_s: float) -> None:
-    environment = {
-        **DRIVERS["firecracker-kvm"],
-        "WRENN_DATA_DIR": "/data/killed",
-        "WRENN_BASES_OF": "/data/firecracker-kvm",
-        "WRENN_READY_SLOTS": "2",
-        "WRENN_SAMPLE_INTERVAL_S": "0",
-    }
-    code, output = await run_python(
-        checkout, f"-m tests.kvm.fault_program {' '.join(kills)}", environment, timeout_s=limit_s
+async def test_killed_at_any_step(host_machine: HostMachine, kills: tuple[str, ...], limit_s: float) -> None:
+    code, output = await host_machine.call(
+        "run_fault_program", kills, _DRIVER, DRIVERS[_DRIVER], limit_s, timeout_s=limit_s + 30
     )
     print(output)
     assert code == 0, output
