@@ -84,7 +84,9 @@ def template_url(data_dir: Path) -> str:
         await migrate(url)
         # The machine does not lose its power during a test.
         settings = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
-        await run_sql(url, *(f"ALTER SYSTEM SET {setting}" for setting in settings), "SELECT pg_reload_conf()")
+        await run_sql(
+            url, *(f"ALTER SYSTEM SET {setting}" for setting in settings), "SELECT pg_reload_conf()"
+        )
         return url
 
     return asyncio.run(prepare())

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from asyncio.subprocess import PIPE
 
 import pytest
@@ -30,6 +29,7 @@ from wrenn.sdk.settings import ClientSettings, client_settings
 
 from .conftest import DEADLINE_S, Platform
 from .guest_programs import program
+from .typed_commands import command, environment, wrenn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -192,11 +192,12 @@ async def test_a_tunnel_needs_a_key(platform: Platform, sandbox_id: str):
 
 
 async def test_the_command_forwards_until_it_is_interrupted(platform: Platform, sandbox_id: str):
-    environment = {**os.environ, "WRENN_API_KEY": platform.key.reveal(), "WRENN_BASE_URL": platform.url}
-    command = [sys.executable, "-m", "wrenn.cli.main"]
     async with asyncio.timeout(2 * DEADLINE_S), program(echo) as port:
         process = await asyncio.create_subprocess_exec(
-            *command, "port", sandbox_id, str(port), "0", "--json", env=environment, stdout=PIPE, stderr=PIPE
+            *command("port", sandbox_id, str(port), "0", "--json"),
+            env=environment(platform),
+            stdout=PIPE,
+            stderr=PIPE,
         )
         assert process.stdout is not None
         told = b""
@@ -210,16 +211,9 @@ async def test_the_command_forwards_until_it_is_interrupted(platform: Platform, 
         _, errors = await process.communicate()
         assert (process.returncode, errors) == (0, b"")
         writer.close()
-        unknown = "cl-" + "0" * 25
-        process = await asyncio.create_subprocess_exec(
-            *command, "port", unknown, "80", env=environment, stdout=PIPE, stderr=PIPE
-        )
-        assert (await process.communicate())[0] == b""
-        assert process.returncode == 3
-        process = await asyncio.create_subprocess_exec(
-            *command, "link", sandbox_id, "8000", "--expires", "60", env=environment, stdout=PIPE
-        )
-        link = (await process.communicate())[0].decode()
+        code, printed, _ = await wrenn(platform, "port", "cl-" + "0" * 25, "80")
+        assert (code, printed) == (3, "")
+        _, link, _ = await wrenn(platform, "link", sandbox_id, "8000", "--expires", "60")
         assert link.startswith(f"http://8000-{sandbox_id}.localhost:")
 
 
