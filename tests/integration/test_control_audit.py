@@ -123,13 +123,13 @@ async def test_hosts_stand_in_the_platforms_log_once_a_change(database: Database
     for _ in range(2):
         await record_seen(database, host, HostReport())
     for _ in range(2):
-        await asyncio.gather(*(record_silent(database, host, heartbeat_s=90) for _ in range(3)))
+        await asyncio.gather(*(record_silent(database, host, missing_after_s=90) for _ in range(3)))
         await asyncio.gather(*(record_seen(database, host, HostReport()) for _ in range(3)))
     # An answer of a machine that is not the host any more, or none from where it was, changes nothing.
     former = HostEndpoint(host_id, "https://127.0.0.1:2", 0)
-    await record_silent(database, former, heartbeat_s=90)
+    await record_silent(database, former, missing_after_s=90)
     assert (await database.execute(text("SELECT is_reachable FROM hosts"))).scalar_one()
-    await record_silent(database, host, heartbeat_s=90)
+    await record_silent(database, host, missing_after_s=90)
     await record_seen(database, former, HostReport())
     assert not (await database.execute(text("SELECT is_reachable FROM hosts"))).scalar_one()
     await record_seen(database, host, HostReport())

@@ -58,7 +58,7 @@ async def replica(url: str, pki: Path) -> AsyncGenerator[Capacity]:
     """The part of a control plane that places sandboxes."""
     database, clients = Database(url), HostClients(pki)
     hosts = RecentHosts(database, interval_s=60)
-    monitor = Monitor(database, hosts, clients, interval_s=60, silent_after_s=90)
+    monitor = Monitor(database, hosts, clients, interval_s=60, missing_after_s=90)
     capacity = Capacity(
         database,
         hosts,

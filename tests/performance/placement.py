@@ -114,7 +114,7 @@ async def _filled_database(count: int) -> AsyncGenerator[tuple[Database, Capacit
         clients = HostClients(folder / "pki")
         found = await database.execute(text("SELECT id FROM teams WHERE name = 'team 1'"))
         hosts = RecentHosts(database, interval_s=60)
-        monitor = Monitor(database, hosts, clients, interval_s=60, silent_after_s=90)
+        monitor = Monitor(database, hosts, clients, interval_s=60, missing_after_s=90)
         capacity = Capacity(
             database,
             hosts,

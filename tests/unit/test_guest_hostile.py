@@ -30,7 +30,7 @@ from wrenn.guest import (
     watch,
 )
 from wrenn.guest import connect as guest_connect
-from wrenn.guest import ready as guest_ready
+from wrenn.guest import lifecycle as guest_lifecycle
 from wrenn.protocol.guest import filesystem_pb as watch_pb
 from wrenn.protocol.guest import process_pb as pb
 
@@ -54,7 +54,7 @@ async def hostile_guest(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Asyn
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     monkeypatch.setattr(guest_connect, "ENVD_PORT", port)
-    monkeypatch.setattr(guest_ready, "ENVD_PORT", port)
+    monkeypatch.setattr(guest_lifecycle, "ENVD_PORT", port)
     guest = GuestConnection("127.0.0.1", Secret("token"))
     try:
         yield guest
@@ -201,7 +201,7 @@ async def test_an_identity_is_sent_again(
             await asyncio.sleep(delay_s)
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
 
-    monkeypatch.setattr(guest_ready, "_ANSWER_TIMEOUT_S", answer_timeout_s)
+    monkeypatch.setattr(guest_lifecycle, "_ANSWER_TIMEOUT_S", answer_timeout_s)
     identity = Identity("h", "0" * 32, {}, Secret("a"), None, "l")
     async with hostile_guest(late_at_first, monkeypatch):
         await initialise("127.0.0.1", identity, timeout_s=timeout_s)
@@ -394,7 +394,7 @@ async def test_a_guest_that_refuses_connections_is_asked_more_and_more_rarely(
     monkeypatch.setattr(loop, "sock_connect", counted)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # nobody listens there
-        monkeypatch.setattr(guest_ready, "ENVD_PORT", closed.getsockname()[1])
+        monkeypatch.setattr(guest_lifecycle, "ENVD_PORT", closed.getsockname()[1])
         await not_answered(timeout_s=1.5)
     # 40 at first, some 10 in the first 20 ms, and then one in each tenth of the time that has passed.
     assert connects < 120

@@ -11,9 +11,16 @@ from wrenn.guest.exit_events import Exited
 from wrenn.guest.figures import GuestFigures, read_figures
 from wrenn.guest.files import Download, Files, Part, TreeReading, TreeWriting, WriteOptions
 from wrenn.guest.inspection import GuestProcess, GuestProcesses, Inspector, Listener
+from wrenn.guest.lifecycle import (
+    Identity,
+    freeze_processes,
+    grow_root,
+    initialise,
+    settle_disk,
+    thaw_processes,
+)
 from wrenn.guest.ports import GuestPorts, dial_error
 from wrenn.guest.processes import Event, FollowedProcess, Output, Processes, Started
-from wrenn.guest.ready import Identity, freeze_processes, grow_root, initialise, settle_disk, thaw_processes
 from wrenn.guest.watch import FileEvent, watch
 
 __all__ = [

@@ -36,8 +36,10 @@ from wrenn.control.teams import team_store
 T = TypeVar("T")
 
 _HOSTS_PER_TEAM: Final = 1000
-_SILENT_AFTER_S: Final = 90.0
-"""Three heartbeats: an agent that sent none for so long has no credentials that are accepted, or is gone."""
+_HEARD_WITHIN_S: Final = 90.0
+"""Three heartbeats: an agent that sent none for so long has no credentials that are accepted, or is gone.
+
+Not `missing_after_s` of the settings, which says when sandboxes are `missing`: it may be long, and this is about the agent alone."""
 
 
 class HostHasSandboxes(Conflict):
@@ -205,10 +207,10 @@ class Fleet:
                 await credential_store.revoke_all(tx, [now.host_id])
                 await credential_store.withdraw_certificate(tx, now.host_id)
             elif now.status is HostStatus.ONLINE and await record_store.is_heard(
-                tx, now.host_id, within_s=_SILENT_AFTER_S
+                tx, now.host_id, within_s=_HEARD_WITHIN_S
             ):
                 raise InvalidRequest(
-                    f"Host {now.host_id} is online: stop its agent and wait {_SILENT_AFTER_S:.0f} s, or use "
+                    f"Host {now.host_id} is online: stop its agent and wait {_HEARD_WITHIN_S:.0f} s, or use "
                     "force=true, which revokes its credentials at once."
                 )
             token = await issue_registration_token(

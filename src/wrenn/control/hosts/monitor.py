@@ -32,9 +32,9 @@ _USUAL_S: Final = 60.0
 _SILENT_MAX_S: Final = 30.0
 """Longest time between two looks at a host that does not answer."""
 _OVERDUE: Final = 0.5
-"""The share of `silent_after_s` after which a heartbeat is overdue, and the host is looked at more often."""
+"""The share of `missing_after_s` after which a heartbeat is overdue, and the host is looked at more often."""
 _OVERDUE_LOOKS: Final = 6
-"""Looks at such a host within `silent_after_s`."""
+"""Looks at such a host within `missing_after_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class _Look:
 class Monitor:
     """Looks at hosts and stores whether they answer. Several replicas may look at the same host: the last look wins.
 
-    A host that does not answer is unreachable, unless a heartbeat came within `silent_after_s`. A host is looked at in every
+    A host that does not answer is unreachable, unless a heartbeat came within `missing_after_s`. A host is looked at in every
     round if it sends no report with its heartbeats, or once a call to it has failed; and else when its heartbeat is overdue,
     when one comes although it did not answer, and every minute. An answer is stored where it changes something.
 
@@ -72,13 +72,13 @@ class Monitor:
         clients: HostClients,
         *,
         interval_s: float,
-        silent_after_s: float,
+        missing_after_s: float,
     ) -> None:
         self._database = database
         self._hosts = hosts
         self._clients = clients
         self._interval_s = interval_s
-        self._silent_after_s = silent_after_s
+        self._missing_after_s = missing_after_s
         self.loop = Loop("look at hosts")
         self.on_unreachable: Callable[[], None] = lambda: None
         self._rounds = HostRounds("look at hosts", deadline_s=_LOOK_DEADLINE_S)
@@ -136,12 +136,12 @@ class Monitor:
             return True
         if not host.is_reachable:
             is_new_heartbeat = host.last_heartbeat_at != look.heartbeat_at
-            is_down_now = host.status is HostStatus.ONLINE and host.unheard_s >= self._silent_after_s
+            is_down_now = host.status is HostStatus.ONLINE and host.unheard_s >= self._missing_after_s
             if is_new_heartbeat or is_down_now:
                 return True
             pause_s = min(self._interval_s * 2 ** min(look.silent_looks, 16), _SILENT_MAX_S)
-        elif host.unheard_s >= self._silent_after_s * _OVERDUE:
-            pause_s = min(self._silent_after_s / _OVERDUE_LOOKS, _USUAL_S)
+        elif host.unheard_s >= self._missing_after_s * _OVERDUE:
+            pause_s = min(self._missing_after_s / _OVERDUE_LOOKS, _USUAL_S)
         else:
             pause_s = _USUAL_S
         return now - look.at >= pause_s
@@ -158,7 +158,9 @@ class Monitor:
                     "host is silent",
                     extra={"host_id": str(host.host_id), "reason": error.message, **error.context},
                 )
-            if await store.record_silent(self._database, host.endpoint, heartbeat_s=self._silent_after_s):
+            if await store.record_silent(
+                self._database, host.endpoint, missing_after_s=self._missing_after_s
+            ):
                 _log.warning("host is unreachable", extra={"host_id": str(host.host_id)})
                 self._hosts.forget()
                 self.on_unreachable()

@@ -224,8 +224,8 @@ def _silent() -> Update:
         .with_for_update(key_share=True)
         .cte("was")
     )
-    heartbeat_life = bindparam("heartbeat_s", type_=Float)
-    is_heard = func.coalesce(was.c.last_heartbeat_at > in_s(-heartbeat_life), false())
+    missing_after = bindparam("missing_after_s", type_=Float)
+    is_heard = func.coalesce(was.c.last_heartbeat_at > in_s(-missing_after), false())
     is_down = and_(was.c.status == HostStatus.ONLINE, not_(is_heard))
     down = select(was.c.id, was.c.team_id).where(is_down).cte("down")
     return (
@@ -245,10 +245,10 @@ def _silent() -> Update:
 _SILENT: Final = _silent()
 
 
-async def record_silent(database: Database, called: HostEndpoint, *, heartbeat_s: float) -> bool:
+async def record_silent(database: Database, called: HostEndpoint, *, missing_after_s: float) -> bool:
     """Store that the host did not answer, if it is still at the address that was called.
 
-    It becomes unreachable if no heartbeat came for `heartbeat_s` either: returns that.
+    It becomes unreachable if no heartbeat came for `missing_after_s` either: returns that.
     """
-    found = await database.execute(_SILENT, {**_values_of(called), "heartbeat_s": heartbeat_s})
+    found = await database.execute(_SILENT, {**_values_of(called), "missing_after_s": missing_after_s})
     return bool(found.scalar_one_or_none())

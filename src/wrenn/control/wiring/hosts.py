@@ -38,7 +38,7 @@ def build_monitor(base: Base) -> Monitor:
         base.hosts,
         base.clients,
         interval_s=base.settings.host_interval_s,
-        silent_after_s=base.settings.missing_after_s,
+        missing_after_s=base.settings.missing_after_s,
     )
 
 

@@ -1,4 +1,4 @@
-"""Prepares a guest for a snapshot by freezing its processes, and gives a restored guest its identity."""
+"""What only the host asks of a guest: its identity after a start, frozen processes and a settled disk before it is saved, a larger disk."""
 
 from __future__ import annotations
 
