@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use subtle::ConstantTimeEq as _;
 
@@ -12,8 +13,12 @@ use crate::metrics::CpuClock;
 use crate::process::freezer::Freezer;
 use crate::process::process_cgroup::ProcessCgroups;
 use crate::process::registry::Registry;
+use crate::threads::AllThreads;
 use crate::users::{User, UserError, Users};
 
+/// How long requests wait for the files with the machine's names, and `/init` for a former `/init` that writes them. Only a
+/// hanging disk takes longer; then the files are as they are.
+pub const NAMING_TIMEOUT: Duration = Duration::from_secs(1);
 /// The default user until `/init` names another.
 const DEFAULT_USER: &str = "user";
 /// The default user of an image without [`DEFAULT_USER`].
@@ -64,6 +69,8 @@ pub struct Agent {
     pub freezer: Freezer,
     /// Watched directories.
     pub watchers: Watchers,
+    /// Threads for work that may block.
+    pub threads: AllThreads,
     /// CPU times at the last reading.
     pub cpu_clock: CpuClock,
     /// Connections forwarded to programs on loopback.
@@ -93,6 +100,7 @@ impl Agent {
             process_cgroups: ProcessCgroups::default(),
             freezer: Freezer::new(mode),
             watchers: Watchers::default(),
+            threads: AllThreads::default(),
             cpu_clock: CpuClock::default(),
             forwarded: ForwardedConnections::default(),
             naming: Arc::default(),
@@ -111,7 +119,7 @@ impl Agent {
     pub async fn named(&self) {
         if self.naming.try_lock().is_err() {
             self.naming_wanted.notify_one();
-            drop(self.naming.lock().await);
+            let _ = tokio::time::timeout(NAMING_TIMEOUT, self.naming.lock()).await;
         }
     }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use sys::rustix;
 use sys::rustix::io::Errno;
 
-use crate::agent::Mode;
+use crate::agent::{Agent, Mode};
 use crate::body::{Body, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::reply;
@@ -35,7 +35,7 @@ struct GrowRequest {
 }
 
 /// Responds 204 once the file system fills a disk of this size. Idempotent.
-pub async fn grow(request: Request<Incoming>) -> Response<Body> {
+pub async fn grow(agent: &Agent, request: Request<Incoming>) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,
         Err(error) => return reply::error(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -43,8 +43,8 @@ pub async fn grow(request: Request<Incoming>) -> Response<Body> {
     let Ok(GrowRequest { size_bytes }) = serde_json::from_slice(&bytes) else {
         return reply::error(StatusCode::BAD_REQUEST, "the body must be {\"sizeBytes\": <number>}");
     };
-    let done = tokio::task::spawn_blocking(move || grow_root(size_bytes)).await;
-    match done.unwrap_or_else(|_| Err(io::Error::other("the worker died"))) {
+    let done = agent.threads.system.run(move || grow_root(size_bytes)).await;
+    match done.unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => reply::empty(StatusCode::NO_CONTENT),
         Err(error) => {
             reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot grow the root file system: {error}"))
@@ -55,11 +55,11 @@ pub async fn grow(request: Request<Incoming>) -> Response<Body> {
 /// Writes all file systems to their disks and returns the free blocks of the root's. Responds 204. Idempotent.
 ///
 /// As a process among others the agent has no disk of its own, and that of the machine is not its business.
-pub async fn settle(mode: Mode) -> Response<Body> {
-    if mode == Mode::Process {
+pub async fn settle(agent: &Agent) -> Response<Body> {
+    if agent.mode == Mode::Process {
         return reply::empty(StatusCode::NO_CONTENT);
     }
-    let done = tokio::task::spawn_blocking(|| {
+    let work = || {
         rustix::fs::sync();
         let root = File::open("/")?;
         match sys::ext4::trim(&root) {
@@ -69,9 +69,8 @@ pub async fn settle(mode: Mode) -> Response<Body> {
         }
         // The trimmed blocks are recorded in the journal.
         rustix::fs::syncfs(&root).map_err(io::Error::from)
-    })
-    .await;
-    match done.unwrap_or_else(|_| Err(io::Error::other("the worker died"))) {
+    };
+    match agent.threads.system.run(work).await.unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => reply::empty(StatusCode::NO_CONTENT),
         Err(error) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("cannot write the disk: {error}")),
     }

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sys::rustix;
 use sys::rustix::time::{ClockId, Timespec};
 
-use crate::agent::{Agent, Mode};
+use crate::agent::{Agent, Mode, NAMING_TIMEOUT};
 use crate::body::{Body, BodyError, read_whole};
 use crate::rpc::MAX_MESSAGE_BYTES;
 use crate::server::{Ends, reply};
@@ -33,9 +33,6 @@ const MIN_ENTROPY_BYTES: usize = 32;
 const MAX_ENTROPY_BYTES: usize = 4096;
 /// How long writing the files with the machine's names is delayed if no request needs them.
 const NAMING_DELAY: Duration = Duration::from_millis(100);
-/// How long processes stay frozen for these files. Only a hanging disk takes longer, which must not make the
-/// restore fail.
-const NAMING_LIMIT: Duration = Duration::from_secs(1);
 /// Longest host name Linux takes.
 const MAX_HOSTNAME_BYTES: usize = 64;
 
@@ -149,25 +146,28 @@ fn apply(plan: &Plan) -> Result<(), InitError> {
 /// Writes the files with the machine's names.
 ///
 /// If no process runs yet: soon, and other requests wait for it in [`Agent::named`]. If processes are frozen:
-/// now, because they would see the former names.
-async fn write_names(agent: &Agent, plan: Plan) {
+/// now, because they would see the former names. In no case does a disk that hangs make the restore fail.
+async fn write_names(agent: &Arc<Agent>, plan: Plan) {
+    let naming = Arc::clone(&agent.naming).lock_owned();
+    let Ok(naming) = tokio::time::timeout(NAMING_TIMEOUT, naming).await else {
+        eprintln!("envd: init: the files with the names stay as they are: the disk does not answer");
+        return;
+    };
     if agent.freezer.is_frozen() {
-        let written = async {
-            let naming = Arc::clone(&agent.naming).lock_owned().await;
-            // The task is not cancelled, so its failure would be a panic, which was already reported.
-            let _ = tokio::task::spawn_blocking(move || write_names_now(&plan, naming)).await;
-        };
-        if tokio::time::timeout(NAMING_LIMIT, written).await.is_err() {
+        // The thread goes on if it takes longer.
+        let written = agent.threads.system.run(move || write_names_now(&plan, naming));
+        if tokio::time::timeout(NAMING_TIMEOUT, written).await.is_err() {
             eprintln!("envd: init: the files with the names are not written yet");
         }
         return;
     }
-    let naming = Arc::clone(&agent.naming).lock_owned().await;
-    let wanted = Arc::clone(&agent.naming_wanted);
+    let agent = agent.clone();
     tokio::spawn(async move {
         // Until a request needs the files, the guest's only CPU is better used for the response.
-        let _ = tokio::time::timeout(NAMING_DELAY, wanted.notified()).await;
-        tokio::task::spawn_blocking(move || write_names_now(&plan, naming));
+        let _ = tokio::time::timeout(NAMING_DELAY, agent.naming_wanted.notified()).await;
+        if let Err(error) = agent.threads.system.run(move || write_names_now(&plan, naming)).await {
+            eprintln!("envd: init: the files with the names stay as they are: {error}");
+        }
     });
 }
 
@@ -262,7 +262,7 @@ fn reset_connections(ends: Ends) {
 }
 
 /// Carries out all steps in order.
-async fn apply_in_order(agent: &Agent, request: InitRequest, ends: Ends) -> Result<(), InitError> {
+async fn apply_in_order(agent: &Arc<Agent>, request: InitRequest, ends: Ends) -> Result<(), InitError> {
     let plan = plan(&request)?;
     if agent.mode == Mode::Pid1 {
         apply(&plan)?;
@@ -280,7 +280,7 @@ async fn apply_in_order(agent: &Agent, request: InitRequest, ends: Ends) -> Resu
 }
 
 /// Handles `POST /init`. Idempotent.
-pub async fn answer(agent: &Agent, request: Request<Incoming>, ends: Ends) -> Response<Body> {
+pub async fn answer(agent: &Arc<Agent>, request: Request<Incoming>, ends: Ends) -> Response<Body> {
     let bytes = match read_whole(request.into_body(), MAX_MESSAGE_BYTES).await {
         Ok(bytes) => bytes,
         Err(error @ BodyError::TooLong { .. }) => {
@@ -358,5 +358,19 @@ mod tests {
         assert!(with(r#"{"entropy":"AAAA"}"#).is_err());
         assert!(with(r#"{"timestamp":"no"}"#).is_err());
         assert!(with(r#"{"hostname":"sandbox-1","volumeMounts":[],"hyperloopIP":"x"}"#).is_ok());
+    }
+
+    #[tokio::test]
+    async fn names_that_cannot_be_written_hold_up_nothing() {
+        let agent = Agent::new(Mode::Process);
+        // Another request has been writing them since the disk hangs.
+        let _hanging = agent.naming.lock().await;
+        let limit = 3 * NAMING_TIMEOUT;
+        tokio::time::timeout(limit, write_names(&agent, Plan::default())).await.expect("before anything ran");
+        agent.freezer.freeze().await;
+        for _ in 0..2 {
+            tokio::time::timeout(limit, write_names(&agent, Plan::default())).await.expect("after a restore");
+        }
+        tokio::time::timeout(limit, agent.named()).await.expect("other requests");
     }
 }

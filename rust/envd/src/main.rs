@@ -5,8 +5,8 @@
 //! - [`server`]: connections, access, dispatch to [`process`] (`process.Process`), [`filesystem`]
 //!   (`filesystem.Filesystem`), [`files`] (`/files`), [`init`] (`/init`), [`snapshot`] (`/snapshot/…`),
 //!   [`connect`] (`/connect`), [`metrics`], [`inspect`] (`/listeners`, `/processes`).
-//! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`]: shared
-//!   helpers.
+//! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`], [`threads`]:
+//!   shared helpers.
 
 mod agent;
 mod body;
@@ -26,6 +26,7 @@ mod rpc;
 mod server;
 mod snapshot;
 mod stage1;
+mod threads;
 mod users;
 mod variables_file;
 

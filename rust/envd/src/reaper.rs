@@ -2,8 +2,8 @@
 //! no zombies; and so nothing else may wait for a child of its own, or one of the two would miss an exit
 //! status.
 //!
-//! No exit status is lost: the registry starts a child and registers its pid under the lock under which
-//! children are reaped, so a child is known before its end can be seen.
+//! No exit status is lost: a start is announced to the registry, and the kernel writes the pid of the child there before the
+//! child runs, so a child is known before its end can be seen.
 
 use std::io;
 use std::sync::Arc;

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use sys::rustix::fs::OFlags;
 use sys::spawn::Ids;
 
 use crate::agent::lock;
@@ -129,12 +130,24 @@ impl<T> Table<T> {
             if about.size() > MAX_TABLE_BYTES {
                 return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
             }
-            let bytes = fs::read(path).map_err(unreadable)?;
+            let bytes = read_regular(path).map_err(unreadable)?;
             self.lines = Arc::new(String::from_utf8_lossy(&bytes).lines().filter_map(parse).collect());
             self.seen = seen;
         }
         Ok(self.lines.clone())
     }
+}
+
+/// Reads a regular file, at most [`MAX_TABLE_BYTES`]. A pipe in its place would never end.
+fn read_regular(path: &str) -> io::Result<Vec<u8>> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
+    let file = fs::File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_TABLE_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Parses a number as an id; the largest number is not one, since the kernel treats it as "unchanged".
@@ -263,6 +276,14 @@ mod tests {
         }
         let bare = parse_account("a:x:1:1::relative:").expect("good line");
         assert_eq!((bare.home.as_str(), bare.shell.as_str()), ("/", ""));
+    }
+
+    #[test]
+    fn a_pipe_is_no_table() {
+        let path = std::env::temp_dir().join(format!("passwd-{}", std::process::id()));
+        sys::rustix::fs::mkfifoat(sys::rustix::fs::CWD, &path, sys::rustix::fs::Mode::RWXU).expect("a pipe");
+        assert!(read_regular(path.to_str().expect("text")).is_err());
+        fs::remove_file(&path).expect("clean");
     }
 
     #[test]

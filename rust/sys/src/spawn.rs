@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicU32;
 
 /// Stack of the child between `clone` and `execve`. Its deepest call is a raw system call.
 const CHILD_STACK_BYTES: usize = 64 * 1024;
@@ -98,11 +99,11 @@ struct Shared<'a, 'b> {
     failure: Option<(Step, c_int)>,
 }
 
-/// Starts a child in its own session and returns its pid.
+/// Starts a child in its own session and returns its pid. Waits as long as the child's working directory or program makes it wait.
 ///
-/// The caller must be ready to reap the pid before it reaps anything else; a child that fails before `execve`
-/// is a zombie whose pid the caller does not get, and which it must reap as an unknown child.
-pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
+/// `born` gets the pid before the child runs, so that another thread can reap or kill it meanwhile. A child that fails before
+/// `execve` is a zombie, which is to be reaped like the others.
+pub fn spawn(command: &Command<'_>, born: &AtomicU32) -> Result<u32, SpawnError> {
     let mut argv: Vec<_> = command.args.iter().map(|a| a.as_ptr()).collect();
     argv.push(ptr::null());
     let mut envp: Vec<_> = command.env.iter().map(|e| e.as_ptr()).collect();
@@ -114,7 +115,7 @@ pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
         let _blocked = BlockedSignals::all();
         // SAFETY: `stack` and `shared` outlive the call, because CLONE_VFORK suspends this thread until the child
         // has left this address space by `execve` or `_exit`. The child calls only raw system calls.
-        unsafe { clone_child(&mut stack, &mut shared) }
+        unsafe { clone_child(&mut stack, &mut shared, born) }
     };
     let pid = pid.map_err(|source| SpawnError { step: Step::Clone, source })?;
     match shared.failure {
@@ -127,18 +128,25 @@ pub fn spawn(command: &Command<'_>) -> Result<u32, SpawnError> {
 ///
 /// # Safety
 /// `stack` must not be touched, and `shared` must stay valid, until the child has left this address space.
-unsafe fn clone_child(stack: &mut [u128], shared: &mut Shared<'_, '_>) -> io::Result<u32> {
+unsafe fn clone_child(stack: &mut [u128], shared: &mut Shared<'_, '_>, born: &AtomicU32) -> io::Result<u32> {
     let cgroup = shared.command.cgroup.map(|fd| fd.as_raw_fd());
     let argument = ptr::from_mut(shared).cast::<c_void>();
     if let Some(cgroup) = cgroup {
         // SAFETY: the caller's guarantee is passed on.
-        return unsafe { clone_into_cgroup(stack, argument, cgroup) };
+        return unsafe { clone_into_cgroup(stack, argument, cgroup, born) };
     }
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: `child` takes what `argument` points to.
+    unsafe { plain_clone(stack, argument, born) }
+}
+
+/// # Safety
+/// As for [`clone_child`].
+unsafe fn plain_clone(stack: &mut [u128], argument: *mut c_void, born: &AtomicU32) -> io::Result<u32> {
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID | libc::SIGCHLD;
     let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    // SAFETY: `top` is the end of a live, 16-byte aligned stack; `child` takes what `argument` points to.
-    let pid = unsafe { libc::clone(child, top, flags, argument) };
-    check_pid(pid)
+    // SAFETY: `top` is the end of a live, 16-byte aligned stack; the kernel writes a pid to `born`, which is live.
+    let pid = unsafe { libc::clone(child, top, flags, argument, born.as_ptr()) };
+    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as u32) }
 }
 
 /// What `clone3` reads; the kernel's `struct clone_args`.
@@ -151,7 +159,7 @@ struct CloneArgs {
     pidfd: u64,
     /// Not used here.
     child_tid: u64,
-    /// Not used here.
+    /// Where the pid of the child is written before it runs.
     parent_tid: u64,
     /// The signal that reports the child's end.
     exit_signal: u64,
@@ -174,10 +182,16 @@ struct CloneArgs {
 /// # Safety
 /// As for [`clone_child`].
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, cgroup: RawFd) -> io::Result<u32> {
+unsafe fn clone_into_cgroup(
+    stack: &mut [u128],
+    argument: *mut c_void,
+    cgroup: RawFd,
+    born: &AtomicU32,
+) -> io::Result<u32> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let order = CloneArgs {
-        flags: (libc::CLONE_VM | libc::CLONE_VFORK) as u64 | CLONE_INTO_CGROUP,
+        flags: (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT_SETTID) as u64 | CLONE_INTO_CGROUP,
+        parent_tid: born.as_ptr() as u64,
         exit_signal: libc::SIGCHLD as u64,
         stack: stack.as_mut_ptr() as u64,
         stack_size: size_of_val(stack) as u64,
@@ -214,15 +228,14 @@ unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, cgroup: R
 /// # Safety
 /// As for [`clone_child`].
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn clone_into_cgroup(stack: &mut [u128], argument: *mut c_void, _cgroup: RawFd) -> io::Result<u32> {
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    let top = stack.as_mut_ptr_range().end.cast::<c_void>();
-    // SAFETY: as in `clone_child`.
-    check_pid(unsafe { libc::clone(child, top, flags, argument) })
-}
-
-fn check_pid(pid: c_int) -> io::Result<u32> {
-    if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid as u32) }
+unsafe fn clone_into_cgroup(
+    stack: &mut [u128],
+    argument: *mut c_void,
+    _cgroup: RawFd,
+    born: &AtomicU32,
+) -> io::Result<u32> {
+    // SAFETY: the caller's guarantee is passed on.
+    unsafe { plain_clone(stack, argument, born) }
 }
 
 /// Runs in the child, on the small stack, in the parent's memory.
@@ -381,25 +394,38 @@ impl Drop for BlockedSignals {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::wait;
 
     fn run(program: &CStr, args: &[&CStr], dirs: &[&CStr]) -> Result<u32, SpawnError> {
+        let born = AtomicU32::new(0);
+        let result = run_noting(program, args, dirs, &born);
+        if let Ok(pid) = result {
+            assert_eq!(born.load(Ordering::Relaxed), pid);
+        }
+        result
+    }
+
+    fn run_noting(program: &CStr, args: &[&CStr], dirs: &[&CStr], born: &AtomicU32) -> Result<u32, SpawnError> {
         let null = std::fs::File::options().read(true).write(true).open("/dev/null").expect("null device");
         let own = |list: &[&CStr]| list.iter().map(|s| CString::from(*s)).collect::<Vec<_>>();
-        spawn(&Command {
-            programs: &own(&[program]),
-            args: &own(args),
-            env: &[],
-            dirs: &own(dirs),
-            stdio: [null.as_fd(); 3],
-            terminal: false,
-            ids: None,
-            oom_score_adj: None,
-            open_files: None,
-            cgroup: None,
-        })
+        spawn(
+            &Command {
+                programs: &own(&[program]),
+                args: &own(args),
+                env: &[],
+                dirs: &own(dirs),
+                stdio: [null.as_fd(); 3],
+                terminal: false,
+                ids: None,
+                oom_score_adj: None,
+                open_files: None,
+                cgroup: None,
+            },
+            born,
+        )
     }
 
     #[test]

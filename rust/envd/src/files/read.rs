@@ -183,8 +183,8 @@ async fn give(agent: &Arc<Agent>, request: &Request<Incoming>) -> Result<Respons
             let end = bytes.len().min(to as usize);
             Body::from_bytes(bytes.slice(end.min(from as usize)..end))
         }
-        _ if untold => stream(opened.file, 0, None),
-        _ => stream(opened.file, from, Some(to - from)),
+        _ if untold => stream(agent, opened.file, 0, None),
+        _ => stream(agent, opened.file, from, Some(to - from)),
     };
     Ok(response)
 }
@@ -196,14 +196,15 @@ fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
 }
 
 /// Streams a file. `None`: to its end, wherever that is.
-fn stream(file: File, from: u64, length: Option<u64>) -> Body {
+fn stream(agent: &Arc<Agent>, file: File, from: u64, length: Option<u64>) -> Body {
+    let agent = agent.clone();
     let (parts, receiver) = mpsc::channel(MAX_AHEAD);
     tokio::spawn(async move {
         let file = Arc::new(file);
         let (mut at, mut left) = (from, length.unwrap_or(u64::MAX));
         loop {
             let (reader, longest) = (file.clone(), usize::try_from(left).unwrap_or(usize::MAX));
-            let chunk = tokio::task::spawn_blocking(move || read_chunk(&reader, at, longest)).await;
+            let chunk = agent.threads.files.run(move || read_chunk(&reader, at, longest)).await;
             // The file became shorter or unreadable: dropping the channel closes the connection.
             let Ok(Ok(chunk)) = chunk else { return };
             at += chunk.len() as u64;

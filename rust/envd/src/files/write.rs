@@ -377,7 +377,7 @@ impl Sink {
                 let acting = upload.user.ids.clone();
                 as_user(agent, &upload.user, move |agent| make_all(agent, &acting, &parent)).await?;
                 // A watch must exist on the new directory before the file appears in it.
-                agent.watchers.read_all(agent);
+                agent.watchers.read_all(agent).await;
                 attempt().await?
             }
             other => other?,
@@ -391,13 +391,13 @@ impl Sink {
             if !self.is_open {
                 self.open(agent, upload, None).await?;
             }
-            self.flush().await?;
+            self.flush(agent).await?;
         }
         self.gathered.extend_from_slice(&bytes);
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), FilesError> {
+    async fn flush(&mut self, agent: &Agent) -> Result<(), FilesError> {
         if self.gathered.is_empty() {
             return Ok(());
         }
@@ -405,11 +405,11 @@ impl Sink {
         let lost = || Fault::new("write", &self.path, std::io::Error::other("the file was given up"));
         let mut file = self.file.take().ok_or_else(lost)?;
         let bytes = std::mem::take(&mut self.gathered);
-        let done = tokio::task::spawn_blocking(move || {
+        let done = agent.threads.files.run(move || {
             let outcome = file.write_all(&bytes);
             (file, bytes, outcome)
         });
-        let died = |_| Fault::new("write", &self.path, std::io::Error::other("the worker died"));
+        let died = |error| Fault::new("write", &self.path, error);
         let (file, mut bytes, outcome) = done.await.map_err(died)?;
         outcome.map_err(|e| Fault::new("write", &self.path, e))?;
         bytes.clear();
@@ -422,13 +422,13 @@ impl Sink {
         if !self.is_open {
             self.open(agent, upload, Some(self.gathered.len() as u64)).await?;
         }
-        self.flush().await?;
+        self.flush(agent).await?;
         if let (Some(replacement), Some(file)) = (self.replacement.take(), self.file.take()) {
             let upload = upload.clone();
             as_user(agent, &upload.user.clone(), move |agent| commit(agent, &upload, replacement, file)).await?;
         }
         drop(self.file);
-        agent.watchers.read_all(agent);
+        agent.watchers.read_all(agent).await;
         Ok(Written {
             name: paths::to_text(self.path.file_name().unwrap_or(OsStr::new("/"))),
             path: paths::to_text(&self.path),

@@ -73,6 +73,7 @@ impl Fault {
             Some(
                 Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::MLINK,
             ) => Code::ResourceExhausted,
+            None if self.source.kind() == io::ErrorKind::ResourceBusy => Code::Unavailable,
             _ => Code::Internal,
         }
     }
@@ -97,6 +98,8 @@ impl fmt::Display for Fault {
         match self.errno_of() {
             Some(Errno::NOENT) => write!(f, "path '{path}' does not exist (cannot {} it)", self.action),
             Some(Errno::NOSPC | Errno::DQUOT) => write!(f, "not enough disk space to {} '{path}'", self.action),
+            // It is not about this path: see `threads::NoThread`.
+            None if self.source.kind() == io::ErrorKind::ResourceBusy => self.source.fmt(f),
             _ => write!(f, "cannot {} '{path}': {}", self.action, self.source),
         }
     }

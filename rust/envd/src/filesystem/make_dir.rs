@@ -74,6 +74,6 @@ pub async fn make_dir(
         Ok(entry::entry(agent, &path)?)
     })
     .await?;
-    agent.watchers.read_all(agent);
+    agent.watchers.read_all(agent).await;
     Ok(MakeDirResponse { entry: Some(entry) })
 }

@@ -49,13 +49,12 @@ where
     E: From<fault::Fault> + Send + 'static,
 {
     let (agent, ids) = (agent.clone(), user.ids.clone());
-    let done = tokio::task::spawn_blocking(move || {
+    let worker = agent.clone();
+    let done = agent.threads.files.run(move || {
         let _acting = become_user(&ids).map_err(|e| fault::Fault::new("act as the user on", "/", e))?;
-        work(&agent)
+        work(&worker)
     });
-    done.await.unwrap_or_else(|_| {
-        Err(fault::Fault::new("finish the work on", "/", io::Error::other("the worker died")).into())
-    })
+    done.await.unwrap_or_else(|error| Err(fault::Fault::new("finish the work on", "/", error).into()))
 }
 
 /// Returns the caller's user and the path of the request.

@@ -37,6 +37,6 @@ pub async fn remove(
         }
     })
     .await?;
-    agent.watchers.read_all(agent);
+    agent.watchers.read_all(agent).await;
     Ok(RemoveResponse {})
 }

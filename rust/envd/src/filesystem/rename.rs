@@ -26,6 +26,6 @@ pub async fn rename(agent: &Arc<Agent>, request: MoveRequest, caller: &Caller) -
         entry::entry(agent, &to)
     })
     .await?;
-    agent.watchers.read_all(agent);
+    agent.watchers.read_all(agent).await;
     Ok(MoveResponse { entry: Some(entry) })
 }

@@ -3,7 +3,8 @@
 //! An inotify watch covers only one directory, so a recursive watcher adds one for each directory that it
 //! discovers. Entries created in a new directory before its watch existed are found by listing it. After our
 //! own changes the queues are read ([`Watchers::read_all`]) before the client gets the response, so that its next
-//! change is watched.
+//! change is watched. Whatever looks at a file may wait for a file system that does not answer, so it is done in
+//! [`crate::threads`].
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
@@ -12,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -37,6 +39,8 @@ const MAX_WATCHERS: usize = 256;
 const MAX_DIRECTORIES: usize = 16_384;
 /// Queued events for a client.
 const MAX_WAITING: usize = 16_384;
+/// How long the response to a change waits for watchers, of which one may wait for a file system.
+const READ_ALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Names found by listing whose own event may still arrive.
 const MAX_EXPECTED: usize = 4096;
 /// Network file systems; the kernel does not see changes by other machines.
@@ -65,22 +69,47 @@ pub struct Watcher {
     queue: AsyncFd<OwnedFd>,
     /// Its parameters.
     options: WatchOptions,
-    /// Its state.
-    state: Mutex<State>,
+    /// What is watched. Locked by the thread that reads the queue, which may wait for a file system.
+    tree: Arc<tokio::sync::Mutex<Tree>>,
+    /// What the client is to be told.
+    outbox: Mutex<Outbox>,
     /// Notified when events were read by somebody other than the watcher's own task.
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct Tree {
     /// Directories relative to the root, by inotify watch descriptor.
     directories: HashMap<i32, PathBuf>,
     /// Already reported by listing; the kernel's own event is dropped.
     expected: HashSet<PathBuf>,
+    /// What this reading of the queue has found.
+    found: Outbox,
+}
+
+#[derive(Debug, Default)]
+struct Outbox {
     /// Queued events for the client.
     waiting: VecDeque<FilesystemEvent>,
     /// Events were lost.
     overflown: bool,
+}
+
+impl Outbox {
+    fn push(&mut self, event: FilesystemEvent) {
+        if self.waiting.len() >= MAX_WAITING {
+            self.lose();
+        }
+        if !self.overflown {
+            self.waiting.push_back(event);
+        }
+    }
+
+    /// The client has to look at everything again, so what is queued is of no use.
+    fn lose(&mut self) {
+        self.overflown = true;
+        self.waiting = VecDeque::new();
+    }
 }
 
 /// All watchers.
@@ -93,25 +122,31 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Starts watching. Blocks on the disk.
-    pub fn create(&self, agent: &Agent, options: WatchOptions) -> Result<Arc<Watcher>, ConnectError> {
+    /// Starts watching.
+    pub async fn create(&self, agent: &Arc<Agent>, options: WatchOptions) -> Result<Arc<Watcher>, ConnectError> {
+        let worker = agent.clone();
+        let root = options.root.clone();
+        let made = agent.threads.files.run(move || Watcher::new(&worker, &options)).await;
+        let watcher = Arc::new(made.unwrap_or_else(|error| Err(Fault::new("watch", root, error).into()))?);
         let mut all = lock(&self.all);
         all.retain(|w| w.strong_count() > 0);
         if all.len() >= MAX_WATCHERS {
             return Err(ConnectError::new(Code::ResourceExhausted, format!("{MAX_WATCHERS} watchers exist already")));
         }
-        let watcher = Arc::new(Watcher::new(agent, &options)?);
         all.push(Arc::downgrade(&watcher));
         Ok(watcher)
     }
 
-    /// Reads the kernel's events for every watcher.
-    pub fn read_all(&self, agent: &Agent) {
+    /// Reads the kernel's events for every watcher, as far as that does not take longer than [`READ_ALL_TIMEOUT`].
+    pub async fn read_all(&self, agent: &Arc<Agent>) {
         let all: Vec<_> = lock(&self.all).iter().filter_map(Weak::upgrade).collect();
-        for watcher in all {
-            watcher.read(agent);
-            watcher.news.notify_one();
-        }
+        let reading = async {
+            for watcher in all {
+                watcher.read(agent).await;
+                watcher.news.notify_one();
+            }
+        };
+        let _ = tokio::time::timeout(READ_ALL_TIMEOUT, reading).await;
     }
 }
 
@@ -136,16 +171,19 @@ impl Watcher {
             other => fault(other.into()).into(),
         })?;
         let queue = sys::ready::register(queue, Interest::READABLE).map_err(fault)?;
-        let watcher = Self { queue, options: options.clone(), state: Mutex::default(), news: Notify::new() };
-        watcher.add(agent, &mut lock(&watcher.state), PathBuf::new(), false)?;
+        let mut tree = Tree::default();
+        let (outbox, news) = (Mutex::default(), Notify::new());
+        let mut watcher = Self { queue, options: options.clone(), tree: Arc::default(), outbox, news };
+        watcher.add(agent, &mut tree, PathBuf::new(), false)?;
+        watcher.tree = Arc::new(tokio::sync::Mutex::new(tree));
         Ok(watcher)
     }
 
     /// Waits until there may be events, and reads them.
-    pub async fn wait(&self, agent: &Agent) {
+    pub async fn wait(self: &Arc<Self>, agent: &Arc<Agent>) {
         tokio::select! {
             ready = self.queue.readable() => {
-                self.read(agent);
+                self.read(agent).await;
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
                 }
@@ -156,37 +194,56 @@ impl Watcher {
 
     /// Takes the queued events.
     pub fn take(&self) -> Result<Vec<FilesystemEvent>, ConnectError> {
-        let mut state = lock(&self.state);
-        if std::mem::take(&mut state.overflown) {
-            state.waiting.clear();
+        let mut outbox = lock(&self.outbox);
+        if std::mem::take(&mut outbox.overflown) {
             return Err(ConnectError::new(Code::ResourceExhausted, "events were lost: too many changes at once"));
         }
-        Ok(state.waiting.drain(..).collect())
+        Ok(outbox.waiting.drain(..).collect())
     }
 
-    /// Reads the kernel's queue to its end.
-    pub fn read(&self, agent: &Agent) {
+    /// Reads the kernel's queue to its end. If cancelled, it is read nevertheless.
+    pub async fn read(self: &Arc<Self>, agent: &Arc<Agent>) {
+        let mut tree = self.tree.clone().lock_owned().await;
+        if !self.options.recursive && !self.options.include_entry {
+            return self.read_queue(agent, &mut tree);
+        }
+        let (watcher, worker) = (self.clone(), agent.clone());
+        let read = agent.threads.files.run(move || watcher.read_queue(&worker, &mut tree)).await;
+        if read.is_err() {
+            lock(&self.outbox).lose();
+        }
+    }
+
+    /// Blocks on the disk if the watcher is recursive or includes entries.
+    fn read_queue(&self, agent: &Agent, tree: &mut Tree) {
         let Ok(_acting) = become_user(&self.options.ids) else { return };
-        let mut state = lock(&self.state);
         let mut buffer = [MaybeUninit::<u8>::uninit(); 4096];
         let mut reader = inotify::Reader::new(&self.queue, &mut buffer);
         // Ends with EAGAIN; any other error ends it as well, since nothing else can be done.
         while let Ok(event) = reader.next() {
             let name = event.file_name().map(|n| PathBuf::from(OsStr::from_bytes(n.to_bytes())));
-            self.take_in(agent, &mut state, event.wd(), event.events(), name);
+            self.take_in(agent, tree, event.wd(), event.events(), name);
+        }
+        let found = std::mem::take(&mut tree.found);
+        let mut outbox = lock(&self.outbox);
+        for event in found.waiting {
+            outbox.push(event);
+        }
+        if found.overflown {
+            outbox.lose();
         }
     }
 
-    fn take_in(&self, agent: &Agent, state: &mut State, wd: i32, flags: ReadFlags, name: Option<PathBuf>) {
+    fn take_in(&self, agent: &Agent, tree: &mut Tree, wd: i32, flags: ReadFlags, name: Option<PathBuf>) {
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            state.overflown = true;
+            tree.found.lose();
             return;
         }
         if flags.contains(ReadFlags::IGNORED) {
-            state.directories.remove(&wd);
+            tree.directories.remove(&wd);
             return;
         }
-        let Some(directory) = state.directories.get(&wd) else { return };
+        let Some(directory) = tree.directories.get(&wd) else { return };
         let is_root = directory.as_os_str().is_empty();
         let path = match name {
             Some(name) => directory.join(name),
@@ -196,39 +253,35 @@ impl Watcher {
         };
         let appeared = flags.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO);
         let went = flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM);
-        let foretold = state.expected.remove(&path) && appeared;
+        let foretold = tree.expected.remove(&path) && appeared;
         if let Some(kind) = kind_of(flags).filter(|_| !foretold) {
-            self.tell(agent, state, &path, kind);
+            self.tell(agent, tree, &path, kind);
         }
         if self.options.recursive && flags.contains(ReadFlags::ISDIR) {
             if went {
-                self.forget(state, &path);
+                self.forget(tree, &path);
             }
             if appeared && !foretold {
                 // It may have been removed, or be inaccessible to this user. At a limit the client must be
                 // informed: from here on changes are not seen.
-                if self.add(agent, state, path, true).is_err_and(|e| e.code == Code::ResourceExhausted) {
-                    state.overflown = true;
+                if self.add(agent, tree, path, true).is_err_and(|e| e.code == Code::ResourceExhausted) {
+                    tree.found.lose();
                 }
             }
         }
     }
 
-    fn tell(&self, agent: &Agent, state: &mut State, path: &Path, kind: EventType) {
-        if state.waiting.len() >= MAX_WAITING {
-            state.overflown = true;
-            return;
-        }
+    fn tell(&self, agent: &Agent, tree: &mut Tree, path: &Path, kind: EventType) {
         let there = matches!(kind, EventType::Create | EventType::Write | EventType::Chmod);
         let entry =
             (self.options.include_entry && there).then(|| entry::entry(agent, &self.options.root.join(path)).ok());
         let name = if path.as_os_str().is_empty() { ".".to_owned() } else { paths::to_text(path) };
-        state.waiting.push_back(FilesystemEvent { name, r#type: kind as i32, entry: entry.flatten() });
+        tree.found.push(FilesystemEvent { name, r#type: kind as i32, entry: entry.flatten() });
     }
 
     /// Watches a directory, including subdirectories if recursive. `report`: entries found in it are new to
     /// the client.
-    fn add(&self, agent: &Agent, state: &mut State, start: PathBuf, report: bool) -> Result<(), ConnectError> {
+    fn add(&self, agent: &Agent, tree: &mut Tree, start: PathBuf, report: bool) -> Result<(), ConnectError> {
         let mut flags = WatchFlags::CREATE
             | WatchFlags::MODIFY
             | WatchFlags::ATTRIB
@@ -244,13 +297,13 @@ impl Watcher {
         let mut first = true;
         while let Some(below) = to_do.pop() {
             let path = self.options.root.join(&below);
-            if state.directories.len() >= MAX_DIRECTORIES {
+            if tree.directories.len() >= MAX_DIRECTORIES {
                 let text =
                     format!("'{}' holds more than {MAX_DIRECTORIES} directories", paths::to_text(&self.options.root));
                 return Err(ConnectError::new(Code::ResourceExhausted, text));
             }
             match inotify::add_watch(&self.queue, &path, flags) {
-                Ok(wd) => drop(state.directories.insert(wd, below.clone())),
+                Ok(wd) => drop(tree.directories.insert(wd, below.clone())),
                 // The kernel reports its limit for each user this way; it is not about the disk.
                 Err(Errno::NOSPC) => return Err(too_few_watches(&self.options.root)),
                 Err(error) if first => return Err(Fault::errno("watch", &path, error).into()),
@@ -266,12 +319,12 @@ impl Watcher {
                 let name = below.join(item.file_name());
                 let kind = item.file_type();
                 if report {
-                    self.tell(agent, state, &name, EventType::Create);
+                    self.tell(agent, tree, &name, EventType::Create);
                     if item.metadata().is_ok_and(|m| m.is_file() && m.len() > 0) {
-                        self.tell(agent, state, &name, EventType::Write);
+                        self.tell(agent, tree, &name, EventType::Write);
                     }
-                    if state.expected.len() < MAX_EXPECTED {
-                        state.expected.insert(name.clone());
+                    if tree.expected.len() < MAX_EXPECTED {
+                        tree.expected.insert(name.clone());
                     }
                 }
                 if kind.is_ok_and(|k| k.is_dir()) {
@@ -283,10 +336,10 @@ impl Watcher {
     }
 
     /// Removes the watches of a directory that was moved or removed: they would report it under its old name.
-    fn forget(&self, state: &mut State, gone: &Path) {
-        let old: Vec<i32> = state.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
+    fn forget(&self, tree: &mut Tree, gone: &Path) {
+        let old: Vec<i32> = tree.directories.iter().filter(|(_, d)| d.starts_with(gone)).map(|(wd, _)| *wd).collect();
         for wd in old {
-            state.directories.remove(&wd);
+            tree.directories.remove(&wd);
             // It may have been removed together with its directory.
             let _ = inotify::remove_watch(&self.queue, wd);
         }

@@ -27,7 +27,7 @@ fn frame(codec: Codec, event: Event) -> Part {
 }
 
 /// Watches as long as the client is connected.
-pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
+pub async fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) -> Result<Body, ConnectError> {
     let (user, root) = target(agent, caller, &request.path)?;
     let options = WatchOptions {
         root,
@@ -36,7 +36,7 @@ pub fn watch_dir(agent: &Arc<Agent>, request: WatchDirRequest, caller: &Caller) 
         allow_network_mounts: request.allow_network_mounts,
         ids: user.ids,
     };
-    let watcher = agent.watchers.create(agent, options)?;
+    let watcher = agent.watchers.create(agent, options).await?;
     let (parts, receiver) = mpsc::channel(MAX_WAITING_FRAMES);
     let codec = caller.codec;
     // The channel is new and not full.
@@ -64,13 +64,13 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// Sends events until an error occurs.
-async fn forward(agent: &Agent, watcher: &Watcher, parts: &mpsc::Sender<Part>, codec: Codec) -> ConnectError {
+async fn forward(agent: &Arc<Agent>, watcher: &Arc<Watcher>, parts: &mpsc::Sender<Part>, codec: Codec) -> ConnectError {
     let mut told_at: Option<Instant> = None;
     loop {
         watcher.wait(agent).await;
         if let Some(at) = told_at.filter(|at| at.elapsed() < GATHER) {
             tokio::time::sleep_until(at + GATHER).await;
-            watcher.read(agent);
+            watcher.read(agent).await;
         }
         told_at = Some(Instant::now());
         let events = match watcher.take() {

@@ -19,7 +19,7 @@ fn not_found(id: &str) -> ConnectError {
 }
 
 /// Starts watching. The watcher exists until it is removed.
-pub fn create(
+pub async fn create(
     agent: &Arc<Agent>,
     request: CreateWatcherRequest,
     caller: &Caller,
@@ -33,7 +33,7 @@ pub fn create(
         allow_network_mounts: request.allow_network_mounts,
         ids: user.ids,
     };
-    let watcher = agent.watchers.create(agent, options)?;
+    let watcher = agent.watchers.create(agent, options).await?;
     let id = format!("w{}", NEXT.fetch_add(1, Ordering::Relaxed));
     // Also reads between polls, so that new directories are watched in time.
     let (reader_agent, reader_watcher) = (agent.clone(), watcher.clone());
@@ -47,11 +47,14 @@ pub fn create(
 }
 
 /// Returns the events since the last poll.
-pub fn events(agent: &Arc<Agent>, request: &GetWatcherEventsRequest) -> Result<GetWatcherEventsResponse, ConnectError> {
+pub async fn events(
+    agent: &Arc<Agent>,
+    request: &GetWatcherEventsRequest,
+) -> Result<GetWatcherEventsResponse, ConnectError> {
     let watcher = lock(&agent.watchers.polled).get(&request.watcher_id).map(|(w, _)| w.clone());
     let watcher = watcher.ok_or_else(|| not_found(&request.watcher_id))?;
     // Events still queued in the kernel belong to the response.
-    watcher.read(agent);
+    watcher.read(agent).await;
     Ok(GetWatcherEventsResponse { events: watcher.take()? })
 }
 

@@ -20,20 +20,23 @@ use crate::body::Body;
 use crate::server::reply;
 
 /// Responds with the sockets that accept TCP connections.
-pub async fn listeners() -> Response<Body> {
-    answer(listeners::read).await
+pub async fn listeners(agent: &Agent) -> Response<Body> {
+    answer(agent, listeners::read).await
 }
 
 /// Responds with the programs that run.
 pub async fn processes(agent: &Arc<Agent>) -> Response<Body> {
-    let agent = agent.clone();
-    answer(move || processes::read(&agent)).await
+    let worker = agent.clone();
+    answer(agent, move || processes::read(&worker)).await
 }
 
 /// Reads outside the thread that serves requests: with thousands of processes it takes a while.
-async fn answer<T: Serialize + Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> Response<Body> {
-    match tokio::task::spawn_blocking(read).await {
+async fn answer<T: Serialize + Send + 'static>(
+    agent: &Agent,
+    read: impl FnOnce() -> T + Send + 'static,
+) -> Response<Body> {
+    match agent.threads.system.run(read).await {
         Ok(found) => reply::json(StatusCode::OK, &found),
-        Err(_) => reply::error(StatusCode::INTERNAL_SERVER_ERROR, "the worker died"),
+        Err(error) => reply::error(error.status(), &error.to_string()),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sys::spawn::SpawnError;
+use sys::rustix::process::{Pid, Signal, kill_process};
 use sys::wait::{Ended, reap_any};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, oneshot};
@@ -99,10 +100,28 @@ impl Process {
     }
 }
 
+/// A process that is being started by another thread, which may wait for a file system.
+#[derive(Debug, Default)]
+pub struct Starting {
+    /// Its pid; 0 before it exists.
+    pub pid: AtomicU32,
+    /// Its exit status, if it was reaped before it was registered. Its pid is not valid any longer then.
+    exit: Mutex<Option<Ended>>,
+    /// Nobody waits for it any longer.
+    given_up: AtomicBool,
+}
+
+impl Starting {
+    /// Whether it should not be started any longer.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+}
+
 /// All processes.
 #[derive(Debug, Default)]
 pub struct Registry {
-    /// One lock for spawn and reap: see [`crate::reaper`].
+    /// One lock for registering and reaping: see [`crate::reaper`].
     tables: Mutex<Tables>,
 }
 
@@ -110,6 +129,8 @@ pub struct Registry {
 struct Tables {
     /// Not reaped yet: their pids are valid.
     live: HashMap<u32, Arc<Process>>,
+    /// Not registered yet.
+    starting: Vec<Arc<Starting>>,
     /// Reaped, but with remaining output or a stored result; the oldest first. Their pids may have been
     /// reused.
     ended: VecDeque<Arc<Process>>,
@@ -124,30 +145,45 @@ pub enum Found {
     Ended(Arc<Process>),
 }
 
-/// Why a process could not be started.
-#[derive(Debug)]
-pub enum StartError {
-    /// [`MAX_PROCESSES`] are running.
-    Full,
-    /// The kernel could not create it.
-    Spawn(SpawnError),
-}
-
 impl Registry {
-    /// Starts a process and registers it, atomically with respect to [`Self::reap`].
-    pub fn start<T>(
-        &self,
-        spawn: impl FnOnce() -> Result<u32, SpawnError>,
-        note: impl FnOnce(u32) -> (Arc<Process>, T),
-    ) -> Result<(Arc<Process>, T), StartError> {
+    /// Announces a process before it exists, so that its exit status is kept until [`Self::register`]. `None` if
+    /// [`MAX_PROCESSES`] are running.
+    pub fn announce(&self) -> Option<Arc<Starting>> {
         let mut tables = lock(&self.tables);
-        if tables.live.len() >= MAX_PROCESSES {
-            return Err(StartError::Full);
+        if tables.live.len() + tables.starting.len() >= MAX_PROCESSES {
+            return None;
         }
-        let pid = spawn().map_err(StartError::Spawn)?;
-        let (process, rest) = note(pid);
-        tables.live.insert(pid, process.clone());
-        Ok((process, rest))
+        let starting = Arc::new(Starting::default());
+        tables.starting.push(starting.clone());
+        Some(starting)
+    }
+
+    /// Registers a process that was started. It may have ended already.
+    pub fn register(&self, starting: &Arc<Starting>, process: &Arc<Process>) {
+        let mut tables = lock(&self.tables);
+        tables.starting.retain(|other| !Arc::ptr_eq(other, starting));
+        match lock(&starting.exit).take() {
+            None => drop(tables.live.insert(process.pid, process.clone())),
+            Some(ended) => tables.end(process.clone(), ended),
+        }
+    }
+
+    /// Forgets a process that was not started, or that nobody waits for.
+    pub fn withdraw(&self, starting: &Arc<Starting>) {
+        lock(&self.tables).starting.retain(|other| !Arc::ptr_eq(other, starting));
+    }
+
+    /// Kills a process that is being started, or that was started after it had been given up.
+    pub fn give_up(&self, starting: &Starting) {
+        starting.given_up.store(true, Ordering::Relaxed);
+        // While the tables are locked it is not reaped, so that its pid is no other's.
+        let _tables = lock(&self.tables);
+        if lock(&starting.exit).is_none()
+            && let Some(pid) = Pid::from_raw(starting.pid.load(Ordering::Acquire).cast_signed())
+        {
+            // It may have ended.
+            let _ = kill_process(pid, Signal::KILL);
+        }
     }
 
     /// Reaps all children that have ended and notifies those who wait for them.
@@ -156,14 +192,12 @@ impl Registry {
             let mut tables = lock(&self.tables);
             match reap_any() {
                 Ok(Some((pid, ended))) => {
-                    // A pid that is not here is an orphan, or a child whose exec failed.
                     if let Some(process) = tables.live.remove(&pid) {
-                        tables.ended.push_back(process.clone());
-                        if let Some(exit) = lock(&process.exit).take() {
-                            // The pump may be gone with the runtime; then nobody waits.
-                            let _ = exit.send(ended);
-                        }
+                        tables.end(process, ended);
+                    } else if let Some(starting) = tables.starting_as(pid) {
+                        *lock(&starting.exit) = Some(ended);
                     }
+                    // Any other is an orphan.
                 }
                 Ok(None) => return,
                 Err(error) => {
@@ -212,6 +246,19 @@ impl Registry {
 }
 
 impl Tables {
+    fn end(&mut self, process: Arc<Process>, ended: Ended) {
+        if let Some(exit) = lock(&process.exit).take() {
+            // The pump may be gone with the runtime; then nobody waits.
+            let _ = exit.send(ended);
+        }
+        self.ended.push_back(process);
+    }
+
+    /// Returns the process that is being started with this pid, unless it has ended: its pid may have been reused.
+    fn starting_as(&self, pid: u32) -> Option<&Arc<Starting>> {
+        self.starting.iter().find(|s| s.pid.load(Ordering::Acquire) == pid && lock(&s.exit).is_none())
+    }
+
     fn find(&self, selector: &Selector) -> Option<Found> {
         let live = match selector {
             Selector::Pid(pid) => self.live.get(pid),

@@ -2,7 +2,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,6 +13,7 @@ use sys::rustix::pipe::{PipeFlags, pipe_with};
 use sys::spawn::{Command, SpawnError, Step};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use wire::code::{Code, ConnectError, Reason};
 use wire::process::{ProcessConfig, StartRequest};
 
@@ -22,11 +23,12 @@ use crate::environment;
 use crate::paths;
 use crate::process::process_cgroup::ProcessCgroup;
 use crate::process::pump::{self, Kind, PumpOptions, Source};
-use crate::process::registry::{Input, MAX_PROCESSES, Process, StartError};
+use crate::process::registry::{Input, MAX_PROCESSES, Process, Starting};
 use crate::process::shell;
 use crate::process::signal::kill_all_of;
 use crate::process::update::size;
 use crate::rpc::Caller;
+use crate::threads::NoThread;
 use crate::users::User;
 
 /// The OOM killer prefers user processes to the agent.
@@ -34,6 +36,8 @@ const OOM_SCORE_ADJ: &std::ffi::CStr = c"100";
 /// Limits on open files of user processes, as on a Debian machine.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
+/// How long a start may wait for the file systems of the working directory and the program.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the output of a process that has ended.
 const MAX_DRAIN: Duration = Duration::from_secs(60);
 
@@ -205,16 +209,71 @@ mod libc_errno {
 }
 
 /// Starts a process and follows it. The process outlives the stream, but not the caller's timeout.
-pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Result<Body, ConnectError> {
+///
+/// A child waits for the file systems of its working directory and its program, and its parent's thread with it. So that is
+/// done by a thread of its own, and given up after [`START_TIMEOUT`].
+pub async fn start(agent: &Arc<Agent>, request: StartRequest, caller: Caller) -> Result<Body, ConnectError> {
     if agent.freezer.is_frozen() {
-        // A child born in a frozen cgroup never reaches its program, and this thread would wait for it.
+        // A child born in a frozen cgroup does not reach its program before it is thawed.
         return Err(ConnectError::new(Code::Unavailable, "the sandbox is stopped for a snapshot"));
     }
     let user = caller.user(agent)?;
-    let mut config = request.process.unwrap_or_default();
-    config.cmd = shell::resolve(config.cmd, &config.args, &user.shell);
-    let plan = plan(agent, &user, &config)?;
+    let starting = agent
+        .processes
+        .announce()
+        .ok_or_else(|| ConnectError::new(Code::ResourceExhausted, format!("{MAX_PROCESSES} processes run already")))?;
+    // A task of its own: a caller that leaves now must not leave a child that is not registered.
+    let (answer, answered) = oneshot::channel();
+    tokio::spawn(launch(agent.clone(), Launch { request, caller, user, starting: starting.clone() }, answer));
+    tokio::select! {
+        // Registering and answering are one step, so a start that has no answer at this point is not registered.
+        biased;
+        outcome = answered => outcome.unwrap_or_else(|_| Err(failed(NoThread::Died))),
+        () = tokio::time::sleep(START_TIMEOUT) => {
+            agent.processes.give_up(&starting);
+            let text = "the program was not started: the file system of its working directory, or of the program, does not answer";
+            Err(ConnectError::new(Code::DeadlineExceeded, text))
+        }
+    }
+}
+
+/// What is to be started.
+struct Launch {
+    request: StartRequest,
+    caller: Caller,
+    user: User,
+    starting: Arc<Starting>,
+}
+
+/// A child, and what it was made of.
+struct Born {
+    pid: Result<u32, ConnectError>,
+    config: ProcessConfig,
+    cgroup: Option<ProcessCgroup>,
+}
+
+fn failed(error: NoThread) -> ConnectError {
+    let code = if error == NoThread::Died { Code::Internal } else { Code::ResourceExhausted };
+    ConnectError::new(code, format!("the program was not started: {error}"))
+}
+
+/// Starts a process, registers it, and answers with the stream of its events.
+async fn launch(agent: Arc<Agent>, launch: Launch, answer: oneshot::Sender<Result<Body, ConnectError>>) {
+    let starting = launch.starting.clone();
+    // Whoever asked may have left; the process runs nevertheless.
+    match begin(&agent, launch).await {
+        Ok(body) => drop(answer.send(Ok(body))),
+        Err(error) => {
+            agent.processes.withdraw(&starting);
+            drop(answer.send(Err(error)));
+        }
+    }
+}
+
+async fn begin(agent: &Arc<Agent>, launch: Launch) -> Result<Body, ConnectError> {
+    let Launch { request, caller, user, starting } = launch;
     let privileged = sys::rustix::process::geteuid().is_root();
+    let changes_ids = change_ids(privileged, &user)?;
     let stdio = match &request.pty {
         Some(pty) => {
             let (columns, rows) = size(pty);
@@ -224,47 +283,29 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
     };
     let stdio = stdio.map_err(|e| ConnectError::new(Code::ResourceExhausted, format!("no room for a process: {e}")))?;
     let Stdio { child, input, sources } = stdio;
-    let [child_in, child_out, child_err] = &child;
-    let borrowed: [BorrowedFd<'_>; 3] = [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()];
-    let process_cgroup = if agent.mode == Mode::Pid1 { agent.process_cgroups.take() } else { None };
-    let shared =
-        if agent.mode == Mode::Pid1 && process_cgroup.is_none() { agent.process_cgroups.overflow() } else { None };
-    let command = Command {
-        programs: &plan.programs,
-        args: &plan.args,
-        env: &plan.env,
-        dirs: &plan.dirs,
-        stdio: borrowed,
+    let options = ChildOptions {
+        config: request.process.unwrap_or_default(),
+        user,
+        stdio: child,
         terminal: request.pty.is_some(),
-        ids: change_ids(privileged, &user)?.then_some(&user.ids),
-        oom_score_adj: Some(OOM_SCORE_ADJ),
-        open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
-        cgroup: process_cgroup.as_ref().map(ProcessCgroup::directory).or(shared),
+        changes_ids,
     };
-    let spawned = agent
-        .processes
-        .start(|| sys::spawn::spawn(&command), |pid| Process::new(pid, config.clone(), request.tag.clone(), input));
-    let started = match (spawned, process_cgroup) {
-        (Ok((process, exit)), process_cgroup) => {
-            *lock(&process.cgroup) = process_cgroup;
-            Ok((process, exit))
-        }
-        (Err(error), process_cgroup) => {
-            if let Some(process_cgroup) = process_cgroup {
+    let (worker, note) = (agent.clone(), starting.clone());
+    let born = agent.threads.starts.run(move || spawn(&worker, options, &note)).await.map_err(failed)?;
+    let pid = match born.pid {
+        Ok(pid) if !starting.is_given_up() => pid,
+        outcome => {
+            agent.processes.give_up(&starting);
+            if let Some(process_cgroup) = born.cgroup {
                 agent.process_cgroups.give_back(process_cgroup);
             }
-            Err(error)
+            return Err(outcome.err().unwrap_or_else(|| failed(NoThread::Stuck)));
         }
     };
-    let (process, exit) = started.map_err(|error| match error {
-        StartError::Full => {
-            ConnectError::new(Code::ResourceExhausted, format!("{MAX_PROCESSES} processes run already"))
-        }
-        StartError::Spawn(error) => refused(&config, &plan.dirs, error),
-    })?;
-    // Our last copies of the child's ends, or the end of its output would never be seen.
-    drop(child);
-    let (body, _) = process.followers.follow(process.pid, caller, true, false);
+    let (process, exit) = Process::new(pid, born.config, request.tag, input);
+    *lock(&process.cgroup) = born.cgroup;
+    agent.processes.register(&starting, &process);
+    let (body, _) = process.followers.follow(process.pid, &caller, true, false);
     let overdue = Arc::new(AtomicBool::new(false));
     let drain = (request.drain_ms > 0).then(|| Duration::from_millis(request.drain_ms.into()).min(MAX_DRAIN));
     let options = PumpOptions { overdue: overdue.clone(), drain };
@@ -273,6 +314,47 @@ pub fn start(agent: &Arc<Agent>, request: StartRequest, caller: &Caller) -> Resu
         tokio::spawn(kill_when_late(agent.clone(), process, timeout, overdue, pump));
     }
     Ok(body)
+}
+
+/// What a child is made of.
+struct ChildOptions {
+    config: ProcessConfig,
+    user: User,
+    stdio: [OwnedFd; 3],
+    terminal: bool,
+    changes_ids: bool,
+}
+
+/// Starts a child. Blocks on the disk. Our copies of the child's descriptors are closed at the end, or the end of its output
+/// would never be seen.
+fn spawn(agent: &Agent, options: ChildOptions, starting: &Starting) -> Born {
+    let ChildOptions { mut config, user, stdio, terminal, changes_ids } = options;
+    config.cmd = shell::resolve(config.cmd, &config.args, &user.shell);
+    let plan = match plan(agent, &user, &config) {
+        Ok(plan) if !starting.is_given_up() => plan,
+        outcome => {
+            let error = outcome.err().unwrap_or_else(|| failed(NoThread::Stuck));
+            return Born { pid: Err(error), config, cgroup: None };
+        }
+    };
+    let process_cgroup = if agent.mode == Mode::Pid1 { agent.process_cgroups.take() } else { None };
+    let shared =
+        if agent.mode == Mode::Pid1 && process_cgroup.is_none() { agent.process_cgroups.overflow() } else { None };
+    let [child_in, child_out, child_err] = &stdio;
+    let command = Command {
+        programs: &plan.programs,
+        args: &plan.args,
+        env: &plan.env,
+        dirs: &plan.dirs,
+        stdio: [child_in.as_fd(), child_out.as_fd(), child_err.as_fd()],
+        terminal,
+        ids: changes_ids.then_some(&user.ids),
+        oom_score_adj: Some(OOM_SCORE_ADJ),
+        open_files: (agent.mode == Mode::Pid1).then_some(OPEN_FILES),
+        cgroup: process_cgroup.as_ref().map(ProcessCgroup::directory).or(shared),
+    };
+    let pid = sys::spawn::spawn(&command, &starting.pid).map_err(|error| refused(&config, &plan.dirs, error));
+    Born { pid, config, cgroup: process_cgroup }
 }
 
 /// Without root, everything runs as the agent's user.

@@ -23,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::agent::{Agent, Mode};
-use crate::reaper;
+use crate::{reaper, threads};
 
 /// Concurrent connections.
 const MAX_CONNECTIONS: usize = 512;
@@ -37,8 +37,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(330);
 /// Time without an acknowledgement from a peer that has data to acknowledge, or without room for more at that peer: longer than the
 /// host lets a reader pause (600 s).
 const PEER_TIMEOUT: Duration = Duration::from_secs(660);
-/// Threads for disk work; they end when idle.
-const MAX_DISK_THREADS: usize = 16;
 /// How long an idle thread waits for more.
 const DISK_THREAD_IDLE: Duration = Duration::from_secs(5);
 /// Small, because the deepest disk work is a directory walk with its state on the heap.
@@ -72,7 +70,7 @@ fn is_own(address: IpAddr) -> bool {
 pub fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(MAX_DISK_THREADS)
+        .max_blocking_threads(threads::MAX_THREADS)
         .thread_keep_alive(DISK_THREAD_IDLE)
         .thread_stack_size(DISK_THREAD_STACK)
         .build()

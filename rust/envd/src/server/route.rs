@@ -49,7 +49,7 @@ async fn dispatch(
         (&Method::GET | &Method::HEAD, "/health") => reply::empty(StatusCode::NO_CONTENT),
         (&Method::POST, "/init") => init::answer(&agent, request, ends).await,
         (&Method::GET, "/metrics") => metrics::answer(&agent),
-        (&Method::GET, "/listeners") => inspect::listeners().await,
+        (&Method::GET, "/listeners") => inspect::listeners(&agent).await,
         (&Method::GET, "/processes") => inspect::processes(&agent).await,
         (&Method::GET, "/envs") => reply::json(StatusCode::OK, &init::sandbox_env(&agent)),
         (&Method::GET | &Method::HEAD, "/files") => files::read::answer(&agent, request).await,
@@ -57,8 +57,8 @@ async fn dispatch(
         (&Method::GET, "/connect") => connect::answer(&agent.forwarded, request, ends.local.port()).await,
         (&Method::GET, "/files/tar") => files::tar::read(&agent, &request).await,
         (&Method::POST, "/files/tar") => files::tar::write(&agent, request).await,
-        (&Method::POST, "/disk/grow") => disk::grow(request).await,
-        (&Method::POST, "/disk/settle") => disk::settle(agent.mode).await,
+        (&Method::POST, "/disk/grow") => disk::grow(&agent, request).await,
+        (&Method::POST, "/disk/settle") => disk::settle(&agent).await,
         (&Method::POST, "/snapshot/prepare") => snapshot::prepare(&agent).await,
         (&Method::POST, "/snapshot/finish") => snapshot::finish(&agent),
         (
@@ -80,7 +80,7 @@ async fn process_call(agent: &Arc<Agent>, method: &Method, name: &str, request: 
     }
     match name {
         "List" => unary(request, async |_: wire::process::ListRequest, _| Ok(process::list::list(agent))).await,
-        "Start" => server_stream(request, async |r, caller| process::start::start(agent, r, &caller)).await,
+        "Start" => server_stream(request, async |r, caller| process::start::start(agent, r, caller).await).await,
         "Connect" => server_stream(request, async |r, caller| process::connect::connect(agent, r, &caller)).await,
         "Update" => unary(request, async |r, _| process::update::update(agent, r)).await,
         "SendInput" => unary(request, async |r, _| process::input::send_input(agent, r).await).await,
@@ -110,9 +110,9 @@ async fn filesystem_call(
         "Move" => unary(request, async |r, c| filesystem::rename::rename(agent, r, &c).await).await,
         "ListDir" => unary(request, async |r, c| filesystem::list_dir::list_dir(agent, r, &c).await).await,
         "Remove" => unary(request, async |r, c| filesystem::remove::remove(agent, r, &c).await).await,
-        "WatchDir" => server_stream(request, async |r, c| filesystem::watch_dir::watch_dir(agent, r, &c)).await,
-        "CreateWatcher" => unary(request, async |r, c| filesystem::watcher::create(agent, r, &c)).await,
-        "GetWatcherEvents" => unary(request, async |r, _| filesystem::watcher::events(agent, &r)).await,
+        "WatchDir" => server_stream(request, async |r, c| filesystem::watch_dir::watch_dir(agent, r, &c).await).await,
+        "CreateWatcher" => unary(request, async |r, c| filesystem::watcher::create(agent, r, &c).await).await,
+        "GetWatcherEvents" => unary(request, async |r, _| filesystem::watcher::events(agent, &r).await).await,
         "RemoveWatcher" => unary(request, async |r, _| filesystem::watcher::remove(agent, &r)).await,
         _ => no_method(name),
     }

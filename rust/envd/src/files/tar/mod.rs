@@ -127,7 +127,7 @@ async fn take(agent: &Arc<Agent>, request: Request<Incoming>) -> Result<(), File
     let mut upload = Upload::new(request.into_body(), encoding.as_deref())?;
     let outcome = feed(agent, &mut upload, &user, path, options).await;
     let _ = tokio::time::timeout(DISCARD_TIMEOUT, upload.discard()).await;
-    agent.watchers.read_all(agent);
+    agent.watchers.read_all(agent).await;
     outcome
 }
 
