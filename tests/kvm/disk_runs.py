@@ -14,8 +14,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -241,7 +242,7 @@ async def a_disk_grows_while_it_is_used() -> None:
         vmm = os.open(disk.path, os.O_RDWR)
         try:
             for _ in range(2):
-                await disk.grow(3 * _IMAGE_B)
+                await disk.grow(3 * _IMAGE_B, nullcontext)
                 assert disk.size_b == disks.size_b(layers[0]) == 3 * _IMAGE_B
             assert os.pread(vmm, 1, 3 * _IMAGE_B - 1) == b"\0"
             os.pwrite(vmm, os.urandom(3 * _IMAGE_B), 0)
@@ -249,7 +250,7 @@ async def a_disk_grows_while_it_is_used() -> None:
         finally:
             os.close(vmm)
         assert await disk.is_whole()
-        await disk.grow(_IMAGE_B)
+        await disk.grow(_IMAGE_B, nullcontext)
         assert disk.size_b == 3 * _IMAGE_B
         await disk.detach()
 
@@ -270,14 +271,14 @@ async def layers_are_merged_while_the_disk_is_used() -> None:
         try:
             os.pwrite(vmm, _ONE, 4096)
             before = os.pread(vmm, _IMAGE_B, 0)
-            merging = asyncio.create_task(disk.merge_layers())
+            merging = asyncio.create_task(disk.merge_layers(nullcontext))
             await asyncio.sleep(0)
             os.pwrite(vmm, _TWO, 6 * MIB)
             await merging
-            await disk.merge_layers()  # there is nothing left to do
+            await disk.merge_layers(nullcontext)  # there is nothing left to do
             assert await disk.written_layer() == layers[0]
             assert len(_devices("one")) == 4
-            await disk.grow(2 * _IMAGE_B)
+            await disk.grow(2 * _IMAGE_B, nullcontext)
             os.pwrite(vmm, _ONE, _IMAGE_B)
         finally:
             os.close(vmm)
@@ -305,10 +306,10 @@ async def a_merge_that_is_cancelled_changes_nothing() -> None:
         for wait_s in (0, 0.05, 0.2):
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
-                    await disk.merge_layers()
+                    await disk.merge_layers(nullcontext)
             _write(disk, _ONE, 0, sync=True)
             assert _read(disk, 0, _IMAGE_B) == _ONE + before[_PIECE_B:]
-        await disk.merge_layers()
+        await disk.merge_layers(nullcontext)
         assert _read(disk, 0, _IMAGE_B) == _ONE + before[_PIECE_B:]
         await disk.detach()
 
@@ -614,12 +615,12 @@ async def a_disk_that_is_written_fast_and_grows_gets_its_space_in_time() -> None
             with _writer(disk, content) as writer:
                 await _until(lambda: writer.poll() is not None, 60)
                 assert writer.returncode == 0
-            await disk.grow(_LARGE_B)
+            await disk.grow(_LARGE_B, nullcontext)
             vmm = os.open(disk.path, os.O_RDWR)
             try:
                 for at in range(64 * MIB, _LARGE_B - 2 * len(content), len(content)):
                     os.pwrite(vmm, content, at)
-                await disk.merge_layers()
+                await disk.merge_layers(nullcontext)
                 await asyncio.to_thread(os.fsync, vmm)
             finally:
                 os.close(vmm)
@@ -634,6 +635,104 @@ async def a_disk_that_is_written_fast_and_grows_gets_its_space_in_time() -> None
                 )
             )
             assert _read(disk, 0, len(content)) == _read(disk, 64 * MIB, len(content)) == content
+        await disk.detach()
+
+
+@contextmanager
+def _endless_writer(disk: DeviceStack, region_b: int) -> Generator[subprocess.Popen[bytes]]:
+    """A VMM that writes the first part of its disk as fast as it can, again and again, and has the kernel write it at once."""
+    script = f"""
+import os
+fd = os.open({str(disk.path)!r}, os.O_RDWR)
+piece = os.urandom({MIB})
+while True:
+    for at in range(0, {region_b}, {MIB}):
+        os.pwrite(fd, piece, at)
+        os.posix_fadvise(fd, at, {MIB}, os.POSIX_FADV_DONTNEED)
+"""
+    with subprocess.Popen([sys.executable, "-c", script]) as vmm:
+        try:
+            yield vmm
+        finally:
+            vmm.kill()
+            cow_space.give_up(f"{_PREFIX}.")  # it could not end otherwise
+
+
+def _written_b(vmm: subprocess.Popen[bytes]) -> int:
+    """What it has written into the page cache."""
+    (line,) = [
+        line for line in Path(f"/proc/{vmm.pid}/io").read_text().splitlines() if line.startswith("wchar:")
+    ]
+    return int(line.split()[1])
+
+
+@asynccontextmanager
+async def _stopped(vmm: subprocess.Popen[bytes]) -> AsyncGenerator[None]:
+    """It stands still meanwhile."""
+    vmm.send_signal(signal.SIGSTOP)
+    try:
+        stat = Path(f"/proc/{vmm.pid}/stat")
+        await _until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T")
+        yield
+    finally:
+        vmm.send_signal(signal.SIGCONT)
+
+
+async def merge_and_growth_end_while_a_vmm_writes_fast_and_the_host_is_at_its_reserve() -> None:
+    """It stands still for them: what it wrote meanwhile would wait for space that there is not, and they would wait for that."""
+    reserve_b, region_b = 64 * MIB, 32 * MIB
+    with _folder() as disks, _small_file_system(384 * MIB) as host:
+        first = await _new(disks, size_b=_LARGE_B)
+        disk = await disks.attach("one", DiskRef(first, _BASE))
+        _write(disk, _ONE, 0, sync=True)
+        await disk.detach()
+        layers = await _new(disks, first, size_b=_LARGE_B)
+        disk = await disks.attach("one", DiskRef(layers, _BASE))
+        other = _fill(host, but_b=reserve_b + 8 * MIB)
+        allocator = SpaceAllocator(prefix=f"{_PREFIX}.", folder=host, reserve_b=reserve_b)
+        async with _running(allocator):
+            with _endless_writer(disk, region_b) as vmm:
+                await _until(lambda: _written_b(vmm) > 8 * MIB)
+                for work in (
+                    lambda: disk.merge_layers(partial(_stopped, vmm)),
+                    lambda: disk.grow(2 * _LARGE_B, partial(_stopped, vmm)),
+                ):
+                    # The other outcome is that it succeeds: what is taken depends on how fast the kernel writes.
+                    with suppress(StorageFull):
+                        async with asyncio.timeout(30):
+                            await work()
+                other.unlink()
+                before = _written_b(vmm)
+                await _until(lambda: _written_b(vmm) > before + 2 * region_b)
+                async with _stopped(vmm):
+                    await disk.flush()
+                assert await disk.is_whole()
+        await disk.detach()
+
+
+async def a_disk_that_is_merged_grows_afterwards_and_loses_no_write() -> None:
+    """Who grows it resumes it: what a guest writes then must not go to the layer that is being copied."""
+    with _folder() as disks:
+        first = await _new(disks)
+        disk = await disks.attach("one", DiskRef(first, _BASE))
+        _write(disk, _ONE, 0)
+        await disk.detach()
+        disk = await disks.attach("one", DiskRef(await _new(disks, first), _BASE))
+        held = _ROOT / "held"
+        arm_faults(f"vm.disk.merge.added=hold:{held}")
+        try:
+            merging = asyncio.create_task(disk.merge_layers(nullcontext))
+            await _until(held.exists)
+            growing = asyncio.create_task(disk.grow(2 * _IMAGE_B, nullcontext))
+            writing = asyncio.create_task(asyncio.to_thread(_write, disk, _TWO, MIB, sync=True))
+            done, _ = await asyncio.wait({growing, writing}, timeout=1)
+            assert not done, "it was resumed"
+        finally:
+            arm_faults("")
+            held.unlink()
+        await asyncio.gather(merging, growing, writing)
+        assert disk.size_b == 2 * _IMAGE_B
+        assert (_read(disk, 0), _read(disk, MIB)) == (_ONE, _TWO)
         await disk.detach()
 
 
@@ -729,10 +828,10 @@ async def _killed(disks: DmDisks, action: str, point: str, agents: subprocess.Po
                 await adopted.switch_layer(second[0])
             assert await adopted.written_layer() == second[0]
         elif action == "grow":
-            await adopted.grow(2 * _IMAGE_B)
+            await adopted.grow(2 * _IMAGE_B, nullcontext)
             assert adopted.size_b == 2 * _IMAGE_B
         else:
-            await adopted.merge_layers()
+            await adopted.merge_layers(nullcontext)
             assert len(_devices("one")) == 4
             await disks.remove(first[0])
         assert os.pread(vmm, _PIECE_B, MIB) == _ONE
@@ -807,6 +906,8 @@ TESTS: dict[str, Callable[[], Awaitable[None]]] = {
         what_waits_goes_on_whichever_step_of_taking_space_an_agent_was_killed_at,
         the_reserve_of_the_host_is_not_taken,
         a_disk_that_is_written_fast_and_grows_gets_its_space_in_time,
+        merge_and_growth_end_while_a_vmm_writes_fast_and_the_host_is_at_its_reserve,
+        a_disk_that_is_merged_grows_afterwards_and_loses_no_write,
         a_full_host_is_noticed,
         damaged_layers_are_refused_before_the_kernel_reads_them,
         an_agent_that_is_killed_at_any_step_leaves_a_disk_that_can_be_used,
@@ -825,9 +926,9 @@ async def _act(action: str, layers: tuple[str, ...]) -> None:
     if action == "switch":
         await disk.switch_layer(layers[0])
     elif action == "merge":
-        await disk.merge_layers()
+        await disk.merge_layers(nullcontext)
     else:
-        await disk.grow(2 * _IMAGE_B)
+        await disk.grow(2 * _IMAGE_B, nullcontext)
 
 
 def _main() -> None:

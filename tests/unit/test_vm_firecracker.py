@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wrenn.base.errors import AgentFailure, InvalidState
+from wrenn.base.errors import AgentFailure, InvalidState, StorageFull
 from wrenn.linux.process import ProcessRef
 from wrenn.storage.folders import Folders
 from wrenn.vm import ImageRef, MachineHandle
@@ -28,6 +28,8 @@ from wrenn.vm.firecracker.api import (
     is_supported,
 )
 from wrenn.vm.firecracker.bases import FirecrackerBases
+from wrenn.vm.firecracker.block_disks import Standstill
+from wrenn.vm.firecracker.device_stack import DeviceStack
 from wrenn.vm.firecracker.disks import DmDisks
 from wrenn.vm.firecracker.image_files import ImageFiles
 from wrenn.vm.firecracker.machine import FirecrackerMachine
@@ -49,8 +51,10 @@ DESCRIPTION = {"id": "x", "state": "Running", "vmm_version": "1.12.1", "app_name
 
 
 @asynccontextmanager
-async def served(folder: Path, reply: bytes) -> AsyncGenerator[tuple[FirecrackerApi, Calls]]:
-    """A client, and what a server that always replies so was asked."""
+async def served(
+    folder: Path, reply: bytes | Callable[[str, Any], bytes]
+) -> AsyncGenerator[tuple[FirecrackerApi, Calls]]:
+    """A client, and what a server was asked that always replies so, or by the method and the content of the request."""
     calls: Calls = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,8 +64,9 @@ async def served(folder: Path, reply: bytes) -> AsyncGenerator[tuple[Firecracker
                 method, path, _ = lines[0].split(" ")
                 lengths = [line for line in lines if line.lower().startswith("content-length")]
                 body = await reader.readexactly(int(lengths[0].split(":")[1]) if lengths else 0)
-                calls.append((method, path, json.loads(body) if body else None))
-                writer.write(reply)
+                content = json.loads(body) if body else None
+                calls.append((method, path, content))
+                writer.write(reply if isinstance(reply, bytes) else reply(method, content))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has gone
@@ -214,3 +219,96 @@ async def test_a_machine_is_suspended_without_waiting_for_its_disk(tmp_path: Pat
         with pytest.raises(AgentFailure):
             await machine.suspend()
         assert [path for _, path, _ in calls] == ["/vm", "/vm"]
+
+
+@asynccontextmanager
+async def machine_of(
+    folder: Path, *, state: str = "Running"
+) -> AsyncGenerator[tuple[FirecrackerMachine, list[str]]]:
+    """A machine whose server knows whether its vCPUs run, and their states until now."""
+    states = [state]
+
+    def reply(method: str, content: Any) -> bytes:
+        if method == "GET":
+            return answer(200, json.dumps(DESCRIPTION | {"state": states[-1]}).encode())
+        states.append("Paused" if content["state"] == "Paused" else "Running")
+        return NO_CONTENT
+
+    async with served(folder, reply):
+        (folder / "api").rename(folder / "api.sock")
+        process = ProcessRef.of(os.getpid())
+        assert process is not None
+        disks = DmDisks(folder, FirecrackerBases(folder), prefix="wrenn-test")
+        yield FirecrackerMachine(MachineHandle(process, folder), folder, disks, None), states
+
+
+async def test_a_machine_stands_still_and_continues(tmp_path: Path) -> None:
+    async with machine_of(tmp_path) as (machine, states):
+        async with machine.standstill():
+            assert states[-1] == "Paused"
+            # Nothing ends it early.
+            assert not await machine.maintain(may_unsuspend=True)
+            await machine.unsuspend()
+            assert states[-1] == "Paused"
+        assert states[-1] == "Running"
+        with pytest.raises(ValueError, match="wrong"):
+            async with machine.standstill():
+                raise ValueError("wrong")
+        assert states[-1] == "Running"
+
+
+async def test_a_machine_that_is_suspended_meanwhile_or_before_does_not_continue_after_a_standstill(
+    tmp_path: Path,
+) -> None:
+    async with machine_of(tmp_path) as (machine, states):
+        async with machine.standstill():
+            await machine.suspend(flush=False)
+        assert states[-1] == "Paused"
+        async with machine.standstill():
+            pass
+        assert states[-1] == "Paused"
+        async with machine.standstill():
+            await machine.unsuspend()
+            assert states[-1] == "Paused"
+        assert states[-1] == "Running"
+        # Maintenance continues what stands still by mistake; that is forgotten then.
+        await machine.suspend(flush=False)
+        assert await machine.maintain(may_unsuspend=True)
+        async with machine.standstill():
+            pass
+        assert states[-1] == "Running"
+
+
+async def test_a_machine_that_a_former_agent_has_suspended_does_not_continue_after_a_standstill(
+    tmp_path: Path,
+) -> None:
+    async with machine_of(tmp_path, state="Paused") as (machine, states):
+        async with machine.standstill():
+            pass
+        assert states[-1] == "Paused"
+        await machine.unsuspend()
+        assert states[-1] == "Running"
+
+
+class StuckDisk(DeviceStack):
+    """A disk whose machine does not answer when it should stand still."""
+
+    async def written_layer(self) -> str:
+        return "layer-1"
+
+    async def grow(self, size_b: int, standstill: Standstill) -> None:
+        del size_b, standstill
+        raise FirecrackerError("Firecracker does not answer.")
+
+
+async def test_a_machine_that_does_not_answer_since_its_writes_wait_has_a_full_disk(tmp_path: Path) -> None:
+    process = ProcessRef.of(os.getpid())
+    assert process is not None
+    disks = DmDisks(tmp_path, FirecrackerBases(tmp_path), prefix="wrenn-test")
+    disk = StuckDisk("wrenn-test.one.", disks.path)
+    machine = FirecrackerMachine(MachineHandle(process, tmp_path), tmp_path, disks, disk)
+    with pytest.raises(FirecrackerError):
+        await machine.grow_disk(1)
+    disks.space.waiting = frozenset({"wrenn-test.one.layer-1"})
+    with pytest.raises(StorageFull):
+        await machine.grow_disk(1)

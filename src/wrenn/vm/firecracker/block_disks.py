@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
 
 from wrenn.vm.disks import DiskChain, DiskRef
+
+Standstill = Callable[[], AbstractAsyncContextManager[None]]
+"""Makes a context in which the machine writes nothing to its disk."""
 
 
 class BaseFiles(Protocol):
@@ -46,12 +50,22 @@ class AttachedDisk(Protocol):
         """Write to the new layer `layer_id` from now on. The machine is suspended. If this fails, the former layer is still written."""
         ...
 
-    async def merge_layers(self) -> None:
-        """Copy the frozen layers above the base's into the written one. If this fails or is cancelled, nothing has changed."""
+    async def merge_layers(self, standstill: Standstill) -> None:
+        """Copy the frozen layers above the base's into the written one. If this fails or is cancelled, nothing has changed.
+
+        The machine runs, and stands still while the kernel writes what it has in memory for this device.
+
+        Raises:
+            StorageFull: there is no space for that.
+        """
         ...
 
-    async def grow(self, size_b: int) -> None:
-        """Enlarge the device. The VMM has to be told afterwards."""
+    async def grow(self, size_b: int, standstill: Standstill) -> None:
+        """Enlarge the device, while the machine stands still. The VMM has to be told afterwards.
+
+        Raises:
+            StorageFull: there is no space for what the kernel has in memory for this device.
+        """
         ...
 
     async def flush(self) -> None:

@@ -28,6 +28,7 @@ from wrenn.linux.device_mapper import SECTOR_B, DeviceMapperError, Target
 from wrenn.linux.files import remove_file
 from wrenn.linux.threads import DISK_SPACE, run_to_end
 from wrenn.vm.firecracker import cow_file, cow_space
+from wrenn.vm.firecracker.block_disks import Standstill
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class DeviceStack:
     def __init__(self, prefix: str, file_of: Callable[[str], Path]) -> None:
         self._prefix = prefix
         self._file_of = file_of
+        self._exchange = asyncio.Lock()
+        """Held by who exchanges the table of the visible device, or suspends it: whoever resumes it continues what the other one stopped."""
 
     def _name(self, part: str) -> str:
         return f"{self._prefix}{part}"
@@ -146,8 +149,8 @@ class DeviceStack:
         """Put the new layer on top of the written one, and the visible device on top of that."""
         former = await self.written_layer()
         visible = self._name(_VISIBLE)
-        size_b = self.size_b
-        async with Undo() as undo:
+        async with self._exchange, Undo() as undo:
+            size_b = self.size_b
             # Runs last: a table that was loaded and is not active has the device open too.
             undo.push("remove device", partial(run_to_end, partial(self._remove, layer_id)))
             undo.push("continue with the former layer", partial(run_to_end, partial(_continue, visible)))
@@ -192,20 +195,25 @@ class DeviceStack:
             unwritten_b = allocation.unwritten_b(self.path)
             cow_space.take(layer, cow_space.used_b(layer) + cow_file.space_b(unwritten_b) + cow_space.FIRST_B)
 
-    async def grow(self, size_b: int) -> None:
+    async def grow(self, size_b: int, standstill: Standstill) -> None:
         """Make room in the layer's file, then enlarge the visible device. Never smaller."""
-        if size_b <= self.size_b:
-            return
-        written = await self.written_layer()
-        await run_to_end(partial(self._lengthen_file, written, size_b))
-        await fault_point("vm.disk.grow.room")
-        await run_to_end(partial(self._enlarge, size_b))
+        async with self._exchange:
+            if size_b <= self.size_b:
+                return
+            await run_to_end(self._take_space)  # a VMM whose writes wait could not be stopped
+            async with standstill():
+                written = await self.written_layer()
+                await run_to_end(partial(self._lengthen_file, written, size_b))
+                await fault_point("vm.disk.grow.room")
+                await run_to_end(partial(self._enlarge, size_b))
 
     def _lengthen_file(self, layer_id: str, size_b: int) -> None:
-        cow_file.enlarge(self._file_of(layer_id), size_b=size_b)
         layer = self._name(layer_id)
-        if cow_space.has_store(layer):
+        has_store = cow_space.has_store(layer)
+        if has_store:
             self._take_space()
+        cow_file.enlarge(self._file_of(layer_id), size_b=size_b)
+        if has_store:
             cow_space.lengthen(layer, cow_space.read(layer).file)
         else:  # an earlier agent attached it
             (target,) = device_mapper.table(layer)
@@ -216,7 +224,7 @@ class DeviceStack:
         visible = self._name(_VISIBLE)
         (target,) = device_mapper.table(visible)
         below = device_mapper.number_of(target.parameters.split()[0])
-        self._take_space()
+        self._take_space()  # the file is longer now: some is ahead of the first write there
         device_mapper.load(visible, _visible_table(below, size_b), read_only=False)
         device_mapper.suspend(visible)
         device_mapper.resume(visible)
@@ -227,7 +235,8 @@ class DeviceStack:
         Raises:
             StorageFull: there is no space for it.
         """
-        await run_to_end(self._flush)
+        async with self._exchange:
+            await run_to_end(self._flush)
 
     def _flush(self) -> None:
         try:
@@ -253,7 +262,7 @@ class DeviceStack:
         status = device_mapper.status(self._name(_VISIBLE))
         return status is not None and status.open_count > 0
 
-    async def merge_layers(self) -> None:
+    async def merge_layers(self, standstill: Standstill) -> None:
         """Copy the frozen layers above the base's into the written one. Requests wait only while the written one itself is copied.
 
         All are laid over one another in a draft, the written one at last, which then takes the place of the written layer's file. If
@@ -262,7 +271,6 @@ class DeviceStack:
         top, *frozen, base = await run_to_end(self._parts)
         if not frozen:
             return
-        visible, merged = self._name(_VISIBLE), f"{top}{MERGED}"
         draft = draft_of(self._file_of(top))
         async with Undo() as undo:
             undo.push("remove draft", partial(remove_file, draft))
@@ -270,10 +278,23 @@ class DeviceStack:
             await run_to_end(partial(cow_file.create, draft, size_b=self.size_b))
             for part in reversed(frozen):
                 await _absorb(draft, self._file_of(part))
+            async with self._exchange:
+                await self._exchange_for(draft, top, base, undo, standstill)
+                await fault_point("vm.disk.merge.resumed")
+                await run_to_end(self.settle)
+
+    async def _exchange_for(
+        self, draft: Path, top: str, base: str, merging: Undo, standstill: Standstill
+    ) -> None:
+        """Add the written layer to the draft, and put that between the base and the visible device. Then nothing of `merging` is undone."""
+        visible, merged = self._name(_VISIBLE), f"{top}{MERGED}"
+        async with Undo() as undo:
             # Runs last, as with a switch.
             undo.push("remove device", partial(run_to_end, partial(self._remove, merged)))
             undo.push("continue with the former layers", partial(run_to_end, partial(_continue, visible)))
-            await run_to_end(self._suspend)
+            await run_to_end(self._take_space)  # a VMM whose writes wait could not be stopped
+            async with standstill():
+                await run_to_end(self._suspend)
             await fault_point("vm.disk.merge.suspended")
             size_b = self.size_b
             cow_file.enlarge(draft, size_b=size_b)
@@ -284,9 +305,7 @@ class DeviceStack:
             await fault_point("vm.disk.merge.added")
             table = _visible_table(below, size_b)
             await run_to_end(partial(device_mapper.load, visible, table, read_only=False))
-            await run_to_end(partial(_activate, visible, undo))
-        await fault_point("vm.disk.merge.resumed")
-        await run_to_end(self.settle)
+            await run_to_end(partial(_activate, visible, undo, merging))
 
     def settle(self) -> bool:
         """Undo or finish what a killed agent had begun: devices that are suspended continue, unused ones are removed. Blocking.
@@ -406,10 +425,11 @@ def _visible_table(below: int, size_b: int) -> list[Target]:
     return [Target(size_b // SECTOR_B, "linear", f"{device_mapper.text_of(below)} 0")]
 
 
-def _activate(name: str, undo: Undo) -> None:
+def _activate(name: str, *undos: Undo) -> None:
     """Make the loaded table active. From then on nothing is undone, also if the caller is cancelled before it knows."""
     device_mapper.resume(name)
-    undo.keep()
+    for undo in undos:
+        undo.keep()
 
 
 def _continue(name: str) -> None:

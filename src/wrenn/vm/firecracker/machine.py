@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from wrenn.base.errors import AgentFailure
+from wrenn.base.errors import AgentFailure, StorageFull
+from wrenn.base.undo import Undo
 from wrenn.base.units import KIB, MIB
 from wrenn.linux.files import remove_tree
 from wrenn.linux.process import ProcessRef, kill_and_wait
@@ -60,6 +61,11 @@ class FirecrackerMachine:
         self._pager: ProcessRef | None = None
         self._watching: asyncio.Task[None] | None = None
         self._order: PageOrder | None = None
+        self._vcpus = asyncio.Lock()
+        """Held while the vCPUs are stopped or continued."""
+        self._is_suspended = False
+        """Whether `suspend` was called last. A former agent may have suspended the VM."""
+        self._in_standstill = False
 
     @property
     def handle(self) -> MachineHandle:
@@ -89,8 +95,9 @@ class FirecrackerMachine:
 
     async def suspend(self, *, flush: bool = True) -> None:
         """Stop the vCPUs, and write to the layer what the kernel still has of the disk in memory."""
-        async with self.api() as api:
+        async with self._vcpus, self.api() as api:
             await api.pause()
+            self._is_suspended = True
         if not flush:
             return
         disk = self._attached()
@@ -100,8 +107,31 @@ class FirecrackerMachine:
 
     async def unsuspend(self) -> None:
         """Let the vCPUs continue."""
-        async with self.api() as api:
-            await api.resume()
+        async with self._vcpus:
+            self._is_suspended = False
+            await self._continue()
+
+    async def _continue(self) -> None:
+        if not (self._is_suspended or self._in_standstill):
+            async with self.api() as api:
+                await api.resume()
+
+    @asynccontextmanager
+    async def standstill(self) -> AsyncGenerator[None]:
+        """A context in which the vCPUs are stopped. Afterwards they continue, unless the VM is suspended by then."""
+        async with Undo() as undo:
+            async with self._vcpus, self.api() as api:
+                if (await api.describe()).state is InstanceState.PAUSED:
+                    self._is_suspended = True
+                undo.push("let the vCPUs continue", self._end_standstill)
+                self._in_standstill = True
+                await api.pause()
+            yield
+
+    async def _end_standstill(self) -> None:
+        async with self._vcpus:
+            self._in_standstill = False
+            await self._continue()
 
     async def save_dirtied(self, *, memory_b: int) -> None:
         """Add the pages that were dirtied since the last save to the file of dirtied pages, and write the device state. The VM is suspended."""
@@ -127,14 +157,28 @@ class FirecrackerMachine:
 
     async def merge_layers(self) -> None:
         """Copy the frozen layers into the written one. The guest's requests wait only while the written one itself is copied."""
-        await self._attached().merge_layers()
+        async with self._explaining_waits():
+            await self._attached().merge_layers(self.standstill)
 
     async def grow_disk(self, size_b: int) -> None:
         """Enlarge the device, then have Firecracker notice, which notifies the guest."""
-        disk = self._attached()
-        await disk.grow(size_b)
-        async with self.api() as api:
-            await api.update_drive(DRIVE, f"/{DISK}")
+        async with self._explaining_waits():
+            await self._attached().grow(size_b, self.standstill)
+            async with self.api() as api:
+                await api.update_drive(DRIVE, f"/{DISK}")
+
+    @asynccontextmanager
+    async def _explaining_waits(self) -> AsyncGenerator[None]:
+        """Raise StorageFull instead of AgentFailure if writes wait for space: Firecracker may not answer meanwhile."""
+        try:
+            yield
+        except AgentFailure as error:
+            disk = self._disk
+            if disk is None or not self._disks.waits_for_space(await disk.written_layer()):
+                raise
+            raise StorageFull(
+                "The disk of the host is full, and the sandbox waits until there is space."
+            ) from error
 
     async def console(self) -> str:
         """Return the end of what the guest wrote to its serial console, between messages of Firecracker."""
@@ -158,9 +202,10 @@ class FirecrackerMachine:
                 os.truncate(log, 0)  # it is appended to
         if not may_unsuspend or not self._handle.process.is_alive():
             return False
-        async with self.api() as api:
-            if (await api.describe()).state is not InstanceState.PAUSED:
+        async with self._vcpus, self.api() as api:
+            if self._in_standstill or (await api.describe()).state is not InstanceState.PAUSED:
                 return False
+            self._is_suspended = False
             await api.resume()
         return True
 
