@@ -124,7 +124,7 @@ async def test_what_admins_do_is_in_the_platforms_log(people: People, people_dat
     wishes = (
         (f"{user}/active", {"active": False}),
         (f"{user}/active", {"active": True}),
-        (f"{user}/admin", {"admin": True}),
+        (f"{user}/admin", {"admin": True, "accept_unverified": True}),
         (f"{user}/admin", {"admin": False}),
         (f"{team}/byoc", {"enabled": True}),
         (f"{team}/limits", {"vcpus": 7}),

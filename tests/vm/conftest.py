@@ -81,7 +81,7 @@ def data_dir() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def platform_dir() -> Iterator[Path]:
-    """The data folder of `platform_of_run`, whose agent runs while other tests start agents on `data_dir`."""
+    """The data folder of `platform_of_run`: an agent of another test may not share it."""
     with _data_folder() as folder:
         yield folder
 
@@ -108,9 +108,9 @@ def settings(data_dir: Path, images_dir: Path) -> Settings:
     )
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def platform_of_run(platform_dir: Path, images_dir: Path) -> AsyncIterator[Platform]:
-    """A whole platform in processes of its own."""
+    """A whole platform in processes of its own. It ends with the tests of this folder."""
     async with running_platform(platform_dir, images_dir, armable=True) as platform:
         yield platform
 

@@ -15,6 +15,7 @@ mod server;
 
 use std::error::Error;
 use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -134,6 +135,6 @@ fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     let recorder = arguments.record.map(Recorder::new);
     let server = Server::new(image, regions, memory, message.connection, arguments.chunk_pages, order, recorder);
     let figures = server.run()?;
-    eprintln!("pager: the VM has ended: {figures}");
+    let _ = writeln!(io::stderr(), "pager: the VM has ended: {figures}");
     Ok(())
 }

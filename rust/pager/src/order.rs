@@ -54,7 +54,8 @@ impl Recorder {
     pub fn flush(&mut self) {
         if let Err(error) = self.file.write_all(&self.pending) {
             self.left = 0;
-            eprintln!("pager: the order of pages is not recorded any further: {error}");
+            // Not `eprintln!`, which panics if the log cannot be written either: it is on the same disk.
+            let _ = writeln!(io::stderr(), "pager: the order of pages is not recorded any further: {error}");
         }
         self.pending.clear();
     }

@@ -234,6 +234,8 @@ class Files:
                 limit.reschedule(loop.time() + _IDLE_TIMEOUT_S)
                 yield chunk
                 limit.reschedule(None)
+            # What is in buffers is still to be taken, and then answered.
+            limit.reschedule(loop.time() + 2 * _IDLE_TIMEOUT_S)
 
         try:
             async with (

@@ -73,7 +73,7 @@ _ATTEMPTS: Final = 6
 """Attempts for one request, over about 15 s."""
 _FIRST_PAUSE_S: Final = 0.5
 _LONGEST_PAUSE_S: Final = 15.0
-_TURN_LIMIT_S: Final = 3000.0
+_TURN_LIMIT_S: Final = 600.0
 """How long an upload waits while others of the same team use what its quota permits. Less than the control plane waits without progress."""
 _DAMAGED_ATTEMPTS: Final = 2
 """A chunk that is damaged is fetched once more: it may have been damaged on the way."""
@@ -330,8 +330,8 @@ class _Connection:
             try:
                 return await work()
             except _RETRIED as error:
-                if not isinstance(error, RateLimited) or asyncio.get_running_loop().time() >= turn_until:
-                    failed += 1
+                waits = isinstance(error, RateLimited) and asyncio.get_running_loop().time() < turn_until
+                failed = 0 if waits else failed + 1
                 if failed == _ATTEMPTS:
                     raise
                 _log.debug("transfer of an image repeated", extra={"cause": error.message})

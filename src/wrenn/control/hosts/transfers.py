@@ -28,8 +28,8 @@ from wrenn.relay import read_bounded
 
 IDLE_TIMEOUT_S: Final = 60.0
 """Longest silence within a transfer, and of a host whose sandbox is watched."""
-_WRITTEN_TIMEOUT_S: Final = 75.0
-"""Time for the answer to a content that was sent whole: the agent gives its guest 60 s."""
+_WRITTEN_TIMEOUT_S: Final = 165.0
+"""Time for the answer to a content that was sent whole: the agent waits 30 s for a connection to the guest, and 120 s for the guest."""
 _ERROR_LIMIT_B: Final = 64 * 1024
 _LINE_LIMIT_B: Final = 256 * KIB
 """Of one change: a path of 4 KiB, each byte escaped for text and that for JSON."""
@@ -106,7 +106,7 @@ class Transfers:
         headers = {"Accept-Encoding": "identity", **headers}
         try:
             response = await self._connection.request("GET", url, headers=headers, silence_s=IDLE_TIMEOUT_S)
-        except TimeoutError as error:
+        except aiohttp.SocketTimeoutError as error:
             raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
             raise self._connection.not_answering(error) from error
@@ -145,7 +145,7 @@ class Transfers:
                 headers={"Content-Type": "application/octet-stream"},
                 silence_s=_WRITTEN_TIMEOUT_S,
             )
-        except TimeoutError as error:
+        except aiohttp.SocketTimeoutError as error:
             if failure:
                 raise failure[0] from None
             raise DeadlineExceeded(f"The host did not answer within {_WRITTEN_TIMEOUT_S:.0f} s.") from error

@@ -139,7 +139,7 @@ class PortAccess:
     def _may_run_code(self, visit: Visit, target: PortTarget) -> bool:
         return (
             target.port == CODE_INTERPRETER_PORT
-            and visit.is_code_run
+            and visit.may_be_code_run
             and self._access_tokens.matches(visit.access_token, target.sandbox_id)
         )
 

@@ -74,8 +74,7 @@ class Visit:
         query: the query string without the link's token, as it is forwarded.
         access_token: the token of the guest agent, of a client of the e2b API; may be empty.
         traffic_token: the token of the ports, of a client of the e2b API; may be empty.
-        is_code_run: it runs code, if the port is that of a code interpreter.
-        may_be_code_run: some server may take it for such a request.
+        may_be_code_run: some server may take it for a request that runs code, if the port is that of a code interpreter.
         is_health_check: it asks only whether the guest agent answers.
         file: the call of the guest agent's `/files`, which may be signed; None: it is another request.
         is_foreign: the request was caused by a page of another host; cookies then prove nothing.
@@ -89,7 +88,6 @@ class Visit:
     query: bytes
     access_token: bytes
     traffic_token: bytes
-    is_code_run: bool
     may_be_code_run: bool
     is_health_check: bool
     file: SignedFile | None
@@ -115,7 +113,6 @@ def visit_of(scope: Scope) -> Visit:
         else scope["query_string"],
         access_token=header_value(headers, _ACCESS_TOKEN) or b"",
         traffic_token=header_value(headers, _TRAFFIC_TOKEN) or b"",
-        is_code_run=scope["raw_path"] == _EXECUTE,
         may_be_code_run=may_be_code_run(scope["raw_path"]),
         is_health_check=scope["raw_path"] == HEALTH_PATH.encode() and scope.get("method") in ("GET", "HEAD"),
         file=SignedFile.of(scope),
