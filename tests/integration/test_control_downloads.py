@@ -121,6 +121,7 @@ async def test_a_download_that_nobody_reads_ends(
             while has_connection_from(port):
                 await asyncio.sleep(0.1)
     # Who reads gets all of it.
+    monkeypatch.setattr("wrenn.control.http.connection._UNREAD_TIMEOUT_S", 300.0)
     where = await link(platform, path, "/tmp/large")
     assert len((await get(platform, where)).content) == MORE_THAN_ALL_BUFFERS_B
 
