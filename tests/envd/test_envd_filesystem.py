@@ -198,6 +198,33 @@ def test_a_watcher_ends_when_it_is_removed(envd: Envd, place: Path) -> None:
     assert code(call(envd, "GetWatcherEvents", watcherId=watcher)) == "not_found"
 
 
+def test_a_file_that_is_replaced_in_a_directory_that_was_moved_in_is_reported(
+    envd: Envd, place: Path
+) -> None:
+    root, prepared = place / "root", place / "prepared"
+    root.mkdir()
+    (prepared / "d").mkdir(parents=True)
+    (prepared / "d/f").write_text("old")
+    watcher = watch(envd, root, recursive=True)
+    (prepared / "d").rename(root / "d")
+    assert ("d/f", "CREATE") in events(envd, watcher)
+    (root / "g").write_text("new")
+    events(envd, watcher)
+    (root / "g").rename(root / "d/f")
+    assert events(envd, watcher) == [("g", "RENAME"), ("d/f", "CREATE")]
+
+
+def test_forgotten_watchers_give_way_to_new_ones(envd: Envd, place: Path) -> None:
+    watchers = [watch(envd, place) for _ in range(300)]
+    assert code(call(envd, "GetWatcherEvents", watcherId=watchers[0])) == "not_found"
+    (place / "f").touch()
+    assert ("f", "CREATE") in events(envd, watchers[-1])
+    # A watcher that is asked is not the first to end.
+    for _ in range(256):
+        watch(envd, place)
+        assert call(envd, "GetWatcherEvents", watcherId=watchers[-1]).status == 200
+
+
 def test_a_file_cannot_be_watched(envd: Envd, place: Path) -> None:
     (place / "f").touch()
     assert code(call(envd, "CreateWatcher", path=str(place / "f"))) == "invalid_argument"

@@ -24,6 +24,8 @@ use sys::spawn::Ids;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use wire::code::{Code, ConnectError};
 use wire::filesystem::{EventType, FilesystemEvent};
 
@@ -81,7 +83,7 @@ pub struct Watcher {
 struct Tree {
     /// Directories relative to the root, by inotify watch descriptor.
     directories: HashMap<i32, PathBuf>,
-    /// Already reported by listing; the kernel's own event is dropped.
+    /// Already reported by listing, in this reading of the queue; the kernel's own event is dropped.
     expected: HashSet<PathBuf>,
     /// What this reading of the queue has found.
     found: Outbox,
@@ -118,23 +120,68 @@ pub struct Watchers {
     /// Live watchers; a watcher is dropped with its last reference.
     all: Mutex<Vec<Weak<Watcher>>>,
     /// Watchers that are polled.
-    pub polled: Mutex<HashMap<String, (Arc<Watcher>, tokio::task::AbortHandle)>>,
+    pub polled: Mutex<HashMap<String, PolledWatcher>>,
+}
+
+/// A watcher that its client asks for events. It is not known whether the client still exists.
+#[derive(Debug)]
+pub struct PolledWatcher {
+    /// The watcher.
+    pub watcher: Arc<Watcher>,
+    /// Reads the kernel's queue between polls.
+    pub reader: JoinHandle<()>,
+    /// When the client asked last.
+    pub asked: Instant,
 }
 
 impl Watchers {
     /// Starts watching.
     pub async fn create(&self, agent: &Arc<Agent>, options: WatchOptions) -> Result<Arc<Watcher>, ConnectError> {
+        let queue = self.queue(&options.root).await?;
         let worker = agent.clone();
         let root = options.root.clone();
-        let made = agent.threads.files.run(move || Watcher::new(&worker, &options)).await;
+        let made = agent.threads.files.run(move || Watcher::new(&worker, queue, &options)).await;
         let watcher = Arc::new(made.unwrap_or_else(|error| Err(Fault::new("watch", root, error).into()))?);
-        let mut all = lock(&self.all);
-        all.retain(|w| w.strong_count() > 0);
-        if all.len() >= MAX_WATCHERS {
-            return Err(ConnectError::new(Code::ResourceExhausted, format!("{MAX_WATCHERS} watchers exist already")));
-        }
-        all.push(Arc::downgrade(&watcher));
+        lock(&self.all).push(Arc::downgrade(&watcher));
         Ok(watcher)
+    }
+
+    /// Returns a queue of the kernel. At the limit the polled watcher that was not asked for longest ends.
+    async fn queue(&self, root: &Path) -> Result<OwnedFd, ConnectError> {
+        loop {
+            let is_full = {
+                let mut all = lock(&self.all);
+                all.retain(|w| w.strong_count() > 0);
+                all.len() >= MAX_WATCHERS
+            };
+            let text = if is_full {
+                format!("{MAX_WATCHERS} watchers exist already")
+            } else {
+                match inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK) {
+                    Ok(queue) => return Ok(queue),
+                    Err(Errno::MFILE) => "too many watches are open in the sandbox: close one first".to_owned(),
+                    Err(other) => return Err(Fault::errno("watch", root, other).into()),
+                }
+            };
+            if !self.end_oldest_polled().await {
+                return Err(ConnectError::new(Code::ResourceExhausted, text));
+            }
+        }
+    }
+
+    /// Ends the polled watcher that was not asked for longest. Returns whether there was one.
+    async fn end_oldest_polled(&self) -> bool {
+        let oldest = {
+            let mut polled = lock(&self.polled);
+            let id = polled.iter().min_by_key(|(_, p)| p.asked).map(|(id, _)| id.clone());
+            id.and_then(|id| polled.remove(&id))
+        };
+        let Some(PolledWatcher { watcher, reader, .. }) = oldest else { return false };
+        lock(&self.all).retain(|w| !std::ptr::eq(w.as_ptr(), Arc::as_ptr(&watcher)));
+        reader.abort();
+        // It also refers to the queue.
+        let _ = reader.await;
+        true
     }
 
     /// Reads the kernel's events for every watcher, as far as that does not take longer than [`READ_ALL_TIMEOUT`].
@@ -151,7 +198,7 @@ impl Watchers {
 }
 
 impl Watcher {
-    fn new(agent: &Agent, options: &WatchOptions) -> Result<Self, ConnectError> {
+    fn new(agent: &Agent, queue: OwnedFd, options: &WatchOptions) -> Result<Self, ConnectError> {
         let fault = |e: io::Error| Fault::new("watch", &options.root, e);
         let _acting = become_user(&options.ids).map_err(fault)?;
         let about = fs::metadata(&options.root).map_err(fault)?;
@@ -164,12 +211,6 @@ impl Watcher {
             let text = format!("cannot watch '{path}': it is on a network mount, where changes may go unseen");
             return Err(ConnectError::new(Code::InvalidArgument, text));
         }
-        let queue = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|e| match e {
-            Errno::MFILE => {
-                ConnectError::new(Code::ResourceExhausted, "too many watches are open in the sandbox: close one first")
-            }
-            other => fault(other.into()).into(),
-        })?;
         let queue = sys::ready::register(queue, Interest::READABLE).map_err(fault)?;
         let mut tree = Tree::default();
         let (outbox, news) = (Mutex::default(), Notify::new());
@@ -224,6 +265,8 @@ impl Watcher {
             let name = event.file_name().map(|n| PathBuf::from(OsStr::from_bytes(n.to_bytes())));
             self.take_in(agent, tree, event.wd(), event.events(), name);
         }
+        // The queue is in order, so whatever was created before the listing of its directory has been read now.
+        tree.expected.clear();
         let found = std::mem::take(&mut tree.found);
         let mut outbox = lock(&self.outbox);
         for event in found.waiting {

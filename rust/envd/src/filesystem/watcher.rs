@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use wire::code::{Code, ConnectError};
 use wire::filesystem::{
     CreateWatcherRequest, CreateWatcherResponse, GetWatcherEventsRequest, GetWatcherEventsResponse,
@@ -11,14 +13,17 @@ use wire::filesystem::{
 
 use crate::agent::{Agent, lock};
 use crate::filesystem::target;
-use crate::filesystem::watch::WatchOptions;
+use crate::filesystem::watch::{PolledWatcher, WatchOptions};
 use crate::rpc::Caller;
+
+/// A client that does not ask for its events for so long has ended, or forgotten the watcher.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(1800);
 
 fn not_found(id: &str) -> ConnectError {
     ConnectError::new(Code::NotFound, format!("watcher with id {id} not found"))
 }
 
-/// Starts watching. The watcher exists until it is removed.
+/// Starts watching. The watcher exists until it is removed or forgotten, or is the first to end at the limit of watchers.
 pub async fn create(
     agent: &Arc<Agent>,
     request: CreateWatcherRequest,
@@ -37,13 +42,31 @@ pub async fn create(
     let id = format!("w{}", NEXT.fetch_add(1, Ordering::Relaxed));
     // Also reads between polls, so that new directories are watched in time.
     let (reader_agent, reader_watcher) = (agent.clone(), watcher.clone());
+    let reader_id = id.clone();
     let reader = tokio::spawn(async move {
-        loop {
-            reader_watcher.wait(&reader_agent).await;
+        let reading = async {
+            loop {
+                reader_watcher.wait(&reader_agent).await;
+            }
+        };
+        tokio::select! {
+            () = reading => {}
+            () = wait_forgotten(&reader_agent, &reader_id) => drop(lock(&reader_agent.watchers.polled).remove(&reader_id)),
         }
     });
-    lock(&agent.watchers.polled).insert(id.clone(), (watcher, reader.abort_handle()));
+    lock(&agent.watchers.polled).insert(id.clone(), PolledWatcher { watcher, reader, asked: Instant::now() });
     Ok(CreateWatcherResponse { watcher_id: id })
+}
+
+/// Waits until the client has not asked for [`FORGOTTEN_AFTER`].
+async fn wait_forgotten(agent: &Agent, id: &str) {
+    loop {
+        let asked = lock(&agent.watchers.polled).get(id).map(|p| p.asked);
+        match asked.map(|at| at + FORGOTTEN_AFTER) {
+            Some(end) if Instant::now() < end => tokio::time::sleep_until(end).await,
+            _ => return,
+        }
+    }
 }
 
 /// Returns the events since the last poll.
@@ -51,7 +74,10 @@ pub async fn events(
     agent: &Arc<Agent>,
     request: &GetWatcherEventsRequest,
 ) -> Result<GetWatcherEventsResponse, ConnectError> {
-    let watcher = lock(&agent.watchers.polled).get(&request.watcher_id).map(|(w, _)| w.clone());
+    let watcher = lock(&agent.watchers.polled).get_mut(&request.watcher_id).map(|polled| {
+        polled.asked = Instant::now();
+        polled.watcher.clone()
+    });
     let watcher = watcher.ok_or_else(|| not_found(&request.watcher_id))?;
     // Events still queued in the kernel belong to the response.
     watcher.read(agent).await;
@@ -61,7 +87,6 @@ pub async fn events(
 /// Removes a watcher.
 pub fn remove(agent: &Arc<Agent>, request: &RemoveWatcherRequest) -> Result<RemoveWatcherResponse, ConnectError> {
     let removed = lock(&agent.watchers.polled).remove(&request.watcher_id);
-    let (_, reader) = removed.ok_or_else(|| not_found(&request.watcher_id))?;
-    reader.abort();
+    removed.ok_or_else(|| not_found(&request.watcher_id))?.reader.abort();
     Ok(RemoveWatcherResponse {})
 }
