@@ -481,3 +481,22 @@ def test_unread_results_are_limited_in_number_and_the_oldest_are_dropped(envd: E
     gone = envd.stream("process.Process/Connect", replay[0]).finish()
     assert gone.error is not None
     assert gone.error["code"] == "not_found"
+
+
+def test_the_list_of_processes_is_bounded_however_long_their_commands_are(envd: Envd) -> None:
+    streams = [
+        envd.start("/bin/sleep", "60", envs={"LONG": "v" * 50_000}) if n == 0 else
+        envd.start("/bin/sh", "-c", "sleep 60", "x" * 100_000)
+        for n in range(50)
+    ]  # fmt: skip
+    answer = envd.call("process.Process/List")
+    processes = answer.json()["processes"]
+    assert len(processes) == 50
+    assert len(answer.body) < 2 * 1024 * 1024
+    assert sorted(p["config"]["cmd"] for p in processes) == ["/bin/sh"] * 49 + ["/bin/sleep"]
+    assert all(p["config"]["args"][:2] in (["60"], ["-c", "sleep 60"]) for p in processes)
+    for stream, process in zip(streams, processes, strict=True):
+        envd.call(
+            "process.Process/SendSignal", {"process": {"pid": process["pid"]}, "signal": "SIGNAL_SIGKILL"}
+        )
+        stream.close()

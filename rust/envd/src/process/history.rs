@@ -14,6 +14,9 @@ const MAX_BYTES: usize = 1024 * 1024;
 const MIN_BYTES: usize = 16 * 1024;
 /// Chunks below this length are extended: output of single bytes must not cost an allocation each.
 const MERGE_BELOW_BYTES: usize = 16 * 1024;
+/// A chunk counts at least this much: about what an empty one takes. Output that changes between stdout and stderr all the time
+/// has a chunk for each piece.
+const MIN_CHUNK_BYTES: usize = 64;
 /// Buffered output may take this fraction (1/n) of the guest's memory,
 const SHARE_OF_MEMORY: usize = 16;
 /// but never more than this.
@@ -39,12 +42,21 @@ struct Chunk {
     bytes: Vec<u8>,
 }
 
+impl Chunk {
+    /// What it counts.
+    fn cost(&self) -> usize {
+        self.bytes.len().max(MIN_CHUNK_BYTES)
+    }
+}
+
 /// The last output of one process, oldest first. Memory is allocated as the process writes.
 #[derive(Debug, Default)]
 pub struct History {
     chunks: VecDeque<Chunk>,
-    /// Bytes in all chunks together; counted in [`BUFFERED_BYTES`] too.
+    /// Bytes in all chunks together.
     length: usize,
+    /// What all chunks count together; counted in [`BUFFERED_BYTES`] too.
+    cost: usize,
     /// Bytes that were discarded.
     missed: u64,
 }
@@ -67,44 +79,53 @@ impl History {
 
     /// Adds output, and discards the oldest if there is too much.
     pub fn push(&mut self, kind: Kind, bytes: &[u8]) {
-        let before = self.length;
-        match self.chunks.back_mut() {
+        let before = self.cost;
+        let added = match self.chunks.back_mut() {
             Some(last) if last.kind == kind && last.bytes.len() + bytes.len() <= MERGE_BELOW_BYTES => {
+                let cost = last.cost();
                 last.bytes.extend_from_slice(bytes);
+                last.cost() - cost
             }
             last => {
                 if let Some(last) = last {
                     last.bytes.shrink_to_fit();
                 }
-                self.chunks.push_back(Chunk { kind, bytes: bytes.to_vec() });
+                let chunk = Chunk { kind, bytes: bytes.to_vec() };
+                let cost = chunk.cost();
+                self.chunks.push_back(chunk);
+                cost
             }
-        }
+        };
         self.length += bytes.len();
-        let all = BUFFERED_BYTES.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+        self.cost += added;
+        let all = BUFFERED_BYTES.fetch_add(added, Ordering::Relaxed) + added;
         let limit = if all <= bound() { MAX_BYTES } else { before.clamp(MIN_BYTES, MAX_BYTES) };
         self.trim(limit);
     }
 
     fn trim(&mut self, limit: usize) {
-        while self.length > limit {
-            let excess = self.length - limit;
+        while self.cost > limit {
+            let excess = self.cost - limit;
             let Some(first) = self.chunks.front_mut() else { return };
-            let gone = if first.bytes.len() <= excess {
-                self.chunks.pop_front().map_or(0, |c| c.bytes.len())
+            let before = first.cost();
+            // A part of a chunk of the least cost would save nothing.
+            let (gone, saved) = if first.bytes.len() <= excess.max(MIN_CHUNK_BYTES) {
+                (self.chunks.pop_front().map_or(0, |c| c.bytes.len()), before)
             } else {
                 first.bytes.drain(..excess);
-                excess
+                (excess, before - first.cost())
             };
             self.length -= gone;
+            self.cost -= saved;
             self.missed += gone as u64;
-            BUFFERED_BYTES.fetch_sub(gone, Ordering::Relaxed);
+            BUFFERED_BYTES.fetch_sub(saved, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for History {
     fn drop(&mut self) {
-        BUFFERED_BYTES.fetch_sub(self.length, Ordering::Relaxed);
+        BUFFERED_BYTES.fetch_sub(self.cost, Ordering::Relaxed);
     }
 }
 
@@ -138,6 +159,17 @@ mod tests {
             chunks,
             [(Kind::Stdout, b"ab".as_slice()), (Kind::Stderr, b"c".as_slice()), (Kind::Stdout, b"d".as_slice())]
         );
+    }
+
+    #[test]
+    fn output_that_changes_its_kind_all_the_time_takes_no_more_memory() {
+        let mut history = History::default();
+        for _ in 0..MAX_BYTES / MIN_CHUNK_BYTES {
+            history.push(Kind::Stdout, b"o");
+            history.push(Kind::Stderr, b"e");
+        }
+        assert_eq!(history.chunks().count(), MAX_BYTES / MIN_CHUNK_BYTES);
+        assert_eq!(history.missed() + history.length(), 2 * (MAX_BYTES / MIN_CHUNK_BYTES) as u64);
     }
 
     #[test]

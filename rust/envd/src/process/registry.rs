@@ -20,6 +20,8 @@ use crate::process::process_cgroup::ProcessCgroup;
 
 /// Limit on running processes; the guest's own limit is lower on small machines.
 pub const MAX_PROCESSES: usize = 4096;
+/// What an argument counts beside its text in a list of processes.
+const ARGUMENT_BYTES: usize = 8;
 /// How long a result is stored after it was read.
 const KEEP_RESULT: Duration = Duration::from_secs(30);
 /// How long an unread result is stored.
@@ -43,8 +45,8 @@ pub enum Input {
 pub struct Process {
     /// Its pid, which is also its session and its first process group.
     pub pid: u32,
-    /// The requested configuration.
-    pub config: ProcessConfig,
+    /// The requested configuration, as long as it runs.
+    config: Mutex<Option<ProcessConfig>>,
     /// The caller's name for it.
     pub tag: Option<String>,
     /// Its input.
@@ -71,10 +73,15 @@ impl Process {
     ) -> (Arc<Self>, oneshot::Receiver<Ended>) {
         let (sender, receiver) = oneshot::channel();
         let followers = Followers::default();
-        let exit = Mutex::new(Some(sender));
+        let (exit, config) = (Mutex::new(Some(sender)), Mutex::new(Some(config)));
         let cgroup = Mutex::new(None);
         let (released, displaced) = (Notify::new(), Notify::new());
         (Arc::new(Self { pid, config, tag, input, followers, released, displaced, cgroup, exit }), receiver)
+    }
+
+    /// Returns the configuration, shortened to about this many bytes; `None` if it has ended.
+    pub fn shortened_config(&self, bytes: usize) -> Option<ProcessConfig> {
+        lock(&self.config).as_ref().map(|config| shortened(config, bytes))
     }
 
     /// Closes the input of an ended process. If a write is in progress, the input is closed when the process
@@ -98,6 +105,27 @@ impl Process {
             Selector::Tag(tag) => self.tag.as_deref() == Some(tag),
         }
     }
+}
+
+/// Returns the configuration without its variables and with shorter arguments, if it is longer than this.
+fn shortened(config: &ProcessConfig, bytes: usize) -> ProcessConfig {
+    let args: usize = config.args.iter().map(|arg| arg.len() + ARGUMENT_BYTES).sum();
+    let variables: usize = config.envs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let mut left = bytes.saturating_sub(config.cmd.len() + config.cwd.as_ref().map_or(0, String::len));
+    if args + variables <= left {
+        return config.clone();
+    }
+    let mut short = ProcessConfig { cmd: config.cmd.clone(), cwd: config.cwd.clone(), ..ProcessConfig::default() };
+    for arg in &config.args {
+        left = left.saturating_sub(ARGUMENT_BYTES);
+        if left == 0 {
+            break;
+        }
+        let end = (0..=left.min(arg.len())).rev().find(|end| arg.is_char_boundary(*end)).unwrap_or(0);
+        short.args.push(arg[..end].to_owned());
+        left -= end;
+    }
+    short
 }
 
 /// A process that is being started by another thread, which may wait for a file system.
@@ -247,6 +275,7 @@ impl Registry {
 
 impl Tables {
     fn end(&mut self, process: Arc<Process>, ended: Ended) {
+        lock(&process.config).take();
         if let Some(exit) = lock(&process.exit).take() {
             // The pump may be gone with the runtime; then nobody waits.
             let _ = exit.send(ended);
