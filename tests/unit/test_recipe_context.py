@@ -109,7 +109,7 @@ def test_the_ignore_file_of_a_dockerfile_is_used_instead_of_the_common_one(tmp_p
     assert not read_ignore_rules(tmp_path / "nothing").ignores("a")
 
 
-@pytest.mark.parametrize("rules", ["!", "a\n[", "../a", "a[b-a]"])
+@pytest.mark.parametrize("rules", ["!", "a\n[", "../a", "a[b-a]", "[?--]"])
 def test_an_ignore_rule_that_is_not_valid_is_refused(rules: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^line \d: "):
         IgnoreRules.parse(rules)

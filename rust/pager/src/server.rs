@@ -158,7 +158,7 @@ impl Server {
                 match self.serve(address)? {
                     Outcome::Done => {}
                     Outcome::Changing => left.push(address),
-                    Outcome::Ended => return self.end(),
+                    Outcome::Ended => return Ok(self.end()),
                 }
             }
             waiting = left;
@@ -166,12 +166,12 @@ impl Server {
                 break;
             }
         }
-        self.end()
+        Ok(self.end())
     }
 
-    fn end(mut self) -> Result<Figures, ServeError> {
+    fn end(mut self) -> Figures {
         self.flush();
-        Ok(self.figures)
+        self.figures
     }
 
     fn flush(&mut self) {

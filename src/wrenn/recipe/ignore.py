@@ -87,8 +87,10 @@ def _expression(number: int, pattern: str) -> re.Pattern[str]:
             end = pattern.find("]", position + pattern.startswith("^", position) + 1)
             if end < 0:
                 raise refused(number, f"the pattern {shown(pattern)} is not valid: a [ is not closed")
+            # Two of these characters may mean an operation on sets in a later version of Python; a hyphen at the begin means itself.
+            first = position + pattern.startswith("^", position) + 1
             body = (
-                pattern[position:end]
+                (pattern[position:first] + pattern[first:end].replace("--", "-\\-"))
                 .replace("[", "\\[")
                 .replace("&&", "&\\&")
                 .replace("||", "|\\|")
