@@ -260,8 +260,17 @@ fn failed(error: NoThread) -> ConnectError {
 /// Starts a process, registers it, and answers with the stream of its events.
 async fn launch(agent: Arc<Agent>, launch: Launch, answer: oneshot::Sender<Result<Body, ConnectError>>) {
     let starting = launch.starting.clone();
+    let (late, noted) = (agent.clone(), starting.clone());
+    // Also if the caller has left by then: a program must not begin minutes later.
+    let limit = tokio::spawn(async move {
+        tokio::time::sleep(START_TIMEOUT).await;
+        late.processes.give_up(&noted);
+    });
+    let outcome = begin(&agent, launch).await;
+    // At once: it has been registered, if it runs.
+    limit.abort();
     // Whoever asked may have left; the process runs nevertheless.
-    match begin(&agent, launch).await {
+    match outcome {
         Ok(body) => drop(answer.send(Ok(body))),
         Err(error) => {
             agent.processes.withdraw(&starting);
