@@ -78,6 +78,9 @@ def reset_password(
         sys.stderr.write("If there is an account with this address, a mail is on its way to it.\n")
         return
     platform = _platform_of(email_or_link, "/account/reset-password", url)
+    if platform is not None:
+        # A link may be of somebody else's mail.
+        sys.stderr.write(f"New password for {platform}\n")
     password = read_password(twice=True)
     _post(platform, "/v1/auth/password-reset/confirm", {"token": token, "new_password": password.reveal()})
     sys.stderr.write("The password is changed. Log in: wrenn login\n")

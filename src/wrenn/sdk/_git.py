@@ -39,8 +39,9 @@ _BRANCH: Final = re.compile(
 class Login:
     """Credentials for one server: options of git and environment variables of its process.
 
-    Programs in the sandbox write the configuration of its repositories. So git runs no hooks with them, contacts no server
-    through a proxy or a helper of theirs, and the credentials are given to the server alone that the caller named.
+    Programs in the sandbox write the configuration of its repositories. So git runs no hooks with them, uses no helper of theirs,
+    and the credentials are given to the server alone that the caller named. What is configured for one URL or remote still
+    counts, a proxy too.
     """
 
     options: list[str]

@@ -310,6 +310,8 @@ class BuildRunner:
             await self._set_step(attempt.build, in_build)
             attempt.log.begin(in_build, phase=phase, command=stage.shown(step))
             took_s = await _carry_out_one(number, phase, step, begun.sandbox)
+            if stage is attempt.result and number == last_copy:
+                attempt.context.close()
             saving.add(step, took_s)
             for copied in copied_in([step]):
                 stage.include(attempt.stages[copied].made_at)
