@@ -82,8 +82,8 @@ def template_url(data_dir: Path) -> str:
     async def prepare() -> str:
         url = await ensure_running(data_dir)
         await migrate(url)
-        # The machine does not lose its power during a test, and no test kills this server.
-        settings = ("fsync = off", "full_page_writes = off", "synchronous_commit = off")
+        # The machine does not lose its power during a test.
+        settings = ("fsync = off", "full_page_writes = off")
         await run_sql(
             url, *(f"ALTER SYSTEM SET {setting}" for setting in settings), "SELECT pg_reload_conf()"
         )
