@@ -41,7 +41,12 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 async def hostile_guest(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[GuestConnection]:
     """A guest whose agent answers each request with `answer`."""
 
+    handlers: set[asyncio.Task[Any]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        handlers.add(task)
         try:
             await reader.readuntil(b"\r\n\r\n")
             await answer(reader, writer)
@@ -61,6 +66,12 @@ async def hostile_guest(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> Asyn
     finally:
         await guest.close()
         server.close()
+        for handler in handlers:
+            handler.cancel()
+        if handlers:
+            await asyncio.wait(handlers)
+        # What they closed ends in the next turn of the loop.
+        await asyncio.sleep(0)
 
 
 def says(*parts: bytes) -> Answer:

@@ -89,7 +89,8 @@ async def test_images_are_imported_and_stored_in_object_storage_as_written(
             in_folder = objects_in(data_dir / "store")
             async with platform.client() as api:
                 # A create waits until the host is known at its new address; a build tries three times.
-                assert (await api.post("/v1/sandboxes", json={})).status_code == 201
+                made = await api.post("/v1/sandboxes", json={})
+                assert made.status_code == 201, made.text
             for example in (e for e in examples() if e.page in NEEDS_REGISTRY):
                 folder = tmp_path / Path(example.page).stem
                 folder.mkdir()

@@ -22,7 +22,9 @@ _log = logging.getLogger(__name__)
 
 _AFTER_REFUSAL_S: Final = 900.0
 _FIRST_RETRY_S: Final = 0.5
-"""Until the first heartbeat is accepted it is repeated after so long, then after twice as long, and so on."""
+"""Until the first heartbeat is accepted it is repeated after so long, then after twice as long, and so on, up to `_LONGEST_RETRY_S`."""
+_LONGEST_RETRY_S: Final = 4.0
+"""Creates wait 20 s for a host that has another address than before."""
 _AFTER_RENEWAL_S: Final = 60.0
 """How long a request of the control plane to renew is not followed again, for instance by replicas that do not trust the same CAs."""
 _CHANGE_POLL_S: Final = 1.0
@@ -108,7 +110,9 @@ class ControlLink:
             if not self._was_ever_accepted:
                 # Both may be starting, and the control plane may not know this agent's address yet.
                 asyncio.get_running_loop().call_later(self._first_retry_s, self.loop.wake)
-                self._first_retry_s = min(2 * self._first_retry_s, self._settings.heartbeat_s)
+                self._first_retry_s = min(
+                    2 * self._first_retry_s, _LONGEST_RETRY_S, self._settings.heartbeat_s
+                )
             raise
 
     async def beat_once(self) -> None:
