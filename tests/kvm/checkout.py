@@ -32,7 +32,7 @@ _ENVIRONMENT: Final = {
     # Python is slow here, and KVM runs in an emulated machine.
     "WRENN_START_LIMIT_S": "200",
     "WRENN_KVM_PROBE_S": "120",
-    "WRENN_UP_TIMEOUT_S": "300",
+    "WRENN_UP_TIMEOUT_S": "900",
 }
 
 
