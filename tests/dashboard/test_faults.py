@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from tests.integration.conftest import Platform, control_process, environment_of, own_database, run_sql
+from tests.integration.conftest import (
+    Platform,
+    control_process,
+    environment_of,
+    own_database,
+    run_sql,
+    running_control_plane,
+)
 from tests.integration.people import PASSWORD, sign_up
 from tests.integration.postgres_servers import end
 from wrenn.control.db.embedded import ensure_running
@@ -47,11 +54,20 @@ async def test_eight_tabs_share_one_event_stream(visitor: Visitor):
     assert len(streams) == 2
 
 
+@pytest_asyncio.fixture(loop_scope="session")
+async def reached_by_name(platform: Platform) -> AsyncIterator[Platform]:
+    """Another control plane of the platform, which accepts a host name."""
+    accounts = replace(platform.settings.accounts, public_url="http://wrenn.test")
+    settings = replace(platform.settings, accounts=accounts)
+    async with running_control_plane(settings, platform.key) as control:
+        yield replace(platform, url=control.url)
+
+
 @pytest.mark.all_looks
-async def test_it_works_over_plain_http_under_a_host_name(platform: Platform):
+async def test_it_works_over_plain_http_under_a_host_name(reached_by_name: Platform):
     """There the browser has neither Web Locks nor a clipboard, so two tabs agree by messages, and each visible one is live."""
-    person = await sign_up(platform.url)
-    url = platform.url.replace("127.0.0.1", "wrenn.test")
+    person = await sign_up(reached_by_name.url)
+    url = reached_by_name.url.replace("127.0.0.1", "wrenn.test")
     async with async_playwright() as playwright:
         resolve = "--host-resolver-rules=MAP wrenn.test 127.0.0.1"
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=[*QUIET, resolve])
