@@ -5,14 +5,12 @@
 //! (`/init`), the request's.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::sync::{Arc, Mutex};
 
-use sys::rustix::fs::OFlags;
-
 use crate::agent::{Agent, Mode, lock};
+use crate::regular_file::{Version, open_regular, version_of};
 use crate::users::User;
 
 /// Default of `PATH`.
@@ -26,8 +24,6 @@ const MAX_FILE_BYTES: u64 = 64 * 1024;
 /// Limit for the variables of one file.
 const MAX_VARIABLES: usize = 256;
 
-/// Identifies the content of a file: device, inode, size, and change time.
-type Version = (u64, u64, u64, i64, i64);
 type Variables = BTreeMap<String, String>;
 
 /// The variables of the image's files, parsed again only when a file has changed.
@@ -59,11 +55,8 @@ impl ImageVariables {
 
 /// Opens a regular file. Anything else, such as a pipe that never ends, is treated as missing.
 fn open(path: &str) -> Option<(File, Version)> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path).ok()?;
-    let about = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
-    let version = (about.dev(), about.ino(), about.size(), about.ctime(), about.ctime_nsec());
-    Some((file, version))
+    let (file, about) = open_regular(path).ok()?;
+    Some((file, version_of(&about)))
 }
 
 /// Parses `NAME=value` lines in the format of `pam_env`: an optional `export`, an optional pair of quotes,

@@ -5,8 +5,8 @@
 //! - [`server`]: connections, access, dispatch to [`process`] (`process.Process`), [`filesystem`]
 //!   (`filesystem.Filesystem`), [`files`] (`/files`), [`init`] (`/init`), [`snapshot`] (`/snapshot/…`),
 //!   [`connect`] (`/connect`), [`metrics`], [`inspect`] (`/listeners`, `/processes`).
-//! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`body`], [`rpc`], [`reaper`], [`threads`]:
-//!   shared helpers.
+//! - [`agent`]: shared state; [`environment`], [`users`], [`paths`], [`regular_file`], [`body`], [`rpc`], [`reaper`],
+//!   [`threads`]: shared helpers.
 
 mod agent;
 mod body;
@@ -22,6 +22,7 @@ mod paths;
 mod pid1;
 mod process;
 mod reaper;
+mod regular_file;
 mod rpc;
 mod server;
 mod snapshot;

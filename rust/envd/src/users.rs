@@ -3,14 +3,14 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use sys::rustix::fs::OFlags;
 use sys::spawn::Ids;
 
 use crate::agent::lock;
+use crate::regular_file::{Version, open_regular, version_of};
 
 /// Longest file that is read. Usual ones have a few kilobytes.
 const MAX_TABLE_BYTES: u64 = 4 * 1024 * 1024;
@@ -101,8 +101,8 @@ pub struct Users {
 /// The lines of a file, and its version.
 #[derive(Debug)]
 struct Table<T> {
-    /// Device, inode, size and change time when the lines were read.
-    seen: Option<(u64, u64, u64, i64, i64)>,
+    /// The file's version when the lines were read.
+    seen: Option<Version>,
     /// Its lines.
     lines: Arc<Vec<T>>,
 }
@@ -125,7 +125,7 @@ impl<T> Table<T> {
             }
             Err(error) => return Err(unreadable(error)),
         };
-        let seen = Some((about.dev(), about.ino(), about.size(), about.ctime(), about.ctime_nsec()));
+        let seen = Some(version_of(&about));
         if self.seen != seen {
             if about.size() > MAX_TABLE_BYTES {
                 return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
@@ -140,11 +140,7 @@ impl<T> Table<T> {
 
 /// Reads a regular file, at most [`MAX_TABLE_BYTES`]. A pipe in its place would never end.
 fn read_regular(path: &str) -> io::Result<Vec<u8>> {
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    let file = fs::File::options().read(true).custom_flags(flags.cast_signed()).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
+    let (file, _) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(MAX_TABLE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -7,7 +7,9 @@ libraries are translated at the call of the library.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar
+
+from wrenn.base.texts import one_line
 
 
 class WrennError(Exception):
@@ -208,13 +210,9 @@ def error_class(code: str) -> type[WrennError]:
     return InternalError
 
 
-_CAUSE_LIMIT: Final = 500
-
-
 def cause_of(error: BaseException) -> str:
     """Return what an error of a library was, in one line for a log; its text may come from a guest.
 
     Not its `repr`: that of an aiohttp error includes all headers of the request, and so tokens.
     """
-    text = f"{type(error).__name__}: {error}"[:_CAUSE_LIMIT]
-    return "".join(c if c.isprintable() else " " for c in text)
+    return one_line(f"{type(error).__name__}: {error}")

@@ -12,11 +12,11 @@ from typing import Any, Final, TypeVar, cast
 from protobuf import Message
 
 from wrenn.base.errors import AgentFailure
+from wrenn.base.texts import one_line
 from wrenn.protocol.wire import check_fields
 
 M = TypeVar("M", bound=Message[Any])
 
-TEXT_LIMIT: Final = 500
 _JSON_VALUES_LIMIT: Final = 65_536
 """Values of one JSON text. Parsing holds the interpreter's lock to its end: this many take some milliseconds."""
 _JSON_DIGITS_LIMIT: Final = 20
@@ -28,7 +28,7 @@ def guest_text(text: object) -> str:
     if not isinstance(text, str | int | float):
         # A list may be deeply nested, so that even `str` fails.
         return ""
-    return "".join(c if c.isprintable() else " " for c in str(text)[:TEXT_LIMIT])
+    return one_line(str(text))
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -31,8 +31,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 _NEXT_CURSOR: Final = "X-Next-Cursor"
 _SOURCE: Final = "X-Wrenn-Source"
 """The platform sets it to `sandbox` on what a program in a sandbox answered."""
-
-
 _ENCODED: Final = (
     "The response is compressed, which the client did not ask for: the cause may be a proxy in between."
 )
@@ -114,8 +112,8 @@ class _Body:
         return b"".join(self._pieces)
 
 
-class AsyncStream:
-    """A response whose body is streamed."""
+class _Head:
+    """What is known of a response before its body."""
 
     def __init__(self, response: httpx2.Response, base_url: str) -> None:
         self._response = response
@@ -128,6 +126,21 @@ class AsyncStream:
     def header(self, name: str) -> str:
         """Return a header of the response, or an empty string."""
         return self._response.headers.get(name, "")
+
+    def answer(self, body: bytes) -> Answer:
+        """Return the complete response, of which this is the body."""
+        return Answer(
+            self.status,
+            self.request_id,
+            body,
+            self.set_cookie,
+            self.header(_NEXT_CURSOR),
+            self.is_from_sandbox,
+        )
+
+
+class AsyncStream(_Head):
+    """A response whose body is streamed."""
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
@@ -198,14 +211,7 @@ class AsyncTransport:
                     body = await stream.body(limit_b=request.answer_limit_b, timeout_s=timeout_s)
                 finally:
                     await stream.close()
-        return Answer(
-            stream.status,
-            stream.request_id,
-            body,
-            stream.set_cookie,
-            stream.header(_NEXT_CURSOR),
-            stream.is_from_sandbox,
-        )
+        return stream.answer(body)
 
     async def close(self) -> None:
         """Close idle connections; the next request opens new ones."""
@@ -214,20 +220,8 @@ class AsyncTransport:
             await client.aclose()
 
 
-class Stream:
+class Stream(_Head):
     """A response whose body is streamed."""
-
-    def __init__(self, response: httpx2.Response, base_url: str) -> None:
-        self._response = response
-        self._base_url = base_url
-        self.status = response.status_code
-        self.request_id = _request_id(response)
-        self.set_cookie = response.headers.get("set-cookie")
-        self.is_from_sandbox = response.headers.get(_SOURCE) == "sandbox"
-
-    def header(self, name: str) -> str:
-        """Return a header of the response, or an empty string."""
-        return self._response.headers.get(name, "")
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives. Raises `ConnectionFailedError` if it ends early."""
@@ -304,14 +298,7 @@ class Transport:
             body = stream.body(limit_b=request.answer_limit_b, timeout_s=deadline - time.monotonic())
         finally:
             stream.close()
-        return Answer(
-            stream.status,
-            stream.request_id,
-            body,
-            stream.set_cookie,
-            stream.header(_NEXT_CURSOR),
-            stream.is_from_sandbox,
-        )
+        return stream.answer(body)
 
     def close(self) -> None:
         """Close idle connections; the next request opens new ones."""

@@ -4,6 +4,7 @@ use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -222,19 +223,10 @@ pub async fn start(agent: &Arc<Agent>, request: StartRequest, caller: Caller) ->
         .processes
         .announce()
         .ok_or_else(|| ConnectError::new(Code::ResourceExhausted, format!("{MAX_PROCESSES} processes run already")))?;
-    // A task of its own: a caller that leaves now must not leave a child that is not registered.
+    // A task of its own: a caller that leaves now must not leave a child that is not registered, or that begins minutes later.
     let (answer, answered) = oneshot::channel();
-    tokio::spawn(launch(agent.clone(), Launch { request, caller, user, starting: starting.clone() }, answer));
-    tokio::select! {
-        // Registering and answering are one step, so a start that has no answer at this point is not registered.
-        biased;
-        outcome = answered => outcome.unwrap_or_else(|_| Err(failed(NoThread::Died))),
-        () = tokio::time::sleep(START_TIMEOUT) => {
-            agent.processes.give_up(&starting);
-            let text = "the program was not started: the file system of its working directory, or of the program, does not answer";
-            Err(ConnectError::new(Code::DeadlineExceeded, text))
-        }
-    }
+    tokio::spawn(launch(agent.clone(), Launch { request, caller, user, starting }, answer));
+    answered.await.unwrap_or_else(|_| Err(failed(NoThread::Died)))
 }
 
 /// What is to be started.
@@ -257,26 +249,25 @@ fn failed(error: NoThread) -> ConnectError {
     ConnectError::new(code, format!("the program was not started: {error}"))
 }
 
-/// Starts a process, registers it, and answers with the stream of its events.
+/// Starts a process, registers it, and answers with the stream of its events. After [`START_TIMEOUT`] it is given up.
 async fn launch(agent: Arc<Agent>, launch: Launch, answer: oneshot::Sender<Result<Body, ConnectError>>) {
     let starting = launch.starting.clone();
-    let (late, noted) = (agent.clone(), starting.clone());
-    // Also if the caller has left by then: a program must not begin minutes later.
-    let limit = tokio::spawn(async move {
-        tokio::time::sleep(START_TIMEOUT).await;
-        late.processes.give_up(&noted);
-    });
-    let outcome = begin(&agent, launch).await;
-    // At once: it has been registered, if it runs.
-    limit.abort();
+    let mut beginning = pin!(begin(&agent, launch));
     // Whoever asked may have left; the process runs nevertheless.
-    match outcome {
-        Ok(body) => drop(answer.send(Ok(body))),
-        Err(error) => {
+    if let Ok(outcome) = tokio::time::timeout(START_TIMEOUT, &mut beginning).await {
+        if outcome.is_err() {
             agent.processes.withdraw(&starting);
-            drop(answer.send(Err(error)));
         }
+        drop(answer.send(outcome));
+        return;
     }
+    // What has not begun by now is not registered any more.
+    agent.processes.give_up(&starting);
+    let text =
+        "the program was not started: the file system of its working directory, or of the program, does not answer";
+    drop(answer.send(Err(ConnectError::new(Code::DeadlineExceeded, text))));
+    drop(beginning.await);
+    agent.processes.withdraw(&starting);
 }
 
 async fn begin(agent: &Arc<Agent>, launch: Launch) -> Result<Body, ConnectError> {

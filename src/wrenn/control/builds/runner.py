@@ -301,11 +301,11 @@ class BuildRunner:
         last_copy = max(
             (number for number, (_, step) in enumerate(steps, start=1) if isinstance(step, Copy)), default=0
         )
+        # Its temporary files are not held while programs run for hours.
+        if stage is attempt.result and begun.steps >= last_copy:
+            attempt.context.close()
         saving = _Saving()
         for number, (phase, step) in enumerate(steps[begun.steps :], start=begun.steps + 1):
-            if stage is attempt.result and number > last_copy:
-                # Its temporary files are not held while programs run for hours.
-                attempt.context.close()
             in_build = stage.first_step + number
             await self._set_step(attempt.build, in_build)
             attempt.log.begin(in_build, phase=phase, command=stage.shown(step))

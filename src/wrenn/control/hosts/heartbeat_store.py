@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy import (
+    ColumnElement,
     Executable,
+    Label,
     Select,
     Text,
     Uuid,
@@ -72,6 +74,10 @@ class HeldCredentials:
     is_outdated: bool
 
 
+def _is_outdated(of_token: ColumnElement[int | None], of_host: ColumnElement[int]) -> Label[bool]:
+    return (func.coalesce(of_token, 0) < of_host).label("is_outdated")
+
+
 def _heartbeat() -> Select[*tuple[Any, ...]]:
     host_id, token_id = bindparam("of_host", type_=Uuid), bindparam("of_token", type_=Uuid)
     was = (
@@ -128,9 +134,7 @@ def _heartbeat() -> Select[*tuple[Any, ...]]:
         is_seen.label("is_seen"),
         select(token.c.ca_signer).scalar_subquery().label("ca_signer"),
         select(token.c.ca_trusted).scalar_subquery().label("ca_trusted"),
-        (func.coalesce(select(token.c.cert_epoch).scalar_subquery(), 0) < was.c.cert_epoch).label(
-            "is_outdated"
-        ),
+        _is_outdated(select(token.c.cert_epoch).scalar_subquery(), was.c.cert_epoch),
     ).add_cte(revoked, *marked(back, "marked_up", Status.SUCCESS))
 
 
@@ -185,7 +189,7 @@ def _usual_heartbeats() -> Executable:
             *given.c,
             _refresh.ca_signer,
             _refresh.ca_trusted,
-            (func.coalesce(_refresh.cert_epoch, 0) < hosts.c.cert_epoch).label("is_outdated"),
+            _is_outdated(_refresh.cert_epoch, hosts.c.cert_epoch),
         )
         .select_from(
             given.join(hosts, hosts.c.id == given.c.id).join(

@@ -106,10 +106,8 @@ class Transfers:
         headers = {"Accept-Encoding": "identity", **headers}
         try:
             response = await self._connection.request("GET", url, headers=headers, silence_s=IDLE_TIMEOUT_S)
-        except aiohttp.SocketTimeoutError as error:
-            raise DeadlineExceeded(f"The host did not answer within {IDLE_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise self._connection.not_answering(error) from error
+            raise self._failed(error, silence_s=IDLE_TIMEOUT_S) from error
         try:
             if response.status not in ((200, 206, 416) if "Range" in headers else (200,)):
                 raise await _refusal(response)
@@ -145,19 +143,21 @@ class Transfers:
                 headers={"Content-Type": "application/octet-stream"},
                 silence_s=_WRITTEN_TIMEOUT_S,
             )
-        except aiohttp.SocketTimeoutError as error:
-            if failure:
-                raise failure[0] from None
-            raise DeadlineExceeded(f"The host did not answer within {_WRITTEN_TIMEOUT_S:.0f} s.") from error
         except (aiohttp.ClientError, OSError) as error:
             if failure:
                 raise failure[0] from None
-            raise self._connection.not_answering(error) from error
+            raise self._failed(error, silence_s=_WRITTEN_TIMEOUT_S) from error
         try:
             if response.status >= 300:
                 raise await _refusal(response)
         finally:
             response.close()
+
+    def _failed(self, error: Exception, *, silence_s: float) -> WrennError:
+        # A host that cannot be reached at all is another matter: the monitor then looks at it.
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return DeadlineExceeded(f"The host did not answer within {silence_s:.0f} s.")
+        return self._connection.not_answering(error)
 
     def _url(self, sandbox_id: SandboxId, kind: str, query: Query) -> URL:
         return self._connection.url(f"/sandboxes/{sandbox_id}/{kind}").with_query(query)
